@@ -1,0 +1,109 @@
+"""The nouns that travel between folders, and the one dimension key.
+
+Dimension key (suffix of every array name):
+  B batch          L whole sequence   P prompt slot      R reference slot   T response slot
+  V vocabulary     D width            F feed-forward     N query heads      K key/value heads
+  H head size      S cache            U layers
+"""
+
+from dataclasses import dataclass
+
+import jax
+
+
+@dataclass(frozen=True)
+class Triple:
+    """One preference pair as text: `chosen` (y_w) is preferred to `rejected` (y_l) for `prompt` (x)."""
+
+    prompt: str
+    chosen: str
+    rejected: str
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class SftBatch:
+    """Next-token rows, right-padded: targets_BL[b, i] is the token after tokens_BL[b, i]."""
+
+    tokens_BL: jax.Array  # int32
+    targets_BL: jax.Array  # int32
+    mask_BL: jax.Array  # bool, True where the target counts in the loss
+    positions_BL: jax.Array  # int32, from 0 in every segment
+    segments_BL: jax.Array  # int32, 0 = padding
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class RewardBatch:
+    """Two right-padded rows [prompt | y EOS] a pair; the scalar is read at the last real token."""
+
+    chosen_BL: jax.Array  # int32
+    chosen_segments_BL: jax.Array  # int32, 1 = real, 0 = padding
+    rejected_BL: jax.Array  # int32
+    rejected_segments_BL: jax.Array  # int32
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class GapBatch:
+    """The four (candidate, reference) combinations of a pair as one tree in one row.
+
+    Row layout: trunk (improver prefix of x), then per reference r in (chosen, rejected): r + improver suffix,
+    then the two candidates (chosen EOS, rejected EOS) that continue it. `nodes_BL` names the branch of every
+    token (NODE_* below); a token sees earlier tokens of its own node and of its ancestors only.
+    `end_ab_B` is the row index of the EOS of candidate a given reference b (w = chosen, l = rejected).
+    """
+
+    tokens_BL: jax.Array  # int32
+    positions_BL: jax.Array  # int32, depth of the token in its own sequence
+    nodes_BL: jax.Array  # int32
+    end_wl_B: jax.Array  # int32
+    end_ww_B: jax.Array  # int32
+    end_ll_B: jax.Array  # int32
+    end_lw_B: jax.Array  # int32
+
+
+# Branches of the gap tree. 0 is padding. The second letter is the reference, as in r(candidate, reference).
+NODE_TRUNK, NODE_REF_W, NODE_REF_L, NODE_WW, NODE_LW, NODE_WL, NODE_LL = 1, 2, 3, 4, 5, 6, 7
+# NODE_PARENTS[n] lists the nodes that node n may look at, itself included.
+NODE_PARENTS = {
+    NODE_TRUNK: (NODE_TRUNK,),
+    NODE_REF_W: (NODE_TRUNK, NODE_REF_W),
+    NODE_REF_L: (NODE_TRUNK, NODE_REF_L),
+    NODE_WW: (NODE_TRUNK, NODE_REF_W, NODE_WW),
+    NODE_LW: (NODE_TRUNK, NODE_REF_W, NODE_LW),
+    NODE_WL: (NODE_TRUNK, NODE_REF_L, NODE_WL),
+    NODE_LL: (NODE_TRUNK, NODE_REF_L, NODE_LL),
+}
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class PromptBatch:
+    """Prompts to generate from. Prompt slots are left-padded, reference slots right-padded (no EOS).
+
+    The improver prompt is assembled on the device: prefix(x) + reference + the template's constant suffix.
+    """
+
+    prompt_BP: jax.Array  # int32, policy prompt(x)
+    prompt_mask_BP: jax.Array  # bool
+    prefix_BP: jax.Array  # int32, improver prompt up to the reference
+    prefix_mask_BP: jax.Array  # bool
+    chosen_BR: jax.Array  # int32
+    chosen_mask_BR: jax.Array  # bool
+    rejected_BR: jax.Array  # int32
+    rejected_mask_BR: jax.Array  # bool
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Experience:
+    """A scored rollout: rows [prompt slot P, left-padded | response slot T, right-padded], L = P + T."""
+
+    tokens_BL: jax.Array  # int32
+    segments_BL: jax.Array  # int32, 1 = real, 0 = padding
+    mask_BT: jax.Array  # bool, response tokens up to and including EOS
+    old_logprobs_BT: jax.Array  # f32, of the sampler, at the sampling temperature
+    old_values_BT: jax.Array  # f32
+    advantages_BT: jax.Array  # f32, whitened over the whole rollout
+    returns_BT: jax.Array  # f32

@@ -1,0 +1,253 @@
+"""Every knob, in frozen dataclasses. A field's docstring is its --help text."""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    sources: tuple[str, ...] = ("notes",)
+    """Where pairs come from: `notes` (embedded), `jsonl:PATH` (prompt, chosen, rejected) or `hh:PATH` (transcripts)."""
+    rates: tuple[float, ...] = (1.0,)
+    """Mixing rate of each source; the share of a source's examples seen per pass follows the rates."""
+    heldout_fraction: float = 0.05
+    """Share of prompts (by hash) kept out of every training fold."""
+    prompt_length: int = 48
+    """Most tokens of a prompt x; longer examples are counted and dropped."""
+    response_length: int = 48
+    """Most tokens of an answer, EOS included; longer examples are counted and dropped."""
+    notes_pairs: int = 40_000
+    """Pairs generated for the embedded `notes` source."""
+    notes_seed: int = 0
+    """Seed of the embedded `notes` source."""
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    path: str = ""
+    """Folder of a Hugging Face fast tokenizer; empty = train one on the data."""
+    vocab_size: int = 512
+    """Most entries of a tokenizer trained on the data."""
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    width: int = 64
+    """Residual width D."""
+    layers: int = 2
+    """Number of stacked blocks U."""
+    query_heads: int = 4
+    """Query heads N."""
+    kv_heads: int = 4
+    """Key/value heads K; must divide query_heads."""
+    head_size: int = 16
+    """Head size H."""
+    ffn: int = 192
+    """Feed-forward width F."""
+    activation: Literal["swiglu", "geglu"] = "swiglu"
+    """Gated feed-forward: silu or gelu gate."""
+    tied: bool = True
+    """Share the embedding with the output projection."""
+    rope_theta: float = 10_000.0
+    """Base of the rotary position frequencies."""
+    norm_eps: float = 1e-6
+    """Epsilon of RMSNorm."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Compute dtype; parameters, softmax, norms and logits stay float32."""
+    remat: bool = False
+    """Recompute each block in the backward pass instead of storing its activations."""
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    data: int = -1
+    """Devices on the data axis; -1 = all that the other axes leave."""
+    fsdp: int = 1
+    """Devices over which parameters and batches are both split."""
+    tensor: int = 1
+    """Devices over which heads and feed-forward are split."""
+    simulate: int = 0
+    """Simulate this many CPU devices (0 = use the real ones)."""
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    learning_rate: float = 1e-3
+    """Peak learning rate."""
+    schedule: Literal["constant", "cosine", "linear"] = "cosine"
+    """Shape after warm-up."""
+    warmup: float = 0.05
+    """Share of the updates spent warming up from 0."""
+    final: float = 0.1
+    """Learning rate at the end, as a share of the peak."""
+    weight_decay: float = 0.01
+    """Decoupled decay of matrices; never of norms, biases or heads."""
+    beta1: float = 0.9
+    """Adam beta1."""
+    beta2: float = 0.98
+    """Adam beta2."""
+    eps: float = 1e-8
+    """Adam epsilon, inside the bias-corrected form."""
+    clip_norm: float = 1.0
+    """Largest global gradient norm."""
+
+
+@dataclass(frozen=True)
+class SftConfig:
+    policy_steps: int = 800
+    """Updates of the policy's SFT."""
+    improver_steps: int = 1600
+    """Updates of the improver's SFT."""
+    batch_size: int = 64
+    """Examples per update."""
+    accumulate: int = 1
+    """Micro-batches per update; the loss is normalised over all tokens of the update."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+
+
+@dataclass(frozen=True)
+class RmConfig:
+    policy_steps: int = 500
+    """Updates of the reward model."""
+    improver_steps: int = 600
+    """Updates of the gap model."""
+    batch_size: int = 64
+    """Pairs per update."""
+    accumulate: int = 1
+    """Micro-batches per update."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+
+
+@dataclass(frozen=True)
+class RlConfig:
+    policy_rounds: int = 30
+    """Rounds of the policy's RL."""
+    easy_rounds: int = 25
+    """Rounds of the improver's stage 0: references are the dataset's rejected and chosen answers."""
+    hard_rounds: int = 35
+    """Rounds of the improver's stage 1: references are sampled from the trained policy."""
+    batch_size: int = 128
+    """Rollouts per round."""
+    epochs: int = 2
+    """Passes over a round's rollouts."""
+    minibatches: int = 4
+    """Updates per pass; rollouts are reshuffled every pass."""
+    temperature: float = 1.0
+    """Sampling temperature of rollouts and references; log-probs are taken at it."""
+    kl_coef: float = 0.15
+    """Weight of the per-token KL against the SFT model (start value if adaptive)."""
+    kl_kind: Literal["k1", "k2", "k3"] = "k1"
+    """KL estimator inside the reward."""
+    kl_target: float = 0.0
+    """KL per response, in nats, that an adaptive coefficient steers to; 0 = fixed coefficient."""
+    kl_horizon: int = 10_000
+    """Episodes over which the adaptive coefficient moves."""
+    clip_eps: float = 0.2
+    """PPO ratio clip."""
+    value_clip_eps: float = 0.2
+    """Clip of the value against the rollout's value."""
+    vf_coef: float = 1.0
+    """Weight of the value loss."""
+    gamma: float = 1.0
+    """Discount."""
+    gae_lambda: float = 0.95
+    """GAE lambda."""
+    missing_eos_penalty: float = 1.0
+    """Subtracted from the score of an answer that did not end."""
+    center_gap: bool = True
+    """Subtract r(x, y_ref, y_ref), so that copying the reference earns 0; off = paper-literal."""
+    stop_kl: float = 0.1
+    """Stop a round's updates when the approximate KL to the sampler exceeds this; 0 = never."""
+    select_kl: float = 10.0
+    """Checkpoints whose KL per response (nats) exceeds this are not selected."""
+    evaluate_every: int = 5
+    """Rounds between evaluations (and checkpoints) on held-out prompts."""
+    heldout_prompts: int = 256
+    """Held-out prompts of such an evaluation."""
+    optimizer: OptimizerConfig = field(
+        default_factory=lambda: OptimizerConfig(
+            learning_rate=2e-4, schedule="constant", warmup=0.02, weight_decay=0.0, eps=1e-5
+        )
+    )
+    value_learning_rate: float = 5e-4
+    """Peak learning rate of the value model."""
+
+
+@dataclass(frozen=True)
+class ImproveConfig:
+    rounds: int = 3
+    """Improvements K after the first answer."""
+    temperature: float = 0.8
+    """Sampling temperature of the answer and of every improvement; 0 = greedy."""
+    top_k: int = 0
+    """Sample among the k likeliest tokens; 0 = all."""
+    top_p: float = 1.0
+    """Sample among the likeliest tokens that hold this probability."""
+    batch_size: int = 256
+    """Prompts improved together."""
+    prompts: str = ""
+    """JSONL file with a `prompt` column; empty = held-out prompts."""
+    limit: int = 512
+    """Most prompts to improve."""
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    prompts: int = 1024
+    """Held-out prompts of every comparison."""
+    temperatures: tuple[float, ...] = (0.4, 0.8, 1.0)
+    """Matched temperatures: originals and improvements are sampled at the same one."""
+    tie_margin: float = 0.0
+    """Scores that differ by no more than this are a tie."""
+    resamples: int = 2000
+    """Bootstrap resamples of an interval."""
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    every: int = 200
+    """Updates between checkpoints of SFT and reward models."""
+    keep: int = 2
+    """Latest checkpoints kept, beside the best."""
+
+
+@dataclass(frozen=True)
+class Config:
+    stage: Literal["sft", "rm", "rl", "improve", "evaluate", "all"] = "all"
+    """What to run; `all` runs everything and skips what is finished."""
+    model: Literal["policy", "improver"] = "improver"
+    """Which of the two pipelines, for sft, rm and rl."""
+    workdir: str = "runs/tiny"
+    """Folder that holds everything the run writes."""
+    seed: int = 0
+    """Seed of initialisation, data order and sampling."""
+    data: DataConfig = field(default_factory=DataConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    transformer: TransformerConfig = field(default_factory=TransformerConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    sft: SftConfig = field(default_factory=SftConfig)
+    rm: RmConfig = field(default_factory=RmConfig)
+    rl: RlConfig = field(default_factory=RlConfig)
+    improve: ImproveConfig = field(default_factory=ImproveConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Leaf fields as {"rl.kl_coef": 0.15, ...}."""
+    flat: dict[str, Any] = {}
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        if dataclasses.is_dataclass(value):
+            flat.update(flatten(value, f"{prefix}{f.name}."))
+        else:
+            flat[prefix + f.name] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def config_hash(flat: dict[str, Any]) -> str:
+    """Twelve hex digits that name a set of knobs."""
+    return hashlib.sha256(json.dumps(flat, sort_keys=True).encode()).hexdigest()[:12]

@@ -1,0 +1,1 @@
+"""From preference pairs to arrays: sources, seqio tasks, tokenizers, templates, streams."""

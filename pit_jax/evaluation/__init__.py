@@ -1,0 +1,1 @@
+"""Judges, comparisons with intervals, and the report page."""

@@ -1,0 +1,1 @@
+"""Sampling from the transformer: one jitted prefill and while_loop decode."""

@@ -1,0 +1,1 @@
+"""Ways of turning an answer into a better one."""

@@ -1,0 +1,1 @@
+"""The device mesh and where parameters and batches live on it."""

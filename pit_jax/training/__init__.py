@@ -1,0 +1,1 @@
+"""State, optimizer, step, loop, checkpoints and metrics, shared by all stages."""
