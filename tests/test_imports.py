@@ -1,0 +1,184 @@
+"""Who may import whom: the folder table, and the packages that must stay behind a function call."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "pit_jax"
+
+# What a folder (or a module at the top) may import inside pit_jax, besides itself.
+ALLOWED: dict[str, set[str]] = {
+    "batch": set(),
+    "config": set(),
+    "masked": set(),
+    "objectives": {"batch", "masked"},
+    "parallel": {"config"},
+    "model": {"config", "parallel"},
+    "data": {"batch", "config"},
+    "training": {"batch", "config", "masked", "parallel"},
+    "generation": {"model", "parallel"},
+    "improvement": {"generation", "model", "data.templates"},
+    "evaluation": {"improvement", "generation", "model", "objectives"},
+}
+ALLOWED["stages"] = set(ALLOWED)
+
+DATA_ONLY = {"tensorflow", "tensorflow_text", "tensorflow_datasets", "seqio", "datasets"}
+NEVER = {"torch", "clu", "grain"}
+
+
+@dataclass(frozen=True)
+class Edge:
+    """An import of `target` (dotted) by `path`; `lazy` = inside a function."""
+
+    path: Path
+    line: int
+    target: str
+    lazy: bool
+
+
+def _targets(node: ast.AST, package: str) -> list[str]:
+    """Dotted names that a node imports. `package` is the package that holds the module, for relative imports."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        parts = package.split(".")
+        base = ".".join(parts[: len(parts) - node.level + 1]) if node.level else ""
+        module = ".".join(part for part in (base, node.module or "") if part)
+        return [f"{module}.{alias.name}" for alias in node.names]
+    if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        if name in ("import_module", "__import__") and isinstance(node.args[0].value, str):
+            return [node.args[0].value]
+    return []
+
+
+def edges(source: str, path: Path, package: str) -> Iterator[Edge]:
+    """Every import in a source text, lazy ones too."""
+
+    def visit(node: ast.AST, lazy: bool) -> Iterator[Edge]:
+        for target in _targets(node, package):
+            yield Edge(path, getattr(node, "lineno", 0), target, lazy)
+        inside = lazy or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        for child in ast.iter_child_nodes(node):
+            yield from visit(child, inside)
+
+    yield from visit(ast.parse(source), False)
+
+
+def all_edges() -> list[Edge]:
+    found: list[Edge] = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        package = ".".join(path.relative_to(PACKAGE.parent).parent.parts)
+        found.extend(edges(path.read_text(), path, package))
+    return found
+
+
+def folder(path: Path) -> str:
+    """The row of the table that a file belongs to."""
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def offence(edge: Edge) -> str | None:
+    """What is wrong with an edge, or None."""
+    parts = edge.target.split(".")
+    where = f"{edge.path.relative_to(PACKAGE.parent)}:{edge.line} imports {edge.target}"
+    here = folder(edge.path)
+    if parts[0] in NEVER:
+        return f"{where}: {parts[0]} is no dependency of pit_jax"
+    if parts[0] in DATA_ONLY and (here != "data" or not edge.lazy):
+        return f"{where}: {parts[0]} is imported only inside functions under pit_jax/data"
+    if parts[0] != "pit_jax" or len(parts) == 1 or here == "__init__":
+        return None
+    inner = ".".join(parts[1:])
+    allowed = ALLOWED.get(here)
+    if allowed is None:
+        return f"{where}: pit_jax/{here} has no row in the table of tests/test_imports.py"
+    if any(inner == name or inner.startswith(f"{name}.") for name in {here, *allowed}):
+        return None
+    return f"{where}: {here} may import {', '.join(sorted(allowed)) or 'nothing'} inside pit_jax"
+
+
+def test_every_import_follows_the_table() -> None:
+    offences = [text for edge in all_edges() if (text := offence(edge))]
+    assert not offences, "\n".join(offences)
+
+
+def test_no_two_folders_import_each_other() -> None:
+    pairs = {
+        (folder(edge.path), edge.target.split(".")[1])
+        for edge in all_edges()
+        if edge.target.startswith("pit_jax.") and folder(edge.path) != edge.target.split(".")[1]
+    }
+    mutual = sorted({tuple(sorted(pair)) for pair in pairs if pair[::-1] in pairs})
+    assert not mutual, f"folders that import each other: {mutual}"
+
+
+@pytest.mark.parametrize(
+    ("file", "source"),
+    [
+        ("config.py", "import pit_jax.batch"),
+        ("training/loop.py", "from pit_jax.model import transformer"),
+        ("training/loop.py", "def f():\n    from pit_jax.data.stream import Stream"),
+        ("training/loop.py", "from ..model.transformer import Transformer"),
+        ("objectives/ppo.py", "from pit_jax import config"),
+        ("improvement/pit.py", "from pit_jax.data.tokenizers import load"),
+        ("evaluation/report.py", "import importlib\nimportlib.import_module('pit_jax.stages.sft')"),
+        ("data/tasks.py", "import seqio"),
+        ("stages/sft.py", "def f():\n    import tensorflow as tf"),
+        ("model/weights.py", "def f():\n    import torch"),
+        ("novel/thing.py", "from pit_jax.config import Config"),
+    ],
+)
+def test_a_planted_edge_is_named(file: str, source: str) -> None:
+    path = PACKAGE / file
+    package = ".".join(path.relative_to(PACKAGE.parent).parent.parts)
+    found = [text for edge in edges(source, path, package) if (text := offence(edge))]
+    assert len(found) == 1
+    assert f"pit_jax/{file}" in found[0]
+
+
+@pytest.mark.parametrize(
+    ("file", "source"),
+    [
+        ("training/loop.py", "from pit_jax.config import Config\nfrom .state import State"),
+        ("improvement/pit.py", "from pit_jax.data.templates import Template"),
+        ("data/tasks.py", "def build():\n    import seqio"),
+        ("stages/rl.py", "from pit_jax.objectives import gap, ppo\nimport optax"),
+    ],
+)
+def test_a_proper_edge_passes(file: str, source: str) -> None:
+    path = PACKAGE / file
+    package = ".".join(path.relative_to(PACKAGE.parent).parent.parts)
+    assert [offence(edge) for edge in edges(source, path, package) if offence(edge)] == []
+
+
+BLOCKED_IMPORT = """
+import importlib, pkgutil, sys
+
+BLOCKED = {"tensorflow", "tensorflow_text", "tensorflow_datasets", "seqio", "datasets", "torch", "clu"}
+
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in BLOCKED:
+            raise ImportError(f"{name} is blocked")
+        return None
+
+sys.meta_path.insert(0, Block())
+import pit_jax
+names = [module.name for module in pkgutil.walk_packages(pit_jax.__path__, "pit_jax.")]
+for name in names:
+    importlib.import_module(name)
+print("imported", len(names))
+"""
+
+
+def test_every_module_imports_without_tensorflow(repository: Path) -> None:
+    command = [sys.executable, "-c", BLOCKED_IMPORT]
+    done = subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.split()[-1]) > 10
