@@ -57,6 +57,8 @@ class TransformerConfig:
     """Epsilon of RMSNorm."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Compute dtype; parameters, softmax, norms and logits stay float32."""
+    unroll: int = 1
+    """Blocks unrolled per scan step; a shallow stack on a CPU is faster fully unrolled."""
     remat: bool = False
     """Recompute each block in the backward pass instead of storing its activations."""
 

@@ -1,0 +1,291 @@
+"""The embedded set: requests for short notes, answers with faults, and a hidden rubric that only the judge knows.
+
+A request fixes tone, kind, addressee, topic and four details; wording, order of the details and the choice among
+fitting greetings and closings are free. Both answers of a pair are corruptions of *one* ideal note, so that they
+share choices the prompt does not determine and keeping what is good in a reference pays. The label is a noisy
+Bradley-Terry draw on the hidden score. Models see the texts alone.
+"""
+
+import math
+import random
+from collections import Counter
+from dataclasses import dataclass, replace
+
+from pit_jax.batch import Triple
+
+NAMES = (
+    "anna ben clara david emma felix greta henry ines jonas kira leon maria nils olga paul rosa simon tina "
+    "umar vera walter xenia yusuf zoe ada boris carla dora ernst"
+).split()
+HELPERS = "tom lucy oscar nina hugo sara ivan lena".split()
+TOPICS = (
+    "the book club|the garden day|the choir evening|the school play|the chess night|the bake sale|the film night|"
+    "the city walk|the spring fair|the pottery class|the boat trip|the quiz night|the house move|the team lunch|"
+    "the bike tour|the art show"
+).split("|")
+TIMES = "five six seven eight nine ten noon".split()
+PLACES = "hall park library kitchen garden studio cafe station".split()
+ITEMS = "tea bread lamps chairs soup paper apples blankets plates music".split()
+
+OPENINGS = {
+    "reminder": ("this is a reminder about {}", "please remember {}", "do not forget {}"),
+    "invitation": ("you are invited to {}", "please join us for {}", "come along to {}"),
+    "update": ("here is some news about {}", "this is an update on {}", "there is a change to {}"),
+}
+GREETINGS = {
+    "kind": ("dear {}", "my dear {}"),
+    "formal": ("good day {}", "to {}"),
+    "cheerful": ("hey {}", "hi {}"),
+}
+CLOSINGS = {
+    "kind": ("warm wishes", "with love", "take care"),
+    "formal": ("yours sincerely", "kind regards", "respectfully yours"),
+    "cheerful": ("see you soon", "cheers and hugs", "can not wait"),
+}
+DETAILS = {
+    "time": ("we start at {}", "the doors open at {}", "be there at {}"),
+    "place": ("we meet in the {}", "it is in the {}", "find us in the {}"),
+    "item": ("please bring some {}", "you could bring {}", "we still need {}"),
+    "helper": ("ask {} for help", "{} knows the way", "you can call {}"),
+}
+VALUES = {"time": TIMES, "place": PLACES, "item": ITEMS, "helper": HELPERS}
+RUDE = ("you are always late", "this is your fault", "nobody likes your ideas", "try not to be boring")
+
+MAX_SCORE = 8.0
+LABEL_SHARPNESS = 2.0  # P(a preferred to b) = sigmoid(LABEL_SHARPNESS * (score_a - score_b))
+
+
+@dataclass(frozen=True)
+class Request:
+    tone: str
+    kind: str
+    name: str
+    topic: str
+    details: tuple[tuple[str, str], ...]  # (slot, value) in the order of the request
+
+    @property
+    def prompt(self) -> str:
+        values = dict(self.details)
+        asks = [_ASKS[slot].format(values[slot]) for slot, _ in self.details]
+        return f"write a {self.tone} {self.kind} to {self.name} about {self.topic}. mention {', '.join(asks)}."
+
+
+_ASKS = {"time": "{}", "place": "the {}", "item": "{}", "helper": "{}"}
+
+
+@dataclass(frozen=True)
+class Note:
+    """An answer under construction: greeting, then sentences, then closing."""
+
+    greeting: str
+    sentences: tuple[str, ...]
+    closing: str
+
+    @property
+    def text(self) -> str:
+        parts = [f"{self.greeting}," if self.greeting else ""]
+        parts += [f"{sentence}." for sentence in self.sentences]
+        parts.append(self.closing)
+        return " ".join(part for part in parts if part)
+
+
+def draw_request(rng: random.Random) -> Request:
+    slots = list(DETAILS)
+    rng.shuffle(slots)
+    return Request(
+        tone=rng.choice(list(CLOSINGS)),
+        kind=rng.choice(list(OPENINGS)),
+        name=rng.choice(NAMES),
+        topic=rng.choice(TOPICS),
+        details=tuple((slot, rng.choice(VALUES[slot])) for slot in slots),
+    )
+
+
+def draw_ideal(request: Request, rng: random.Random) -> Note:
+    """A note that meets every requirement, with the free choices drawn."""
+    details = [rng.choice(DETAILS[slot]).format(value) for slot, value in request.details]
+    rng.shuffle(details)
+    opening = rng.choice(OPENINGS[request.kind]).format(request.topic)
+    greeting = rng.choice(GREETINGS[request.tone]).format(request.name)
+    return Note(greeting, (opening, *details), rng.choice(CLOSINGS[request.tone]))
+
+
+# ---- faults -------------------------------------------------------------------------------------------------------
+
+
+def _drop_sentence(note: Note, request: Request, rng: random.Random) -> Note:
+    if not note.sentences:
+        return note
+    i = rng.randrange(len(note.sentences))
+    return replace(note, sentences=note.sentences[:i] + note.sentences[i + 1 :])
+
+
+def _wrong_value(note: Note, request: Request, rng: random.Random) -> Note:
+    slot, value = rng.choice(request.details)
+    other = rng.choice([v for v in VALUES[slot] if v != value])
+    wrong = {p.format(value): p.format(other) for p in DETAILS[slot]}
+    return replace(note, sentences=tuple(wrong.get(s, s) for s in note.sentences))
+
+
+def _wrong_opening(note: Note, request: Request, rng: random.Random) -> Note:
+    if not note.sentences:
+        return note
+    if rng.random() < 0.5:
+        kind, topic = rng.choice([k for k in OPENINGS if k != request.kind]), request.topic
+    else:
+        kind, topic = request.kind, rng.choice([t for t in TOPICS if t != request.topic])
+    return replace(note, sentences=(rng.choice(OPENINGS[kind]).format(topic), *note.sentences[1:]))
+
+
+def _wrong_name(note: Note, request: Request, rng: random.Random) -> Note:
+    name = rng.choice([n for n in NAMES if n != request.name])
+    return replace(note, greeting=rng.choice(GREETINGS[request.tone]).format(name))
+
+
+def _wrong_closing(note: Note, request: Request, rng: random.Random) -> Note:
+    tone = rng.choice([t for t in CLOSINGS if t != request.tone])
+    return replace(note, closing=rng.choice(CLOSINGS[tone]) if rng.random() < 0.7 else "")
+
+
+def _rude(note: Note, request: Request, rng: random.Random) -> Note:
+    i = rng.randrange(len(note.sentences) + 1)
+    return replace(note, sentences=note.sentences[:i] + (rng.choice(RUDE),) + note.sentences[i:])
+
+
+def _repeat(note: Note, request: Request, rng: random.Random) -> Note:
+    if not note.sentences:
+        return note
+    i = rng.randrange(len(note.sentences) + 1)
+    return replace(note, sentences=note.sentences[:i] + (rng.choice(note.sentences),) + note.sentences[i:])
+
+
+def _break_words(note: Note, request: Request, rng: random.Random) -> Note:
+    """Word-level noise inside one sentence: a word lost, doubled, swapped with its neighbour, or foreign."""
+    if not note.sentences:
+        return note
+    i = rng.randrange(len(note.sentences))
+    words = note.sentences[i].split()
+    j = rng.randrange(len(words))
+    match rng.randrange(4):
+        case 0:
+            del words[j]
+        case 1:
+            words.insert(j, words[j])
+        case 2:
+            k = (j + 1) % len(words)
+            words[j], words[k] = words[k], words[j]
+        case _:
+            words[j] = rng.choice(rng.choice([*RUDE, *OPENINGS["update"], *DETAILS["place"]]).split()).strip("{}") or "it"
+    return replace(note, sentences=note.sentences[:i] + (" ".join(words),) + note.sentences[i + 1 :])
+
+
+FAULTS = (
+    (_drop_sentence, 6),
+    (_wrong_value, 3),
+    (_wrong_opening, 2),
+    (_wrong_name, 1),
+    (_wrong_closing, 2),
+    (_rude, 1),
+    (_repeat, 1),
+    (_break_words, 3),
+)
+
+
+def corrupt(note: Note, request: Request, faults: int, rng: random.Random) -> Note:
+    kinds, weights = zip(*FAULTS, strict=True)
+    for fault in rng.choices(kinds, weights, k=faults):
+        note = fault(note, request, rng)
+    return note
+
+
+# ---- the hidden rubric --------------------------------------------------------------------------------------------
+
+
+def _sentence_meanings() -> dict[str, tuple[str, str]]:
+    """Every well-formed sentence -> (slot, value)."""
+    meanings = {p.format(v): (slot, v) for slot, ps in DETAILS.items() for p in ps for v in VALUES[slot]}
+    meanings |= {p.format(t): (kind, t) for kind, ps in OPENINGS.items() for p in ps for t in TOPICS}
+    return meanings
+
+
+_MEANINGS = _sentence_meanings()
+
+
+def parse_request(prompt: str) -> Request:
+    """The request behind a prompt of this set. Raises ValueError for any other text."""
+    try:
+        first, second = prompt.strip().rstrip(".").split(". mention ")
+        head, topic = first.removeprefix("write a ").split(" about ")
+        tone, kind, _, name = head.split()
+        found: list[tuple[str, str]] = []
+        for ask in second.split(", "):
+            value = ask.removeprefix("the ")
+            found.append(next((slot, value) for slot in VALUES if value in VALUES[slot]))
+    except (ValueError, StopIteration):
+        raise ValueError(f"the notes rubric judges requests of the notes set only, found prompt {prompt!r}") from None
+    return Request(tone, kind, name, topic, tuple(found))
+
+
+def score(prompt: str, response: str) -> float:
+    """Hidden score in [0, MAX_SCORE]: one point each for greeting, addressee and tone, kind, topic, each detail and
+    closing; one off for each sentence that is rude, repeated, broken or states something the request did not ask."""
+    request = parse_request(prompt)
+    greeting, comma, rest = response.strip().partition(", ")
+    *sentences, closing = rest.split(". ") if comma else [*response.strip().split(". ")]
+    points = float(greeting in {g.format(request.name) for g in GREETINGS[request.tone]})
+    points += float(closing in CLOSINGS[request.tone])
+    asked, met, faults = {*request.details, (request.kind, request.topic)}, set(), 0
+    kinds_or_topics = set()
+    for sentence in sentences:
+        meaning = _MEANINGS.get(sentence)
+        if meaning in asked and meaning not in met:
+            met.add(meaning)
+        elif meaning is not None and meaning[0] in OPENINGS and not kinds_or_topics:
+            kinds_or_topics = {meaning[0], meaning[1]}
+        else:
+            faults += 1
+    opening = 2.0 if (request.kind, request.topic) in met else float(len(kinds_or_topics & {request.kind, request.topic}))
+    points += opening + len(met & set(request.details))
+    return max(0.0, points - faults)
+
+
+# ---- pairs --------------------------------------------------------------------------------------------------------
+
+
+def draw_pair(rng: random.Random) -> Triple:
+    """Two corruptions of one ideal note with different hidden scores, labelled by a noisy Bradley-Terry draw."""
+    request = draw_request(rng)
+    ideal = draw_ideal(request, rng)
+    while True:
+        light = corrupt(ideal, request, rng.choice((0, 1, 1, 2, 2, 3)), rng)
+        base = light if rng.random() < 0.5 else ideal
+        heavy = corrupt(base, request, rng.choice((1, 2, 2, 3, 4)), rng)
+        scores = [score(request.prompt, note.text) for note in (light, heavy)]
+        if scores[0] != scores[1]:
+            break
+    keep = rng.random() < 1.0 / (1.0 + math.exp(LABEL_SHARPNESS * (scores[1] - scores[0])))
+    chosen, rejected = (light, heavy) if keep else (heavy, light)
+    return Triple(request.prompt, chosen.text, rejected.text)
+
+
+def pairs(count: int, seed: int) -> list[Triple]:
+    """`count` pairs with distinct prompts; row i depends on (seed, i) alone."""
+    rows: list[Triple] = []
+    seen: set[str] = set()
+    draw = 0
+    while len(rows) < count:
+        triple = draw_pair(random.Random(f"notes:{seed}:{draw}"))
+        draw += 1
+        if triple.prompt not in seen:
+            seen.add(triple.prompt)
+            rows.append(triple)
+    return rows
+
+
+def statistics(triples: list[Triple]) -> Counter[str]:
+    """Counts of hidden scores of chosen and rejected answers, for the data report."""
+    counts: Counter[str] = Counter()
+    for t in triples:
+        counts[f"chosen {score(t.prompt, t.chosen):.0f}"] += 1
+        counts[f"rejected {score(t.prompt, t.rejected):.0f}"] += 1
+    return counts

@@ -1,0 +1,78 @@
+"""The two networks as pure functions of a parameter tree: a language model and a scalar model (reward, gap, value)."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from pit_jax.config import TransformerConfig
+from pit_jax.model.attention import Cache
+from pit_jax.model.heads import ScalarHead
+from pit_jax.model.transformer import Transformer
+
+Params = Any  # nested dict of float32 arrays
+
+
+class ScalarTransformer(nnx.Module):
+    def __init__(self, config: TransformerConfig, vocab_size: int, *, rngs: nnx.Rngs):
+        self.trunk = Transformer(config, vocab_size, rngs=rngs)
+        self.head = ScalarHead(config.width, rngs=rngs)
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """Parameters in, logits out; hashable, so it can be closed over by jitted programs."""
+
+    config: TransformerConfig
+    vocab_size: int
+
+    def init(self, key: jax.Array) -> Params:
+        return nnx.to_pure_dict(nnx.state(self._build(key), nnx.Param))
+
+    def hidden(
+        self,
+        params: Params,
+        tokens_BL: jax.Array,
+        positions_BL: jax.Array,
+        visible_BLS: jax.Array,
+        cache: Cache | None = None,
+        slot: jax.Array | int = 0,
+    ) -> tuple[jax.Array, Cache | None]:
+        """hidden_BLD and the updated cache."""
+        return self._bind(params)(tokens_BL, positions_BL, visible_BLS, cache, slot)
+
+    def logits(self, params: Params, hidden_BLD: jax.Array) -> jax.Array:
+        """logits_BLV, float32."""
+        return self._bind(params).logits(hidden_BLD)
+
+    def _build(self, key: jax.Array) -> Transformer:
+        return Transformer(self.config, self.vocab_size, rngs=nnx.Rngs(params=key))
+
+    def _bind(self, params: Params) -> Transformer:
+        abstract = nnx.eval_shape(lambda: self._build(jax.random.key(0)))
+        return nnx.merge(nnx.graphdef(abstract), params)
+
+
+@dataclass(frozen=True)
+class ScalarModel:
+    """The transformer with a scalar head: parameters {"trunk": language model parameters, "head": ...}."""
+
+    config: TransformerConfig
+    vocab_size: int
+
+    def init(self, key: jax.Array, trunk: Params | None = None) -> Params:
+        """Fresh parameters; with `trunk`, a language model's parameters under a fresh head."""
+        params = nnx.to_pure_dict(nnx.state(self._build(key), nnx.Param))
+        return params if trunk is None else {**params, "trunk": jax.tree.map(jnp.copy, trunk)}
+
+    def scalars(self, params: Params, tokens_BL: jax.Array, positions_BL: jax.Array, visible_BLS: jax.Array) -> jax.Array:
+        """One float32 scalar per slot, [B, L]."""
+        abstract = nnx.eval_shape(lambda: self._build(jax.random.key(0)))
+        model = nnx.merge(nnx.graphdef(abstract), params)
+        hidden_BLD, _ = model.trunk(tokens_BL, positions_BL, visible_BLS)
+        return model.head(hidden_BLD)
+
+    def _build(self, key: jax.Array) -> ScalarTransformer:
+        return ScalarTransformer(self.config, self.vocab_size, rngs=nnx.Rngs(params=key))

@@ -1,0 +1,116 @@
+"""The one decoder-only transformer: RMSNorm, grouped-query attention, gated feed-forward; layers stacked and scanned."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from pit_jax.config import TransformerConfig
+from pit_jax.model.attention import Attention, Cache
+from pit_jax.parallel.sharding import constrain_batch
+
+
+Carry = tuple[jax.Array, Cache | None]
+
+
+class RmsNorm(nnx.Module):
+    def __init__(self, width: int, eps: float):
+        self.eps = eps
+        self.scale = nnx.Param(jnp.ones((width,), jnp.float32))
+
+    def __call__(self, x_BLD: jax.Array) -> jax.Array:
+        x = x_BLD.astype(jnp.float32)
+        x = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + self.eps)
+        return (x * self.scale[...][None, None, :]).astype(x_BLD.dtype)
+
+
+class GatedFfn(nnx.Module):
+    """SwiGLU or GeGLU (arXiv 2002.05202)."""
+
+    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
+        d, f = config.width, config.ffn
+        self.gate_function = jax.nn.silu if config.activation == "swiglu" else jax.nn.gelu
+        self.gate = nnx.Param(jax.random.normal(rngs.params(), (d, f)) * d**-0.5)
+        self.up = nnx.Param(jax.random.normal(rngs.params(), (d, f)) * d**-0.5)
+        self.down = nnx.Param(jax.random.normal(rngs.params(), (f, d)) * (f * 2 * config.layers) ** -0.5)
+
+    def __call__(self, x_BLD: jax.Array) -> jax.Array:
+        dtype = x_BLD.dtype
+        gate_BLF = self.gate_function(x_BLD @ self.gate[...].astype(dtype))
+        return (gate_BLF * (x_BLD @ self.up[...].astype(dtype))) @ self.down[...].astype(dtype)
+
+
+class Block(nnx.Module):
+    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
+        self.attention_norm = RmsNorm(config.width, config.norm_eps)
+        self.attention = Attention(config, rngs=rngs)
+        self.ffn_norm = RmsNorm(config.width, config.norm_eps)
+        self.ffn = GatedFfn(config, rngs=rngs)
+
+    def __call__(
+        self,
+        x_BLD: jax.Array,
+        positions_BL: jax.Array,
+        visible_BLS: jax.Array,
+        cache: Cache | None,
+        layer: jax.Array,
+        slot: jax.Array,
+    ) -> tuple[jax.Array, Cache | None]:
+        mixed_BLD, cache = self.attention(self.attention_norm(x_BLD), positions_BL, visible_BLS, cache, layer, slot)
+        x_BLD = constrain_batch(x_BLD + mixed_BLD)
+        return constrain_batch(x_BLD + self.ffn(self.ffn_norm(x_BLD))), cache
+
+
+class Transformer(nnx.Module):
+    """Tokens to hidden states; `logits` maps hidden states to the vocabulary."""
+
+    def __init__(self, config: TransformerConfig, vocab_size: int, *, rngs: nnx.Rngs):
+        if config.query_heads % config.kv_heads:
+            raise ValueError(
+                f"query_heads={config.query_heads} is not a multiple of kv_heads={config.kv_heads}; change one of them"
+            )
+        self.config = config
+        self.embedding = nnx.Param(jax.random.normal(rngs.params(), (vocab_size, config.width)) * config.width**-0.5)
+        if not config.tied:
+            scale = config.width**-0.5
+            self.unembedding = nnx.Param(jax.random.normal(rngs.params(), (config.width, vocab_size)) * scale)
+
+        @nnx.split_rngs(splits=config.layers)
+        @nnx.vmap(in_axes=0, out_axes=0)
+        def stack(rngs: nnx.Rngs) -> Block:
+            return Block(config, rngs=rngs)
+
+        self.blocks = stack(rngs)
+        self.final_norm = RmsNorm(config.width, config.norm_eps)
+
+    def __call__(
+        self,
+        tokens_BL: jax.Array,
+        positions_BL: jax.Array,
+        visible_BLS: jax.Array,
+        cache: Cache | None = None,
+        slot: jax.Array | int = 0,
+    ) -> tuple[jax.Array, Cache | None]:
+        """hidden_BLD and the cache with this call's keys and values written from `slot` on.
+
+        Without a cache S = L; with one, visible_BLS ranges over the cache's slots.
+        """
+        x_BLD = self.embedding[...].astype(self.config.dtype)[tokens_BL] * jnp.asarray(self.config.width**0.5, self.config.dtype)
+        x_BLD = constrain_batch(x_BLD)
+        slot = jnp.asarray(slot, jnp.int32)
+
+        def block(block: Block, carry: Carry, layer: jax.Array) -> Carry:
+            x_BLD, cache = carry
+            return block(x_BLD, positions_BL, visible_BLS, cache, layer, slot)
+
+        body = nnx.remat(block) if self.config.remat else block
+        scan = nnx.scan(body, in_axes=(0, nnx.Carry, 0), out_axes=nnx.Carry, unroll=self.config.unroll)
+        x_BLD, cache = scan(self.blocks, (x_BLD, cache), jnp.arange(self.config.layers, dtype=jnp.int32))
+        return self.final_norm(x_BLD), cache
+
+    def logits(self, hidden_BLD: jax.Array) -> jax.Array:
+        """logits_BLV in float32."""
+        matrix_DV = self.embedding[...].T if self.config.tied else self.unembedding[...]
+        return jnp.einsum(
+            "BLD,DV->BLV", hidden_BLD, matrix_DV.astype(hidden_BLD.dtype), preferred_element_type=jnp.float32
+        )
+

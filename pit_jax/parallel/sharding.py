@@ -1,0 +1,63 @@
+"""Where parameters and batches live on the mesh: rules as data, first match wins, every parameter must match."""
+
+import re
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+P = PartitionSpec
+BATCH_AXES = ("data", "fsdp")
+
+# Stacked blocks have a leading layer axis U.
+RULES: tuple[tuple[str, PartitionSpec], ...] = (
+    (r"(^|/)embedding$", P("tensor", "fsdp")),  # [V, D]
+    (r"(^|/)unembedding$", P("fsdp", "tensor")),  # [D, V]
+    (r"blocks/attention/(query|key|value)$", P(None, "fsdp", "tensor", None)),  # [U, D, N, H]
+    (r"blocks/attention/out$", P(None, "tensor", None, "fsdp")),  # [U, N, H, D]
+    (r"blocks/ffn/(gate|up)$", P(None, "fsdp", "tensor")),  # [U, D, F]
+    (r"blocks/ffn/down$", P(None, "tensor", "fsdp")),  # [U, F, D]
+    (r"/scale$", P()),
+    (r"(^|/)head/", P()),
+)
+
+
+def _path_name(path: tuple[Any, ...]) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def param_sharding(params: Any, mesh: Mesh, rules: tuple[tuple[str, PartitionSpec], ...] = RULES) -> Any:
+    """NamedSharding of every leaf of `params` (arrays or ShapeDtypeStructs).
+
+    An axis that the mesh does not divide is replicated. Raises ValueError for a parameter that no rule covers.
+    """
+
+    def place(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+        name = _path_name(path)
+        for pattern, spec in rules:
+            if re.search(pattern, name):
+                return NamedSharding(mesh, _fit(spec, leaf.shape, mesh))
+        raise ValueError(f"no sharding rule covers parameter {name!r} of shape {leaf.shape}; add one to parallel/sharding.py")
+
+    return jax.tree_util.tree_map_with_path(place, params)
+
+
+def _fit(spec: PartitionSpec, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+    axes = tuple(spec) + (None,) * (len(shape) - len(spec))
+    return P(*(axis if axis is not None and size % mesh.shape[axis] == 0 else None for axis, size in zip(axes, shape, strict=True)))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, P())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Leading axis over data x fsdp."""
+    return NamedSharding(mesh, P(BATCH_AXES))
+
+
+def constrain_batch(x: jax.Array) -> jax.Array:
+    """Keep the leading axis of an activation over data x fsdp; a no-op outside `jax.set_mesh`."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, P(BATCH_AXES))
