@@ -9,7 +9,7 @@ import jax.numpy as jnp
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Mean:
-    """A mean kept as (sum, count) so that unequal micro-batches and devices never bias it; divided once, on the host."""
+    """A mean kept as (sum, count) so that unequal micro-batches never bias it; divided once, on the host."""
 
     sum: jax.Array
     count: jax.Array
@@ -18,7 +18,7 @@ class Mean:
     def of(x: jax.Array, mask: jax.Array | None = None) -> "Mean":
         """Sum and count of `x` (any shape) where `mask` (same shape) is True; everywhere without a mask."""
         mask = jnp.ones(x.shape, bool) if mask is None else mask
-        return Mean(masked_sum(x, mask), jnp.sum(mask, dtype=jnp.float32))
+        return Mean(masked_sum(x, mask), masked_count(mask))
 
     def __add__(self, other: "Mean") -> "Mean":
         return Mean(self.sum + other.sum, self.count + other.count)
@@ -32,7 +32,12 @@ class Mean:
 
 def fill(x: jax.Array, mask: jax.Array) -> jax.Array:
     """`x` with 0 where `mask` is False. Apply it to an input *before* any maths: 0 * NaN is NaN in a gradient."""
-    return jnp.where(mask, x, jnp.zeros((), x.dtype))
+    return jnp.where(mask.astype(bool), x, jnp.zeros((), x.dtype))
+
+
+def masked_count(mask: jax.Array) -> jax.Array:
+    """How many slots count (True or non-zero), float32."""
+    return jnp.sum(mask.astype(bool), dtype=jnp.float32)
 
 
 def masked_sum(x: jax.Array, mask: jax.Array) -> jax.Array:
@@ -42,7 +47,7 @@ def masked_sum(x: jax.Array, mask: jax.Array) -> jax.Array:
 
 def masked_mean(x: jax.Array, mask: jax.Array) -> jax.Array:
     """Mean of `x` where `mask` is True; 0 for an empty mask. Shapes equal."""
-    return masked_sum(x, mask) / jnp.maximum(jnp.sum(mask, dtype=jnp.float32), 1.0)
+    return masked_sum(x, mask) / jnp.maximum(masked_count(mask), 1.0)
 
 
 def whiten(x_BT: jax.Array, mask_BT: jax.Array, *, shift_mean: bool = True) -> jax.Array:
@@ -53,7 +58,7 @@ def whiten(x_BT: jax.Array, mask_BT: jax.Array, *, shift_mean: bool = True) -> j
     """
     x_BT = fill(x_BT.astype(jnp.float32), mask_BT)
     mean = masked_mean(x_BT, mask_BT)
-    count = jnp.sum(mask_BT, dtype=jnp.float32)
+    count = masked_count(mask_BT)
     variance = masked_sum(jnp.square(x_BT - mean), mask_BT) / jnp.maximum(count - 1.0, 1.0)
     white_BT = (x_BT - mean) * jax.lax.rsqrt(variance + 1e-8)
     return fill(white_BT if shift_mean else white_BT + mean, mask_BT)

@@ -1,0 +1,35 @@
+"""The gap reward model of PIT: how much better a candidate is than a reference."""
+
+import jax
+import jax.numpy as jnp
+
+from pit_jax.masked import Mean
+from pit_jax.objectives.shapes import check
+
+# (better, worse) of the five comparisons; each name is candidate then reference. ww against ll is left free.
+COMPARISONS = (("wl", "ww"), ("wl", "ll"), ("wl", "lw"), ("ww", "lw"), ("ll", "lw"))
+
+
+def gap_loss(wl_B: jax.Array, ww_B: jax.Array, ll_B: jax.Array, lw_B: jax.Array) -> tuple[jax.Array, dict[str, Mean]]:
+    """Mean over pairs of the sum of five logistic terms (PIT Eq. 2, arXiv 2310.00898).
+
+        L = - mean_b [ log s(wl - ww) + log s(wl - ll) + log s(wl - lw) + log s(ww - lw) + log s(ll - lw) ]
+
+    with s the sigmoid and ab = r(x, y_a, y_b), the gap of candidate a over reference b (w chosen, l rejected).
+    It asks for the order wl >= ww ~ ll >= lw (Eq. 1).
+
+    Args:
+      wl_B, ww_B, ll_B, lw_B: the four gaps of a pair, any floating dtype; the maths is float32.
+    Returns:
+      The loss and metrics `loss`, `gap/acc_AB_CD` (share of pairs with AB > CD, five of them), `gap/mean_AB` (four).
+    Raises:
+      ValueError: ranks, sizes or dtypes do not fit.
+    """
+    check(wl_B=wl_B, ww_B=ww_B, ll_B=ll_B, lw_B=lw_B)
+    gaps = {name: x_B.astype(jnp.float32) for name, x_B in (("wl", wl_B), ("ww", ww_B), ("ll", ll_B), ("lw", lw_B))}
+    differences = {f"{a}_{b}": gaps[a] - gaps[b] for a, b in COMPARISONS}
+    losses_B = sum((jax.nn.softplus(-d_B) for d_B in differences.values()), jnp.zeros(wl_B.shape, jnp.float32))
+    metrics = {"loss": Mean.of(losses_B)}
+    metrics |= {f"gap/acc_{name}": Mean.of(d_B > 0) for name, d_B in differences.items()}
+    metrics |= {f"gap/mean_{name}": Mean.of(x_B) for name, x_B in gaps.items()}
+    return jnp.mean(losses_B), metrics
