@@ -1,0 +1,61 @@
+"""Two systems on the same prompts: win, lose, tie and delta with a 95% interval."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Left against right over n prompts, in percent. delta = win - lose; [low, high] is its 95% interval."""
+
+    win: float
+    lose: float
+    tie: float
+    delta: float
+    low: float
+    high: float
+    n: int
+
+
+def compare(
+    left_scores_N: np.ndarray, right_scores_N: np.ndarray, *, tie_margin: float, resamples: int, seed: int
+) -> Comparison:
+    """Left wins a prompt when its score exceeds right's by more than `tie_margin`.
+
+    The interval is the percentile bootstrap over prompts. A resample of n prompts only matters through its counts of
+    wins, losses and ties, and those counts are multinomial: drawing them directly is the same bootstrap, and fast.
+    It cannot see past the sample: when every prompt ties, or every prompt is won, it has no width.
+
+    Args:
+        left_scores_N: [N] finite scores of the left system.
+        right_scores_N: [N] scores of the right system on the same prompts.
+        tie_margin: largest absolute difference that counts as a tie, >= 0.
+        resamples: bootstrap resamples, >= 1.
+        seed: of the resampling.
+
+    Raises:
+        ValueError: different lengths, no prompt, NaN or infinite scores, negative margin, no resample.
+    """
+    left_N, right_N = np.asarray(left_scores_N, np.float64), np.asarray(right_scores_N, np.float64)
+    if left_N.ndim != 1 or left_N.shape != right_N.shape:
+        raise ValueError(
+            f"scores must be two vectors over the same prompts, found shapes {left_N.shape} and {right_N.shape}"
+        )
+    if left_N.size == 0:
+        raise ValueError("no prompts to compare: pass at least one score per system")
+    bad = np.flatnonzero(~(np.isfinite(left_N) & np.isfinite(right_N)))
+    if bad.size:
+        raise ValueError(f"{bad.size} of {left_N.size} prompts have a NaN or infinite score, first at index {bad[0]}")
+    if not tie_margin >= 0:
+        raise ValueError(f"tie_margin={tie_margin}: a difference is never negative; pass 0 or more")
+    if resamples < 1:
+        raise ValueError(f"resamples={resamples}: pass at least 1 (2000 gives steady intervals)")
+    difference_N, n = left_N - right_N, left_N.size
+    wins = int(np.sum(difference_N > tie_margin))
+    losses = int(np.sum(difference_N < -tie_margin))
+    shares = np.array([wins, losses, n - wins - losses]) / n
+    counts = np.random.default_rng(seed).multinomial(n, shares, size=resamples)
+    low, high = np.percentile((counts[:, 0] - counts[:, 1]) * (100.0 / n), [2.5, 97.5])
+    win, lose, tie = (float(share) * 100.0 for share in shares)
+    return Comparison(win, lose, tie, (wins - losses) * 100.0 / n, float(low), float(high), n)

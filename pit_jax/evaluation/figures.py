@@ -1,0 +1,143 @@
+"""Figures as inline SVG text. Lines and letters take the colour of the page, so they read on light and on dark."""
+
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+INK = "#010203"  # stands for the text colour of the page
+COLORS = ("#3b82f6", "#f59e0b", "#10b981", "#ef4444", "#8b5cf6", "#64748b")
+STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "pit_jax",
+    "font.family": "sans-serif",
+    "font.size": 9.5,
+    "axes.titlesize": 10.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.15,
+    "grid.color": INK,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK),
+}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One metric over steps; `faint` draws the raw values thin under their running mean, `dots` marks every value."""
+
+    label: str
+    steps: Sequence[int]
+    values: Sequence[float]
+    color: str
+    faint: bool = False
+    dots: bool = False
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One pair of axes."""
+
+    title: str
+    lines: Sequence[Line]
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A dashed vertical line through every panel, named in the first."""
+
+    step: float
+    label: str
+
+
+def curves(panels: Sequence[Panel], *, xlabel: str, marks: Sequence[Mark] = ()) -> str:
+    """Panels above each other over one shared x axis, as SVG text."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7.2, 0.5 + 1.85 * len(panels)), layout="constrained")
+        rows = figure.subplots(len(panels), 1, sharex=True, squeeze=False)
+        for axes, panel in zip(rows[:, 0], panels, strict=True):
+            _draw(axes, panel)
+            for mark in marks:
+                axes.axvline(mark.step, color=INK, linestyle=(0, (4, 3)), linewidth=0.9, alpha=0.55)
+        top = rows[0, 0]
+        for mark in marks:
+            place = top.get_xaxis_transform()
+            top.annotate(
+                mark.label, (mark.step, 1.0), xycoords=place, xytext=(4, -1), textcoords="offset points", va="top"
+            )
+        rows[-1, 0].set_xlabel(xlabel)
+        return _svg(figure)
+
+
+def _draw(axes: Axes, panel: Panel) -> None:
+    for line in panel.lines:
+        marker = "o" if line.dots or len(line.steps) == 1 else ""
+        if line.faint and len(line.steps) > 20:
+            axes.plot(line.steps, line.values, color=line.color, linewidth=0.6, alpha=0.3)
+            axes.plot(line.steps, _running_mean(line.values), color=line.color, linewidth=1.6, label=line.label)
+        else:
+            axes.plot(
+                line.steps,
+                line.values,
+                color=line.color,
+                linewidth=1.6,
+                label=line.label,
+                marker=marker,
+                markersize=3.5,
+            )
+    axes.set_title(panel.title)
+    if len(panel.lines) > 1:
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    axes.margins(x=0.01)
+
+
+def _running_mean(values: Sequence[float]) -> np.ndarray:
+    """Mean over a centred window of a twentieth of the curve, shorter at its ends."""
+    half = max(1, len(values) // 40)
+    return np.array([np.mean(values[max(0, i - half) : i + half + 1]) for i in range(len(values))])
+
+
+def distributions(groups: dict[str, Sequence[float]], *, xlabel: str) -> str:
+    """Overlaid histograms on shared bins, means dashed, as SVG text. Values that are not finite are left out."""
+    finite = {name: np.asarray(values, np.float64) for name, values in groups.items()}
+    finite = {name: values[np.isfinite(values)] for name, values in finite.items()}
+    finite = {name: values for name, values in finite.items() if values.size}
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7.2, 3.0), layout="constrained")
+        axes = figure.subplots()
+        pooled = np.concatenate(list(finite.values())) if finite else np.zeros(1)
+        bins = np.linspace(*np.percentile(pooled, [0.2, 99.8]), 60) if np.ptp(pooled) > 0 else 10
+        for color, (name, values) in zip(COLORS, finite.items(), strict=False):
+            mean = float(values.mean())
+            shares = np.full(values.size, 100.0 / values.size)
+            axes.hist(values, bins=bins, weights=shares, color=color, alpha=0.28, histtype="stepfilled")
+            axes.hist(values, bins=bins, weights=shares, color=color, linewidth=1.3, histtype="step")
+            axes.axvline(mean, color=color, linestyle="--", linewidth=1.3, label=f"{name}, mean {mean:+.2f}")
+        axes.set_xlabel(xlabel)
+        axes.set_ylabel("% of pairs")
+        if finite:
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.2), ncols=2)
+        return _svg(figure)
+
+
+def _svg(figure: Figure) -> str:
+    """The <svg> element alone: no prolog, no metadata, no ids that would repeat on the page, the ink of the page."""
+    buffer = io.StringIO()
+    figure.savefig(
+        buffer, format="svg", transparent=True, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    )
+    text = buffer.getvalue()
+    text = re.sub(r' id="[A-Za-z0-9.]+_\d+"', "", text[text.index("<svg") :])
+    text = re.sub(
+        r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1), count=1
+    )
+    return text.replace(INK, "currentColor").strip()

@@ -1,0 +1,175 @@
+"""The one page a person opens: workdir/report/index.html, built from what the stages left behind."""
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from rich.table import Table
+
+from pit_jax.evaluation import records, sections, trails
+from pit_jax.evaluation.sections import Section
+
+STAGES = ("sft-policy", "sft-improver", "rm-policy", "rm-improver", "rl-policy", "rl-improver")
+TRAILS_SHOWN = 8
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The first sentence. `tone` is good, bad or even: where the 95% interval lies against 0."""
+
+    text: str
+    detail: str
+    tone: str
+
+
+def build(workdir: Path) -> Path:
+    """Write workdir/report/index.html from the files that exist; a section without its file names the stage to run.
+
+    Returns:
+        The path of the page, replaced in one piece: a reader never sees half of it.
+
+    Raises:
+        ValueError: no such folder, or a file in it that is not what a stage writes.
+    """
+    workdir = Path(workdir)
+    if not workdir.is_dir():
+        raise ValueError(
+            f"report: asked for {workdir}, found no such folder; run a stage with --workdir={workdir} first"
+        )
+    results = records.read_json(workdir / "evaluate" / "results.json")
+    rows = results["rows"] if results else []
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": number, "signed": signed}
+    page = environment.get_template("report.html.j2").render(
+        name=workdir.resolve().name,
+        headline=headline(results) if results else None,
+        groups=_by_temperature(rows),
+        bar=_Bar(rows),
+        tone=tone,
+        systems=results["systems"] if results else [],
+        max_score=results.get("max_score") if results else None,
+        curves=_curves(workdir),
+        trails=trails.sample(records.read_lines(workdir / "improve" / "trails.jsonl"), TRAILS_SHOWN),
+        documents=_documents(workdir),
+    )
+    target = workdir / "report" / "index.html"
+    target.parent.mkdir(exist_ok=True)
+    draft = target.with_name("index.html.tmp")
+    draft.write_text(page, encoding="utf-8")
+    os.replace(draft, target)
+    return target
+
+
+def headline(results: dict[str, Any]) -> Headline | None:
+    """One improvement against the policy, at the headline temperature, by the first judge; None without any row."""
+    rows = results["rows"]
+    judge = results["judge_names"][0] if results["judge_names"] else None
+
+    def rank(row: dict[str, Any]) -> tuple[bool, ...]:
+        at_temperature = row["temperature"] == results["headline_temperature"]
+        return (row["judge"] != judge, not at_temperature, row["left"] != "PIT x1", row["right"] != "policy")
+
+    if not rows:
+        return None
+    row = min(rows, key=rank)
+    texts = {
+        "good": f"{row['left']} beats {row['right']} by {abs(row['delta']):.1f} points",
+        "bad": f"{row['left']} loses to {row['right']} by {abs(row['delta']):.1f} points",
+        "even": f"{row['left']} and {row['right']} cannot be told apart ({signed(row['delta'])} points)",
+    }
+    detail = (
+        f"win {row['win']:.1f}% − lose {row['lose']:.1f}%, 95% interval {signed(row['low'])} to {signed(row['high'])}; "
+        f"judged by {row['judge']} on {row['n']:,} held-out prompts, both sampled at temperature {row['temperature']}."
+    )
+    return Headline(texts[tone(row)], detail, tone(row))
+
+
+def tone(row: dict[str, Any]) -> str:
+    """good, bad or even: the 95% interval lies above 0, below 0, or holds it."""
+    return "good" if row["low"] > 0 else "bad" if row["high"] < 0 else "even"
+
+
+def summary_table(results: dict[str, Any]) -> Table:
+    """The deltas for a terminal; green and red where the interval excludes 0."""
+    table = Table(title="win − lose at matched temperature, 95% interval over prompts", title_justify="left")
+    for column in ("temperature", "judge", "systems", "win %", "lose %", "tie %", "delta", "95% interval", "n"):
+        table.add_column(column, justify="left" if column in ("judge", "systems") else "right")
+    styles = {"good": "green", "bad": "red", "even": ""}
+    for position, row in enumerate(results["rows"]):
+        following = results["rows"][position + 1 : position + 2]
+        table.add_row(
+            f"{row['temperature']:g}",
+            row["judge"],
+            f"{row['left']} vs {row['right']}",
+            *(number(row[name], 1) for name in ("win", "lose", "tie")),
+            signed(row["delta"]),
+            f"{signed(row['low'])} to {signed(row['high'])}",
+            f"{row['n']:,}",
+            style=styles[tone(row)],
+            end_section=bool(following) and following[0]["temperature"] != row["temperature"],
+        )
+    return table
+
+
+def number(value: Any, digits: int = 2) -> str:
+    """A number for a table; an en dash for what is missing or not finite."""
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        return "–"
+    return f"{value:,.{digits}f}"
+
+
+def signed(value: Any, digits: int = 1) -> str:
+    """+12.5, −3.0 (a real minus sign), or an en dash."""
+    text = number(value, digits)
+    return text if text == "–" else f"{float(value):+,.{digits}f}".replace("-", "−")
+
+
+@dataclass(frozen=True)
+class _Bar:
+    """Places deltas on a track whose middle is 0 and whose ends are +-`scale`."""
+
+    rows: Sequence[dict[str, Any]]
+
+    @property
+    def scale(self) -> float:
+        ends = [abs(row[end]) for row in self.rows for end in ("low", "high") if math.isfinite(row[end])]
+        return min(100.0, math.ceil(max([*ends, 1.0]) / 10) * 10.0)
+
+    def place(self, value: float) -> float:
+        """Percent from the left end."""
+        return round(50 + 50 * max(-1.0, min(1.0, value / self.scale)), 2) if math.isfinite(value) else 50.0
+
+
+def _by_temperature(rows: Sequence[dict[str, Any]]) -> list[tuple[float, list[dict[str, Any]]]]:
+    return [
+        (t, [row for row in rows if row["temperature"] == t]) for t in dict.fromkeys(row["temperature"] for row in rows)
+    ]
+
+
+def _curves(workdir: Path) -> list[Section]:
+    metrics = {stage: records.read_metrics(workdir / stage / "metrics.jsonl") for stage in STAGES}
+    return [
+        sections.reinforcement("improver", metrics["rl-improver"]),
+        sections.gaps(records.read_json(workdir / "rm-improver" / "gaps.json"), metrics["rm-improver"]),
+        sections.reinforcement("policy", metrics["rl-policy"]),
+        sections.reward_models(metrics["rm-policy"], metrics["rm-improver"]),
+        sections.fine_tuning(metrics["sft-policy"], metrics["sft-improver"]),
+    ]
+
+
+def _documents(workdir: Path) -> list[tuple[str, str]]:
+    """(name, pretty JSON) of the configs, lineages and the data report that exist."""
+    names = ["data/report.json", *(f"{stage}/{file}.json" for stage in STAGES for file in ("config", "lineage"))]
+    found = [(name, records.read_json(workdir / name)) for name in names]
+    return [(name, json.dumps(content, indent=2, ensure_ascii=False)) for name, content in found if content is not None]

@@ -1,0 +1,126 @@
+"""The curves of the report, one section per part of the recipe: a title, what to look for, a figure, a small table."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from pit_jax.evaluation import figures, records
+from pit_jax.evaluation.figures import COLORS, Line, Mark, Panel
+from pit_jax.evaluation.records import Row
+
+GAP_ACCURACIES = {
+    "gap/acc_wl_ww": "wl > ww",
+    "gap/acc_wl_ll": "wl > ll",
+    "gap/acc_wl_lw": "wl > lw",
+    "gap/acc_ww_lw": "ww > lw",
+    "gap/acc_ll_lw": "ll > lw",
+}
+COMBINATIONS = {
+    "wl": "wl: chosen over rejected",
+    "ww": "ww: chosen over itself",
+    "ll": "ll: rejected over itself",
+    "lw": "lw: rejected over chosen",
+}
+
+
+@dataclass(frozen=True)
+class Section:
+    """Without a figure, `stage` are the flags of the run that writes `files`, which the section would show."""
+
+    title: str
+    note: str
+    stage: str
+    files: str
+    svg: str = ""
+    table: list[tuple[str, float | None]] = field(default_factory=list)
+
+
+def _line(label: str, rows: Sequence[Row], name: str, color: str, *, phase: str = "eval") -> Line | None:
+    steps, values = records.curve(list(rows), phase, name)
+    return Line(label, steps, values, color, faint=phase == "train", dots=phase == "eval") if steps else None
+
+
+def _panel(title: str, *lines: Line | None) -> Panel | None:
+    kept = [line for line in lines if line is not None]
+    return Panel(title, kept) if kept else None
+
+
+def _figure(panels: Sequence[Panel | None], *, xlabel: str, marks: Sequence[Mark] = ()) -> str:
+    """The panels that have a line, drawn; empty when none has."""
+    kept = [panel for panel in panels if panel is not None]
+    return figures.curves(kept, xlabel=xlabel, marks=marks) if kept else ""
+
+
+def reinforcement(model: str, rows: list[Row]) -> Section:
+    """Proxy, truth and KL over the rounds of RL, on held-out prompts; dashed: the switch to hard references."""
+    proxy = "gap" if model == "improver" else "reward"
+    switched = [row["step"] for row in rows if row["phase"] == "train" and row.get("curriculum/stage") == 1]
+    steps, scores = records.curve(rows, "eval", "select/score")
+    marks = [Mark(step, "references from the policy") for step in switched[:1]]
+    if scores:
+        marks.append(Mark(steps[scores.index(max(scores))], "selected"))
+    panels = [
+        _panel(f"proxy: the {proxy} that RL maximises", _line("proxy", rows, "objective/scores", COLORS[0])),
+        _panel("truth: the hidden score of the answers", _line("truth", rows, "truth/score", COLORS[2])),
+        _panel("KL to the SFT model, nats a response", _line("KL", rows, "objective/kl", COLORS[1])),
+        _panel("share of answers that end", _line("ended", rows, "val/eos_rate", COLORS[5])),
+    ]
+    truth = (
+        ""
+        if records.curve(rows, "eval", "truth/score")[0]
+        else " This data has no known truth, so there is no such curve."
+    )
+    note = f"Proxy and truth must rise together. A proxy that rises while the truth falls is over-optimisation.{truth}"
+    svg = _figure(panels, xlabel="round", marks=marks)
+    where = f"--stage=rl --model={model}", f"rl-{model}/metrics.jsonl"
+    return Section(f"RL of the {model}", note if svg else "", *where, svg=svg)
+
+
+def gaps(values: dict[str, list[float]] | None, rows: list[Row]) -> Section:
+    """Distributions of the four (candidate, reference) combinations and the five accuracies, on held-out pairs."""
+    title = "The gap model on held-out pairs"
+    where = "--stage=rm --model=improver", "rm-improver/gaps.json"
+    if values is None:
+        return Section(title, "", *where)
+    table = [(label, records.latest(rows, name)) for name, label in GAP_ACCURACIES.items()]
+    groups = {label: values[name] for name, label in COMBINATIONS.items() if name in values}
+    note = "Two letters name a combination: candidate, then reference. Expected order: wl, then ww and ll, then lw."
+    svg = figures.distributions(groups, xlabel="gap of the candidate over the reference, not centred")
+    return Section(title, note, *where, svg=svg, table=table if rows else [])
+
+
+def reward_models(policy: list[Row], improver: list[Row]) -> Section:
+    """Losses and accuracies of the reward model and the gap model."""
+    accuracies = [
+        _line(label, improver, name, color)
+        for color, (name, label) in zip(COLORS, GAP_ACCURACIES.items(), strict=False)
+    ]
+    panels = [
+        _panel(
+            "reward model: Bradley-Terry loss",
+            _line("training", policy, "loss", COLORS[0], phase="train"),
+            _line("held-out", policy, "loss", COLORS[1]),
+        ),
+        _panel("reward model: held-out accuracy", _line("accuracy", policy, "accuracy", COLORS[0])),
+        _panel(
+            "gap model: five-term loss",
+            _line("training", improver, "loss", COLORS[0], phase="train"),
+            _line("held-out", improver, "loss", COLORS[1]),
+        ),
+        _panel("gap model: held-out accuracies", *accuracies),
+    ]
+    where = "--stage=rm", "rm-policy/metrics.jsonl and rm-improver/metrics.jsonl"
+    return Section("Reward models", "", *where, svg=_figure(panels, xlabel="update"))
+
+
+def fine_tuning(policy: list[Row], improver: list[Row]) -> Section:
+    """Losses of the two supervised stages."""
+    panels = [
+        _panel(
+            f"{name}: loss a token",
+            _line("training", rows, "loss", COLORS[0], phase="train"),
+            _line("held-out", rows, "loss", COLORS[1]),
+        )
+        for name, rows in (("policy", policy), ("improver", improver))
+    ]
+    where = "--stage=sft", "sft-policy/metrics.jsonl and sft-improver/metrics.jsonl"
+    return Section("Supervised fine-tuning", "", *where, svg=_figure(panels, xlabel="update"))

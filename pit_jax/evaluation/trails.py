@@ -1,0 +1,67 @@
+"""Improvement trails for people: an answer, its improvements, and what each changed word by word."""
+
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Change:
+    """A run of words: `same`, `added` or `removed`."""
+
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Step:
+    """One answer of a trail; `score` is its grade, `gap` its gap over the answer before it."""
+
+    label: str
+    changes: list[Change]
+    score: float | None
+    gap: float | None
+    copied: bool
+
+
+@dataclass(frozen=True)
+class Trail:
+    prompt: str
+    steps: list[Step]
+
+
+def changes(before: str, after: str) -> list[Change]:
+    """What turns `before` into `after`, word by word; joining `same` and `added` gives back `after`."""
+    old, new = re.findall(r"\S+\s*|\s+", before), re.findall(r"\S+\s*|\s+", after)
+    plain_old, plain_new = [word.strip() for word in old], [word.strip() for word in new]
+    found: list[Change] = []
+    for tag, i, j, k, m in difflib.SequenceMatcher(None, plain_old, plain_new, autojunk=False).get_opcodes():
+        if tag == "equal":
+            found.append(Change("same", "".join(new[k:m])))
+            continue
+        if j > i:
+            found.append(Change("removed", "".join(old[i:j])))
+        if m > k:
+            found.append(Change("added", "".join(new[k:m])))
+    return found
+
+
+def trail(row: dict[str, Any]) -> Trail:
+    """A row of trails.jsonl: prompt, answers [y0 .. yK], scores [K + 1] or null, gaps [K] or null."""
+    answers: Sequence[str] = row["answers"]
+    scores, gaps = row.get("scores"), row.get("gaps")
+    steps = [Step("original", [Change("same", answers[0])], scores[0] if scores else None, None, False)]
+    for i in range(1, len(answers)):
+        before, after = answers[i - 1], answers[i]
+        score, gap = scores[i] if scores else None, gaps[i - 1] if gaps else None
+        steps.append(Step(str(i), changes(before, after), score, gap, before == after))
+    return Trail(row["prompt"], steps)
+
+
+def sample(rows: Sequence[dict[str, Any]], count: int) -> list[Trail]:
+    """`count` trails at even spacing through the rows: a sample nobody chose."""
+    if len(rows) <= count:
+        return [trail(row) for row in rows]
+    return [trail(rows[i * len(rows) // count]) for i in range(count)]

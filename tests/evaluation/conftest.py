@@ -1,0 +1,91 @@
+"""A working folder as the stages leave it, with numbers drawn from a seed."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+HOSTILE = "<script>alert('x')</script> & \"quoted\""
+
+
+def write_lines(path: Path, rows: list[dict]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def write_json(path: Path, content: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+def write_training(root: Path, rng: np.random.Generator) -> None:
+    for model in ("policy", "improver"):
+        rows = []
+        for step in range(0, 400, 2):
+            loss = float(3 * np.exp(-step / 120) + 0.4 + 0.05 * rng.normal())
+            rows.append({"step": step, "phase": "train", "time": step / 10, "loss": loss, "learning_rate": 1e-3})
+            if step % 40 == 0:
+                rows.append({"step": step, "phase": "eval", "time": step / 10, "loss": loss + 0.05})
+        write_lines(root / f"sft-{model}" / "metrics.jsonl", rows)
+        for row in rows:
+            rise = 0.5 + 0.45 * (1 - float(np.exp(-row["step"] / 150)))
+            names = ("wl_ww", "wl_ll", "wl_lw", "ww_lw", "ll_lw")
+            extra = {f"gap/acc_{name}": rise - 0.02 * i for i, name in enumerate(names)}
+            row |= {"accuracy": rise} if model == "policy" else extra
+        write_lines(root / f"rm-{model}" / "metrics.jsonl", rows)
+        write_json(root / f"rm-{model}" / "config.json", {"seed": 0, "note": HOSTILE})
+        write_json(root / f"rm-{model}" / "lineage.json", {"config": "0123456789ab", "parent": "sft"})
+        rounds = []
+        for step in range(60):
+            kl = float(0.05 * step + 0.1 * rng.normal())
+            stage = float(step >= 25)
+            rounds.append({"step": step, "phase": "train", "time": step, "objective/kl": kl, "curriculum/stage": stage})
+            if step % 5 == 0:
+                proxy, truth = step / 20, 3.5 + step / 40 - max(0, step - 40) / 15
+                scores = {"objective/scores": proxy, "truth/score": truth, "select/score": -abs(step - 45)}
+                rounds.append(
+                    {"step": step, "phase": "eval", "time": step, "objective/kl": kl, "val/eos_rate": 0.99, **scores}
+                )
+        write_lines(root / f"rl-{model}" / "metrics.jsonl", rounds)
+
+
+def write_evaluation(root: Path, rng: np.random.Generator) -> None:
+    centers = {"wl": 2.5, "ww": 0.2, "ll": -0.1, "lw": -2.4}
+    write_json(root / "rm-improver" / "gaps.json", {k: rng.normal(c, 1.1, 800).tolist() for k, c in centers.items()})
+    prompts = ["write a kind reminder to anna about the book club", "thank omar for the soup, mention friday", HOSTILE]
+    answers = [
+        "dear anna , the book club meets on monday . bring nothing .",
+        "dear anna , the book club meets on monday at six . bring a cake .",
+        "dear anna , the book club meets on monday at six . please bring a cake . warmly , the club",
+        "dear anna , the book club meets on monday at six . please bring a cake . warmly , the club",
+    ]
+    rows = [{"prompt": p, "answers": answers, "scores": [3.0, 4.0, 6.0, 6.0], "gaps": [0.8, 1.9, 0.0]} for p in prompts]
+    rows.append({"prompt": "attack", "answers": [HOSTILE, "calm " + HOSTILE], "scores": None, "gaps": [1.0]})
+    write_lines(root / "improve" / "trails.jsonl", rows)
+    table, systems = [], []
+    for i, temperature in enumerate((0.4, 0.8, 1.0)):
+        for judge in ("rubric", "gap"):
+            for k in (1, 2, 3):
+                delta = 6.0 * i + 3 * k - (4 if judge == "rubric" else 7)
+                share = {"win": 30 + delta, "lose": 30.0, "tie": 40 - delta, "delta": delta}
+                ends = {"low": delta - 3.4, "high": delta + 3.4, "n": 1024}
+                who = {"temperature": temperature, "judge": judge, "left": f"PIT x{k}", "right": "policy"}
+                table.append({**who, **share, **ends})
+        for k, name in enumerate(("policy", "PIT x1", "PIT x2", "PIT x3")):
+            scores = {"score_mean": 5.2 - 0.3 * i + 0.1 * k, "score_std": 0.8, "length_mean": 24.1}
+            systems.append(
+                {"name": name, "temperature": temperature, **scores, "copy_rate": 0.2 * k, "eos_rate": 0.998}
+            )
+    results = {"judge_names": ["rubric", "gap"], "headline_temperature": 0.8, "rows": table, "systems": systems}
+    write_json(root / "evaluate" / "results.json", {**results, "max_score": 6.0})
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> Path:
+    """A working folder in which every stage has run."""
+    root, rng = tmp_path / "tiny", np.random.default_rng(0)
+    root.mkdir()
+    write_training(root, rng)
+    write_evaluation(root, rng)
+    return root

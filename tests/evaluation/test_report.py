@@ -1,0 +1,182 @@
+import io
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from pit_jax.evaluation import report
+
+HOSTILE = "<script>alert(1)</script>"
+VOID = {"meta", "br", "link", "img", "hr"}
+
+
+class Page(HTMLParser):
+    """Collects tags and text, and fails on tags that do not match."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.open: list[str] = []
+        self.words: list[str] = []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes.extend(attrs)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+
+def built(workdir: Path) -> tuple[Page, str]:
+    path = report.build(workdir)
+    assert path == workdir / "report" / "index.html"
+    assert [found.name for found in path.parent.iterdir()] == ["index.html"]
+    text = path.read_text(encoding="utf-8")
+    return Page(text), text
+
+
+def change_results(workdir: Path, **values: object) -> dict:
+    path = workdir / "evaluate" / "results.json"
+    results = json.loads(path.read_text()) | values
+    path.write_text(json.dumps(results))
+    return results
+
+
+def test_a_finished_run_fills_every_section(finished: Path) -> None:
+    page, text = built(finished)
+    assert "Not there yet" not in text
+    assert page.tags.count("svg") == 5
+    assert "PIT x1 beats policy by 5.0 points" in text
+    assert "95% interval +1.6 to +8.4" in text
+    assert "judged by rubric on 1,024 held-out prompts" in text
+    for word in ("proxy: the gap", "truth: the hidden score", "references from the policy", "selected"):
+        assert word in text
+    assert "wl: chosen over rejected, mean +2." in text
+    assert text.index("Win, lose and delta") < text.index("RL of the improver") < text.index("Config and lineage")
+
+
+def test_the_page_needs_nothing_from_outside(finished: Path) -> None:
+    page, text = built(finished)
+    assert not {"script", "link", "img", "iframe"} & set(page.tags)
+    links = [value for name, value in page.attributes if name in ("src", "href", "xlink:href")]
+    assert all(value and value.startswith("#") for value in links)
+    assert set(re.findall(r"https?://[^\s\"'<]+", text)) <= {
+        "http://www.w3.org/2000/svg",
+        "http://www.w3.org/1999/xlink",
+    }
+    assert "@import" not in text
+
+
+def test_hostile_text_is_escaped(finished: Path) -> None:
+    page, text = built(finished)
+    assert "script" not in page.tags
+    assert "<script>" not in text
+    assert "&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;" in text
+    rows = json.loads((finished / "evaluate" / "results.json").read_text())["rows"]
+    change_results(finished, rows=[row | {"left": HOSTILE, "judge": HOSTILE} for row in rows])
+    assert "script" not in built(finished)[0].tags
+
+
+def test_missing_files_name_the_stage(tmp_path: Path) -> None:
+    page, text = built(tmp_path)
+    assert "svg" not in page.tags
+    words = " ".join("".join(page.words).split())
+    for stage, file in (
+        ("--stage=evaluate", "evaluate/results.json"),
+        ("--stage=rl --model=improver", "rl-improver/metrics.jsonl"),
+        ("--stage=rl --model=policy", "rl-policy/metrics.jsonl"),
+        ("--stage=rm --model=improver", "rm-improver/gaps.json"),
+        ("--stage=rm", "rm-policy/metrics.jsonl"),
+        ("--stage=sft", "sft-policy/metrics.jsonl"),
+        ("--stage=improve", "improve/trails.jsonl"),
+    ):
+        assert f"{stage} writes {file}" in words
+
+
+def test_a_half_finished_run_shows_what_there_is(finished: Path) -> None:
+    (finished / "evaluate" / "results.json").unlink()
+    (finished / "rl-improver" / "metrics.jsonl").unlink()
+    page, text = built(finished)
+    assert page.tags.count("svg") == 4
+    assert "Nothing is compared yet" in text
+
+
+def test_not_a_number_breaks_nothing(finished: Path) -> None:
+    path = finished / "rl-improver" / "metrics.jsonl"
+    row = (
+        '{"step": 55, "phase": "eval", "objective/kl": NaN, "objective/scores": -Infinity, "select/score": Infinity}\n'
+    )
+    path.write_text(path.read_text() + row)
+    (finished / "rm-improver" / "gaps.json").write_text('{"wl": [NaN, 1.0], "ww": [], "ll": [NaN], "lw": [-1.0, -1.0]}')
+    results = json.loads((finished / "evaluate" / "results.json").read_text())
+    results["rows"][0] |= {"delta": float("nan"), "low": float("nan"), "high": float("nan")}
+    results["systems"][0]["score_mean"] = float("nan")
+    change_results(finished, **results)
+    page, _ = built(finished)
+    assert page.tags.count("svg") == 5
+    assert "nan" not in "".join(page.words).lower()
+
+
+def test_one_constant_gap_and_no_truth(finished: Path) -> None:
+    (finished / "rm-improver" / "gaps.json").write_text('{"wl": [1.0], "ww": [1.0], "ll": [1.0], "lw": [1.0]}')
+    path = finished / "rl-improver" / "metrics.jsonl"
+    path.write_text(path.read_text().replace("truth/score", "other"))
+    _, text = built(finished)
+    assert "This data has no known truth" in text
+
+
+def test_building_again_replaces_the_page(finished: Path) -> None:
+    first = report.build(finished).read_text()
+    assert report.build(finished).read_text() == first
+    change_results(finished, rows=[], systems=[], judge_names=[])
+    assert "Nothing is compared yet" in report.build(finished).read_text()
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "delta", "tone", "words"),
+    [
+        (1.0, 9.0, 5.0, "good", "PIT x1 beats policy by 5.0 points"),
+        (-9.0, -1.0, -5.0, "bad", "PIT x1 loses to policy by 5.0 points"),
+        (-1.0, 3.0, 1.0, "even", "PIT x1 and policy cannot be told apart (+1.0 points)"),
+        (0.0, 3.0, 1.5, "even", "cannot be told apart"),
+    ],
+)
+def test_the_headline_follows_the_interval(low: float, high: float, delta: float, tone: str, words: str) -> None:
+    row = {"temperature": 0.8, "judge": "rubric", "left": "PIT x1", "right": "policy"}
+    numbers = {"win": 30.0, "lose": 25.0, "tie": 45.0, "delta": delta, "low": low, "high": high, "n": 1000}
+    decoys = [
+        row | numbers | {"judge": "gap"},
+        row | numbers | {"temperature": 0.4},
+        row | numbers | {"left": "PIT x2"},
+    ]
+    results = {"judge_names": ["rubric", "gap"], "headline_temperature": 0.8, "rows": [*decoys, row | numbers]}
+    found = report.headline(results)
+    assert found is not None
+    assert words in found.text
+    assert found.tone == tone
+    assert "temperature 0.8" in found.detail
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="found no such folder"):
+        report.build(tmp_path / "nowhere")
+
+
+def test_the_terminal_table_holds_the_deltas(finished: Path) -> None:
+    results = json.loads((finished / "evaluate" / "results.json").read_text())
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(report.summary_table(results))
+    lines = [line for line in console.export_text().splitlines() if "PIT x2 vs policy" in line and "rubric" in line]
+    assert len(lines) == 3
+    assert "+8.0" in lines[1] and "+4.6 to +11.4" in lines[1] and "1,024" in lines[1]

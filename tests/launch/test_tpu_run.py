@@ -1,0 +1,85 @@
+"""The command as a person runs it: a fresh process, from a checkout, without the package installed."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# Runs launch/tpu_run.py with a pipeline that prints, and without the checkout on the path of the interpreter.
+STUBBED = """
+import runpy, sys, types
+stub = types.ModuleType("pit_jax.stages.pipeline")
+def run(config):
+    import jax
+    print("RUN", config.stage, config.rl.kl_coef, jax.device_count(), jax.devices()[0].platform)
+stub.run = run
+sys.modules["pit_jax.stages.pipeline"] = stub
+script = sys.argv.pop(1)
+sys.argv[0] = script
+sys.path[:] = [p for p in sys.path if p not in ("", ".")]
+runpy.run_path(script, run_name="__main__")
+"""
+
+
+def launch(repository: Path, *flags: str, code: str = "", cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "JAX_PLATFORMS")}
+    script = str(repository / "launch" / "tpu_run.py")
+    command = [sys.executable, *(["-c", code] if code else []), script, *flags]
+    folder = cwd or repository
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def test_a_stage_runs_from_the_root_of_the_checkout(repository: Path) -> None:
+    done = launch(repository, "--stage=rl", "--rl.kl-coef=0.1", "--mesh.simulate=1", code=STUBBED)
+    assert done.returncode == 0, done.stderr
+    assert "RUN rl 0.1 1 cpu" in done.stdout
+    assert "rl.kl_coef" in done.stdout
+
+
+def test_simulated_devices_exist_before_jax_starts(repository: Path, tmp_path: Path) -> None:
+    done = launch(repository, "--mesh.simulate=8", code=STUBBED, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "8 cpu" in done.stdout
+
+
+def test_it_needs_no_installation(repository: Path, tmp_path: Path) -> None:
+    uninstalled = "import sys\nsys.meta_path[:] = [f for f in sys.meta_path if 'editable' not in repr(f).lower()]\n"
+    uninstalled += "import importlib.util\nassert importlib.util.find_spec('pit_jax') is None\n"
+    done = launch(repository, "--mesh.simulate=1", code=uninstalled + STUBBED, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        (
+            "--rl.kl-coeff=1",
+            "error: unknown flag --rl.kl-coeff; did you mean --rl.kl-coef?; see --help for every flag\n",
+        ),
+        (
+            "--stage=rll",
+            "error: --stage: unknown 'rll'; did you mean rl?; known: sft, rm, rl, improve, evaluate, all\n",
+        ),
+    ],
+)
+def test_a_typo_costs_one_line_and_code_2(repository: Path, flag: str, message: str) -> None:
+    done = launch(repository, flag)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", message)
+
+
+HELP = """
+import runpy, sys
+sys.argv = [sys.argv[1], "--help"]
+try:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+except SystemExit as stop:
+    print("HEAVY", sorted({"tensorflow", "transformers", "jax", "seqio"} & set(sys.modules)), stop.code)
+"""
+
+
+def test_help_is_light(repository: Path) -> None:
+    done = launch(repository, code=HELP)
+    assert "HEAVY [] 0" in done.stdout, done.stderr
+    assert "--rl.kl-coef" in done.stdout
