@@ -1,0 +1,307 @@
+"""The prepared data set of a run, on disk: built once through seqio, read afterwards without TensorFlow."""
+
+import functools
+import hashlib
+import json
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pit_jax.batch import Triple
+from pit_jax.config import DataConfig, TokenizerConfig, config_hash, flatten
+from pit_jax.data import tasks
+from pit_jax.data.features import FEATURES, KINDS, Arrays, Layout, row_lengths
+from pit_jax.data.folds import FOLDS, fold_of
+from pit_jax.data.sources import read_source
+from pit_jax.data.templates import Template
+from pit_jax.data.tokenizers import Tokenizer, load_tokenizer, train_tokenizer
+
+FOLD_KINDS: dict[str, tuple[str, ...]] = {
+    "sft": ("sft-policy", "sft-improver"),
+    "rm": ("reward", "gap"),
+    "rl": ("prompts",),
+    "heldout": KINDS,
+}
+_VERSION = 1  # of the rows and files written here
+_DONE = "done.json"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A finished data folder: token arrays and the row-aligned text of every fold."""
+
+    folder: Path
+    tokenizer: Tokenizer
+    template: Template
+    fingerprint: str
+    response_slot: int  # T, and R: the longest answer and its EOS, rounded up to a multiple of 4
+    report: dict[str, Any]  # per source: read, kept, dropped by reason; per fold: examples; lengths: percentiles
+
+    def arrays(self, fold: str, kind: str) -> Arrays:
+        """Arrays [rows, ..] with the field names of the batch class of `kind`.
+
+        Raises ValueError for a kind that is not prepared in this fold.
+        """
+        if kind not in FOLD_KINDS.get(fold, ()):
+            raise ValueError(f"no rows of kind {kind!r} in fold {fold!r}; prepared are {FOLD_KINDS}")
+        with np.load(self.folder / f"{fold}.npz", allow_pickle=False) as file:
+            return {name.partition("/")[2]: file[name] for name in file.files if name.startswith(f"{kind}/")}
+
+    def triples(self, fold: str) -> list[Triple]:
+        """The fold as text; row i belongs to row i of every array of the fold."""
+        with (self.folder / f"{fold}.jsonl").open(encoding="utf-8") as file:
+            return [Triple(**json.loads(line)) for line in file]
+
+
+def prepare(
+    data: DataConfig, tokenizer: TokenizerConfig, folder: Path, *, say: Callable[[str], None] = print
+) -> Prepared:
+    """Build the data set of a run in `folder`, or read it if it is there.
+
+    `folder` appears at once and complete. Raises ValueError for unusable sources, settings or tokenizers, for an
+    empty fold, for a folder that holds other data (naming what changed), and where it cannot be written.
+    """
+    folder = Path(folder)
+    _check(data)
+    inputs = _inputs(data, tokenizer)
+    if not _is_prepared(folder, inputs):
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        except OSError as error:
+            raise _unwritable(folder, error) from error
+        try:
+            _build(data, tokenizer, partial, inputs, say)
+            partial.chmod(0o755)
+            if not _is_prepared(folder, inputs):
+                partial.rename(folder)
+        except OSError as error:
+            raise _unwritable(folder, error) from error
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    return _load(folder)
+
+
+def _check(data: DataConfig) -> None:
+    if not data.sources or len(data.sources) != len(set(data.sources)):
+        raise ValueError(f"data.sources must name at least one source, each once; found {data.sources}")
+    if len(data.rates) != len(data.sources):
+        raise ValueError(f"data.rates needs one rate a source: {len(data.sources)} sources, {len(data.rates)} rates")
+    if min(data.rates) <= 0.0:
+        raise ValueError(f"data.rates must be positive, found {data.rates}")
+    if not 0.0 < data.heldout_fraction < 1.0:
+        raise ValueError(f"data.heldout_fraction must lie between 0 and 1, found {data.heldout_fraction}")
+
+
+def _inputs(data: DataConfig, tokenizer: TokenizerConfig) -> dict[str, Any]:
+    """All that the prepared data depend on: knobs, and the contents of the files they name."""
+    inputs = flatten(data, "data.") | flatten(tokenizer, "tokenizer.") | {"version": _VERSION}
+    for source in data.sources:
+        path = Path(source.partition(":")[2])
+        if source.partition(":")[2] and path.is_file():
+            inputs[f"contents of {path}"] = _file_hash(path)
+    if "notes" in data.sources:
+        sample, _ = read_source("notes", DataConfig(notes_pairs=100, notes_seed=data.notes_seed))
+        inputs["contents of notes"] = hashlib.sha256(repr(sample).encode()).hexdigest()[:12]
+    if tokenizer.path:
+        for path in sorted(Path(tokenizer.path).glob("*.j*")):  # tokenizer.json, its config, chat_template.jinja
+            inputs[f"contents of {path}"] = _file_hash(path)
+    return inputs
+
+
+def _file_hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+
+
+def _is_prepared(folder: Path, inputs: Mapping[str, Any]) -> bool:
+    """Whether `folder` holds the finished data of `inputs`; raises ValueError if it holds anything else."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return False
+    if not (folder / _DONE).is_file():
+        raise ValueError(f"{folder} exists but holds no finished data set; remove it or choose another workdir")
+    before = json.loads((folder / _DONE).read_text())["inputs"]
+    now = json.loads(json.dumps(inputs))
+    changed = [
+        f"{name}: was {before.get(name, 'absent')}, now {now.get(name, 'absent')}"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name)
+    ]
+    if changed:
+        raise ValueError(
+            f"{folder} was prepared from other inputs ({'; '.join(changed)}); "
+            "restore them, or choose another workdir for the new ones"
+        )
+    return True
+
+
+def _unwritable(folder: Path, error: OSError) -> ValueError:
+    return ValueError(f"cannot write the data set to {folder}: {error}; choose a writable workdir or free some space")
+
+
+def _load(folder: Path) -> Prepared:
+    done = json.loads((folder / _DONE).read_text())
+    tokenizer = load_tokenizer(folder / "tokenizer")
+    assert tokenizer.fingerprint == done["tokenizer"], f"{folder}/tokenizer changed since the data set was prepared"
+    report = json.loads((folder / "report.json").read_text())
+    return Prepared(folder, tokenizer, Template(tokenizer), done["fingerprint"], done["response_slot"], report)
+
+
+def _build(
+    data: DataConfig, config: TokenizerConfig, folder: Path, inputs: dict[str, Any], say: Callable[[str], None]
+) -> None:
+    read: dict[str, list[Triple]] = {}
+    drops: dict[str, Counter[str]] = {}
+    for source in data.sources:
+        say(f"data: reading {source}")
+        read[source], drops[source] = read_source(source, data)
+    fold = functools.cache(functools.partial(fold_of, heldout_fraction=data.heldout_fraction))
+    folds = {source: [fold(triple.prompt) for triple in rows] for source, rows in read.items()}
+
+    tokenizer = _make_tokenizer(config, folder / "tokenizer", read, folds, say)
+    template = Template(tokenizer)
+    say("data: measuring lengths")
+    lengths, keep = {}, {}
+    for source, rows in read.items():
+        lengths[source], keep[source], long = tasks.admit(rows, template, data)
+        drops[source] += long
+
+    sources, everything = _number(read, folds, keep)
+    _need_examples(sources, drops, sum(map(len, read.values())))
+    layout = _layout(template, np.concatenate([lengths[s][keep[s]] for s in read]), _kept(folds, keep))
+    mixture = tasks.build_mixture(sources, data.rates, template)
+    counts: dict[str, Counter[str]] = {}
+    for name in FOLDS:
+        say(f"data: writing fold {name}")
+        ids = _write_fold(folder, name, mixture, layout, everything)
+        owner = np.searchsorted(np.cumsum([int(keep[source].sum()) for source in read]), ids, side="right")
+        counts[name] = Counter(data.sources[number] for number in owner)
+
+    report = {
+        "sources": {
+            source: {
+                "read": len(rows) + sum(drops[source].values()) - int((~keep[source]).sum()),
+                "dropped": dict(drops[source]),
+                "kept": int(keep[source].sum()),
+                "left out by rates": int(keep[source].sum()) - sum(count[source] for count in counts.values()),
+            }
+            for source, rows in read.items()
+        },
+        "folds": {fold: {"examples": sum(count.values()), "by source": dict(count)} for fold, count in counts.items()},
+        "lengths before drops": _percentiles(np.concatenate(list(lengths.values()))),
+        "layout": asdict(layout),
+    }
+    fingerprint = config_hash(inputs | {"tokenizer": tokenizer.fingerprint})
+    done = {"fingerprint": fingerprint, "tokenizer": tokenizer.fingerprint, "inputs": inputs}
+    (folder / "report.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    (folder / _DONE).write_text(json.dumps(done | {"response_slot": layout.response_slot}, indent=2) + "\n")
+
+
+def _make_tokenizer(
+    config: TokenizerConfig,
+    folder: Path,
+    read: Mapping[str, Sequence[Triple]],
+    folds: Mapping[str, Sequence[str]],
+    say: Callable[[str], None],
+) -> Tokenizer:
+    """The given tokenizer, or one trained on the texts of the SFT fold alone; saved in `folder` either way."""
+    if config.path:
+        say(f"data: loading the tokenizer in {config.path}")
+        load_tokenizer(config.path).save(folder)
+        return load_tokenizer(folder)
+    say("data: training the tokenizer")
+    texts = [
+        text
+        for source, rows in read.items()
+        for triple, fold in zip(rows, folds[source], strict=True)
+        if fold == "sft"
+        for text in (triple.prompt, triple.chosen, triple.rejected)
+    ]
+    return train_tokenizer(texts, vocab_size=config.vocab_size, folder=folder)
+
+
+def _number(
+    read: Mapping[str, Sequence[Triple]], folds: Mapping[str, Sequence[str]], keep: Mapping[str, np.ndarray]
+) -> tuple[dict[str, dict[str, list[tuple[int, Triple]]]], list[Triple]]:
+    """Kept triples as (id, triple) by source and fold, and the list that the ids point into."""
+    sources: dict[str, dict[str, list[tuple[int, Triple]]]] = {}
+    everything: list[Triple] = []
+    for source, rows in read.items():
+        sources[source] = {fold: [] for fold in FOLDS}
+        for triple, fold, kept in zip(rows, folds[source], keep[source], strict=True):
+            if kept:
+                sources[source][fold].append((len(everything), triple))
+                everything.append(triple)
+    return sources, everything
+
+
+def _kept(folds: Mapping[str, Sequence[str]], keep: Mapping[str, np.ndarray]) -> np.ndarray:
+    return np.concatenate([np.array(folds[source])[keep[source]] for source in folds])
+
+
+def _need_examples(
+    sources: Mapping[str, Mapping[str, Sequence[Any]]], drops: Mapping[str, Counter[str]], found: int
+) -> None:
+    reasons = functools.reduce(Counter.__add__, drops.values(), Counter[str]())
+    why = ", ".join(f"{count} x {reason}" for reason, count in reasons.most_common()) or "nothing"
+    for fold in FOLDS:
+        if not any(rows[fold] for rows in sources.values()):
+            kept = sum(len(rows) for folds in sources.values() for rows in folds.values())
+            raise ValueError(
+                f"fold {fold} is empty: of {found} pairs read, {kept} were kept; dropped: {why}. "
+                "Give more pairs, raise data.prompt_length or data.response_length, or change data.heldout_fraction"
+            )
+
+
+def _layout(template: Template, lengths: np.ndarray, folds: np.ndarray) -> Layout:
+    """Tight row lengths and slots over the kept examples: `lengths` [rows, 4] as FEATURES, `folds` [rows]."""
+    suffix = template.improver_suffix
+    lengths_of = {}
+    for kind in KINDS:
+        if kind != "prompts":
+            used = np.isin(folds, [fold for fold, kinds in FOLD_KINDS.items() if kind in kinds])
+            lengths_of[kind] = _round_up(int(row_lengths(kind, lengths[used], len(suffix)).max()), 8)
+    longest_of = dict(zip(FEATURES, map(int, lengths.max(axis=0)), strict=True))
+    return Layout(
+        pad_id=template.tokenizer.pad_id,
+        eos_id=template.tokenizer.eos_id,
+        suffix=tuple(suffix),
+        row_lengths=lengths_of,
+        prompt_slot=_round_up(max(longest_of["prompt"], longest_of["prefix"]), 4),
+        response_slot=_round_up(max(longest_of["chosen"], longest_of["rejected"]) + 1, 4),
+    )
+
+
+def _round_up(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple
+
+
+def _write_fold(folder: Path, fold: str, mixture: Any, layout: Layout, everything: Sequence[Triple]) -> np.ndarray:
+    """Write the arrays and texts of one fold; returns the ids [rows] of its examples."""
+    arrays: Arrays = {}
+    ids = None
+    for kind, rows in tasks.read(mixture, fold, FOLD_KINDS[fold], layout).items():
+        found = rows.pop("id")
+        assert ids is None or np.array_equal(ids, found), f"rows of {kind} are not aligned in fold {fold}"
+        ids = found
+        arrays |= {f"{kind}/{name}": array for name, array in rows.items()}
+    assert ids is not None
+    np.savez(folder / f"{fold}.npz", allow_pickle=False, **arrays)
+    with (folder / f"{fold}.jsonl").open("w", encoding="utf-8") as file:
+        for number in ids:
+            file.write(json.dumps(asdict(everything[number]), ensure_ascii=False) + "\n")
+    return ids
+
+
+def _percentiles(lengths: np.ndarray) -> dict[str, dict[str, int]]:
+    values = np.percentile(lengths, (50, 90, 99, 100), axis=0, method="higher").astype(int)
+    return {
+        name: dict(zip(("p50", "p90", "p99", "max"), map(int, values[:, i]), strict=True))
+        for i, name in enumerate(FEATURES)
+    }
