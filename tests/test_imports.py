@@ -33,7 +33,7 @@ NEVER = {"torch", "clu", "grain"}
 
 @dataclass(frozen=True)
 class Edge:
-    """An import of `target` (dotted) by `path`; `lazy` = inside a function."""
+    """An import of `target` (dotted) by `path`; `lazy` = in a function, or for the type checker alone."""
 
     path: Path
     line: int
@@ -63,7 +63,8 @@ def edges(source: str, path: Path, package: str) -> Iterator[Edge]:
     def visit(node: ast.AST, lazy: bool) -> Iterator[Edge]:
         for target in _targets(node, package):
             yield Edge(path, getattr(node, "lineno", 0), target, lazy)
-        inside = lazy or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        typing = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        inside = lazy or typing or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
         for child in ast.iter_child_nodes(node):
             yield from visit(child, inside)
 
@@ -148,6 +149,7 @@ def test_a_planted_edge_is_named(file: str, source: str) -> None:
         ("training/loop.py", "from pit_jax.config import Config\nfrom .state import State"),
         ("improvement/pit.py", "from pit_jax.data.templates import Template"),
         ("data/tasks.py", "def build():\n    import seqio"),
+        ("data/tasks.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import seqio"),
         ("stages/rl.py", "from pit_jax.objectives import gap, ppo\nimport optax"),
     ],
 )

@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import matplotlib
@@ -106,7 +106,7 @@ def _running_mean(values: Sequence[float]) -> np.ndarray:
     return np.array([np.mean(values[max(0, i - half) : i + half + 1]) for i in range(len(values))])
 
 
-def distributions(groups: dict[str, Sequence[float]], *, xlabel: str) -> str:
+def distributions(groups: Mapping[str, Sequence[float]], *, xlabel: str) -> str:
     """Overlaid histograms on shared bins, means dashed, as SVG text. Values that are not finite are left out."""
     finite = {name: np.asarray(values, np.float64) for name, values in groups.items()}
     finite = {name: values[np.isfinite(values)] for name, values in finite.items()}
@@ -115,7 +115,8 @@ def distributions(groups: dict[str, Sequence[float]], *, xlabel: str) -> str:
         figure = Figure(figsize=(7.2, 3.0), layout="constrained")
         axes = figure.subplots()
         pooled = np.concatenate(list(finite.values())) if finite else np.zeros(1)
-        bins = np.linspace(*np.percentile(pooled, [0.2, 99.8]), 60) if np.ptp(pooled) > 0 else 10
+        low, high = np.percentile(pooled, [0.2, 99.8])
+        bins = (np.linspace(low, high, 60) if high > low else np.linspace(low - 0.5, low + 0.5, 11)).tolist()
         for color, (name, values) in zip(COLORS, finite.items(), strict=False):
             mean = float(values.mean())
             shares = np.full(values.size, 100.0 / values.size)

@@ -15,6 +15,7 @@ from pit_jax.evaluation import records, sections, trails
 from pit_jax.evaluation.sections import Section
 
 STAGES = ("sft-policy", "sft-improver", "rm-policy", "rm-improver", "rl-policy", "rl-improver")
+FOLDERS = (*STAGES, "improve", "evaluate")
 TRAILS_SHOWN = 8
 
 
@@ -50,7 +51,7 @@ def build(workdir: Path) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "signed": signed}
+    environment.filters |= {"number": number, "signed": signed, "percent": percent}
     page = environment.get_template("report.html.j2").render(
         name=workdir.resolve().name,
         headline=headline(results) if results else None,
@@ -129,6 +130,11 @@ def number(value: Any, digits: int = 2) -> str:
     return f"{value:,.{digits}f}"
 
 
+def percent(share: Any) -> str:
+    """A share as a percentage, or an en dash."""
+    return number(100.0 * share, 1) if isinstance(share, int | float) else number(share)
+
+
 def signed(value: Any, digits: int = 1) -> str:
     """+12.5, −3.0 (a real minus sign), or an en dash."""
     text = number(value, digits)
@@ -170,6 +176,6 @@ def _curves(workdir: Path) -> list[Section]:
 
 def _documents(workdir: Path) -> list[tuple[str, str]]:
     """(name, pretty JSON) of the configs, lineages and the data report that exist."""
-    names = ["data/report.json", *(f"{stage}/{file}.json" for stage in STAGES for file in ("config", "lineage"))]
+    names = ["data/report.json", *(f"{stage}/{file}.json" for stage in FOLDERS for file in ("config", "lineage"))]
     found = [(name, records.read_json(workdir / name)) for name in names]
     return [(name, json.dumps(content, indent=2, ensure_ascii=False)) for name, content in found if content is not None]

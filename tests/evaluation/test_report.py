@@ -122,6 +122,7 @@ def test_not_a_number_breaks_nothing(finished: Path) -> None:
     results = json.loads((finished / "evaluate" / "results.json").read_text())
     results["rows"][0] |= {"delta": float("nan"), "low": float("nan"), "high": float("nan")}
     results["systems"][0]["score_mean"] = float("nan")
+    results["systems"][1] |= {"score_mean": None, "score_std": None, "copy_rate": None}
     change_results(finished, **results)
     page, _ = built(finished)
     assert page.tags.count("svg") == 5
