@@ -97,6 +97,17 @@ class PromptBatch:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
+class RolloutPrompts:
+    """What a rollout starts from: left-padded prompts and the references they hold (empty for the policy's own RL)."""
+
+    prompt_BP: jax.Array  # int32, prompt(x) or prompt(x, y_ref)
+    prompt_mask_BP: jax.Array  # bool
+    reference_BT: jax.Array  # int32, right-padded, its EOS included
+    reference_mask_BT: jax.Array  # bool
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
 class Experience:
     """A scored rollout: rows [prompt slot P, left-padded | response slot T, right-padded], L = P + T."""
 

@@ -1,40 +1,47 @@
 """Choosing the next token: greedy, temperature, top-k, top-p."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 
 
+@partial(jax.tree_util.register_dataclass, data_fields=["temperature"], meta_fields=["top_k", "top_p"])
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn. temperature 0 = greedy; top_k 0 and top_p 1 = no truncation."""
+    """How tokens are drawn: temperature 0 = greedy; top_k 0 and top_p 1 = no truncation.
 
-    temperature: float = 1.0
+    A pytree: one compiled program serves every temperature, top_k and top_p are part of its shape.
+    """
+
+    temperature: float | jax.Array = 1.0
     top_k: int = 0
     top_p: float = 1.0
 
-    def __post_init__(self) -> None:
-        if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
-            raise ValueError(
-                "sampling needs temperature >= 0, top_k >= 0 and 0 < top_p <= 1, found "
-                f"temperature={self.temperature} top_k={self.top_k} top_p={self.top_p}"
-            )
+
+def check_sampling(sampling: Sampling) -> Sampling:
+    """The same sampling, or ValueError for a knob out of range."""
+    if float(sampling.temperature) < 0 or sampling.top_k < 0 or not 0 < sampling.top_p <= 1:
+        raise ValueError(
+            "sampling needs temperature >= 0, top_k >= 0 and 0 < top_p <= 1, found "
+            f"temperature={sampling.temperature} top_k={sampling.top_k} top_p={sampling.top_p}"
+        )
+    return sampling
 
 
-def tempered_logprobs(logits_BTV: jax.Array, *, temperature: float) -> jax.Array:
-    """log softmax(logits / temperature) in float32; temperature 0 (greedy) reports the untempered log-probs.
+def _scale(temperature: float | jax.Array) -> jax.Array:
+    temperature = jnp.asarray(temperature, jnp.float32)
+    return jnp.where(temperature > 0, temperature, 1.0)
 
-    Policy, sampler and reference all use it, so that ratios and KL compare the distributions that are sampled.
+
+def token_logprobs(logits_BTV: jax.Array, tokens_BT: jax.Array, *, temperature: float | jax.Array) -> jax.Array:
+    """logprobs_BT in float32 of the given tokens under softmax(logits / temperature), untruncated.
+
+    Greedy (temperature 0) reports untempered log-probs. Policy, sampler and reference all use it, so that ratios and
+    KL compare the distributions that are sampled.
     """
-    scale = temperature if temperature > 0 else 1.0
-    return jax.nn.log_softmax(logits_BTV.astype(jnp.float32) / scale, axis=-1)
-
-
-def token_logprobs(logits_BTV: jax.Array, tokens_BT: jax.Array, *, temperature: float) -> jax.Array:
-    """logprobs_BT of the given tokens under the tempered distribution."""
-    scale = temperature if temperature > 0 else 1.0
-    logits_BTV = logits_BTV.astype(jnp.float32) / scale
+    logits_BTV = logits_BTV.astype(jnp.float32) / _scale(temperature)
     picked_BT = jnp.take_along_axis(logits_BTV, tokens_BT[..., None], axis=-1)[..., 0]
     return picked_BT - jax.nn.logsumexp(logits_BTV, axis=-1)
 
@@ -55,8 +62,8 @@ def truncate(logits_BV: jax.Array, *, top_k: int, top_p: float) -> jax.Array:
 
 def sample(key: jax.Array, logits_BV: jax.Array, sampling: Sampling) -> jax.Array:
     """tokens_B, int32."""
-    if sampling.temperature == 0:
-        return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
-    tempered_BV = logits_BV.astype(jnp.float32) / sampling.temperature
-    truncated_BV = truncate(tempered_BV, top_k=sampling.top_k, top_p=sampling.top_p)
-    return jax.random.categorical(key, truncated_BV, axis=-1).astype(jnp.int32)
+    logits_BV = logits_BV.astype(jnp.float32)
+    tempered_BV = truncate(logits_BV / _scale(sampling.temperature), top_k=sampling.top_k, top_p=sampling.top_p)
+    drawn_B = jax.random.categorical(key, tempered_BV, axis=-1)
+    greedy = jnp.asarray(sampling.temperature, jnp.float32) == 0
+    return jnp.where(greedy, jnp.argmax(logits_BV, axis=-1), drawn_B).astype(jnp.int32)

@@ -1,0 +1,84 @@
+"""What every stage shares: config, mesh, data, the two networks, the console."""
+
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+from rich.console import Console
+
+from pit_jax.config import Config
+from pit_jax.data import notes
+from pit_jax.data.store import Prepared
+from pit_jax.model.networks import LanguageModel, ScalarModel
+from pit_jax.parallel.sharding import batch_sharding, param_sharding, put, replicated
+from pit_jax.stages.workspace import StageFolder
+from pit_jax.training.checkpoint import Checkpoints
+
+TruthScore = Callable[[str, str], float]
+
+
+@dataclass(frozen=True)
+class Context:
+    config: Config
+    mesh: Mesh
+    data: Prepared
+    console: Console
+
+    @property
+    def language_model(self) -> LanguageModel:
+        return LanguageModel(self.config.transformer, self.data.tokenizer.vocab_size)
+
+    @property
+    def scalar_model(self) -> ScalarModel:
+        return ScalarModel(self.config.transformer, self.data.tokenizer.vocab_size)
+
+    @property
+    def truth(self) -> TruthScore | None:
+        """The hidden rubric, for judging only; None where the data has no known truth."""
+        return notes.score if self.config.data.sources == ("notes",) else None
+
+    def folder(self, stage: str, model: str) -> StageFolder:
+        return StageFolder(Path(self.config.workdir), stage, model)
+
+    def key(self, *names: str) -> jax.Array:
+        """A PRNG key that depends on the seed and the names alone."""
+        key = jax.random.key(self.config.seed)
+        for name in names:
+            key = jax.random.fold_in(key, zlib.crc32(name.encode()))
+        return key
+
+    def init(self, network: LanguageModel | ScalarModel, key: jax.Array, *args: Any) -> Any:
+        """Parameters made directly in their shards."""
+        sharding = param_sharding(jax.eval_shape(network.init, key, *args), self.mesh)
+        return jax.jit(network.init, out_shardings=sharding)(key, *args)
+
+    def abstract_params(self, network: LanguageModel | ScalarModel) -> Any:
+        """Shapes, dtypes and shardings of a network's parameters."""
+        shapes = jax.eval_shape(network.init, jax.random.key(0))
+        return jax.tree.map(
+            lambda s, sharding: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding),
+            shapes,
+            param_sharding(shapes, self.mesh),
+        )
+
+    def load(self, stage: str, model: str) -> Any:
+        """The selected parameters of a finished stage."""
+        folder = self.folder(stage, model)
+        done = folder.done()
+        assert done is not None, f"{folder.name} is not finished"
+        network = self.scalar_model if stage == "rm" else self.language_model
+        abstract = self.abstract_params(network)
+        checkpoints = Checkpoints(folder.path / "checkpoints", read_only=True, say=self.console.print)
+        _, params = checkpoints.restore_params({"policy": abstract} if stage == "rl" else abstract, round=done["round"])
+        checkpoints.close()
+        return params["policy"] if stage == "rl" else params
+
+    def put_batch(self, tree: Any) -> Any:
+        return put(tree, batch_sharding(self.mesh))
+
+    def put_replicated(self, tree: Any) -> Any:
+        return put(tree, replicated(self.mesh))

@@ -1,0 +1,89 @@
+"""One command: check everything that can be checked, prepare the data, run the stage (or all of them)."""
+
+import os
+from pathlib import Path
+
+import jax
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from pit_jax.config import Config
+from pit_jax.data.store import prepare
+from pit_jax.parallel.mesh import check_batch, make_mesh
+from pit_jax.stages import evaluate, improve, rl, rm, sft
+from pit_jax.stages.context import Context
+from pit_jax.stages.workspace import PARENTS, StageFolder
+
+ORDER = tuple(PARENTS)
+
+
+def selected(config: Config) -> list[StageFolder]:
+    """The stages that this command runs, in order."""
+    workdir = Path(config.workdir)
+    if config.stage == "all":
+        return [StageFolder(workdir, stage, model) for stage, model in ORDER]
+    return [StageFolder(workdir, config.stage, config.model if config.stage in ("sft", "rm", "rl") else "")]
+
+
+def check_workdir(workdir: Path) -> None:
+    """ValueError when the workdir cannot be made or written."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        probe = workdir / ".probe"
+        probe.write_bytes(b"0" * 4096)
+        os.remove(probe)
+    except OSError as error:
+        raise ValueError(f"cannot write to workdir {workdir}: {error}; choose another --workdir or free space") from error
+
+
+def check(config: Config) -> list[StageFolder]:
+    """Everything that can be wrong before data are read or anything compiles. Returns the stages to run."""
+    folders = selected(config)
+    for folder in folders:
+        folder.check_config(config)
+        if config.stage != "all":
+            folder.check_parents()
+    mesh = make_mesh(config.mesh)
+    for name, batch, accumulate in (
+        ("--sft.batch-size", config.sft.batch_size, config.sft.accumulate),
+        ("--rm.batch-size", config.rm.batch_size, config.rm.accumulate),
+        ("--rl.batch-size", config.rl.batch_size, config.rl.minibatches),
+        ("--improve.batch-size", config.improve.batch_size, 1),
+    ):
+        check_batch(name, batch, accumulate, mesh)
+    check_batch("--rl.batch-size (half of it for each reference)", config.rl.batch_size // 2, 1, mesh)
+    check_workdir(Path(config.workdir))
+    return folders
+
+
+def make_progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console,
+    )  # fmt: skip
+
+
+def run(config: Config) -> None:
+    """Run config.stage in config.workdir. Raises ValueError for everything the user can mend."""
+    console = Console()
+    folders = check(config)
+    data = prepare(config.data, config.tokenizer, Path(config.workdir) / "data", say=console.print)
+    mesh = make_mesh(config.mesh)
+    context = Context(config, mesh, data, console)
+    with jax.set_mesh(mesh), make_progress(console) as progress:
+        for folder in folders:
+            if folder.done() is not None:
+                folder.begin(config, data_fingerprint=data.fingerprint)
+                console.print(f"{folder.name}: finished before, skipped")
+                continue
+            match folder.stage:
+                case "sft":
+                    sft.run(context, folder.model, progress)
+                case "rm":
+                    rm.run(context, folder.model, progress)
+                case "rl":
+                    rl.run(context, folder.model, progress)
+                case "improve":
+                    improve.run(context, progress)
+                case "evaluate":
+                    evaluate.run(context, progress)

@@ -1,0 +1,229 @@
+"""PPO: the policy on its reward model; the improver on the gap under the curriculum of references (PIT Eqs. 3-5)."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.progress import Progress
+
+from pit_jax.batch import Experience, PromptBatch, RolloutPrompts
+from pit_jax.config import RlConfig
+from pit_jax.data.stream import sequential
+from pit_jax.masked import Mean
+from pit_jax.objectives.ppo import AdaptiveKL
+from pit_jax.parallel.sharding import batch_sharding, param_sharding, replicated
+from pit_jax.stages.context import Context
+from pit_jax.stages.curriculum import Supply, prompt_arrays, stage_of
+from pit_jax.stages.rollout import Metrics, Rollout, make_ppo_loss, make_rollout
+from pit_jax.training.checkpoint import Checkpoints
+from pit_jax.training.loop import run as run_loop
+from pit_jax.training.metrics import MetricsLog
+from pit_jax.training.optimizer import make_actor_critic_optimizer
+from pit_jax.training.state import TrainState, abstract_state, place_state
+from pit_jax.training.step import compile_step, make_train_step
+
+RATIO_TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}
+
+
+@dataclass(frozen=True)
+class Actors:
+    """The frozen models of an RL stage."""
+
+    frozen: Any  # {"anchor": SFT model of the KL, "scorer": reward or gap model}
+    sampler: Any  # M_P, whose answers the improver meets as references; None for the policy's own RL
+
+
+def load_actors(context: Context, model: str) -> Actors:
+    frozen = {"anchor": context.load("sft", model), "scorer": context.load("rm", model)}
+    return Actors(frozen, None if model == "policy" else context.load("rl", "policy"))
+
+
+def run(context: Context, model: str, progress: Progress) -> None:
+    """Train (or resume) all rounds, then mark the stage finished with the selected checkpoint."""
+    config, mesh, folder = context.config.rl, context.mesh, context.folder("rl", model)
+    folder.begin(context.config, data_fingerprint=context.data.fingerprint)
+    rounds = config.policy_rounds if model == "policy" else config.easy_rounds + config.hard_rounds
+    actors = load_actors(context, model)
+    optimizer = make_actor_critic_optimizer(
+        config.optimizer, rounds * config.epochs * config.minibatches, value_learning_rate=config.value_learning_rate
+    )
+    params = {"policy": actors.frozen["anchor"], "value": actors.frozen["scorer"]}
+    fresh, sharding = place_state(
+        params, optimizer, param_sharding(params, mesh), replicated(mesh), seed=context.config.seed,
+        extras={"kl_coef": jnp.float32(config.kl_coef), "curriculum": jnp.int32(0), "position": jnp.int32(0)},
+    )  # fmt: skip
+    checkpoints = Checkpoints(folder.path / "checkpoints", keep=context.config.checkpoint.keep, say=context.console.print)
+    checkpoints.check_space(fresh)
+    restored = checkpoints.restore_latest(abstract_state(fresh))
+    start, state = restored if restored is not None else (0, fresh)
+    bars = Bars(progress, folder.name, rounds, start, config.epochs * config.minibatches)
+    log = MetricsLog(folder.path, every=1, resume_round=start, on_row=bars.show)
+    roles = dict(slot=context.data.response_slot)
+    policy, scalar = context.language_model, context.scalar_model
+    rollout = jax.jit(
+        make_rollout(
+            policy, scalar, config, **roles, eos_id=context.data.tokenizer.eos_id,
+            pad_id=context.data.tokenizer.pad_id, centered=model == "improver" and config.center_gap,
+        )
+    )  # fmt: skip
+    step = compile_step(
+        make_train_step(make_ppo_loss(policy, scalar, config, **roles), optimizer, accumulate=1),
+        state_sharding=sharding,
+        batch_sharding=batch_sharding(mesh),
+    )
+    trainer = Rounds(context, config, model, actors, rollout, bars)
+    heldout = Heldout(context, config, model, actors, rollout)
+
+    def evaluate(state: TrainState, round: int) -> dict[str, float] | None:
+        if (round % config.evaluate_every and round != rounds) or (round == start and restored is not None):
+            return None
+        metrics = heldout.measure(state)
+        log.eval(round, metrics)
+        return metrics
+
+    def save(state: TrainState, round: int, metrics: dict[str, float] | None) -> None:
+        if metrics is not None:
+            allowed = metrics["objective/kl"] <= config.select_kl
+            checkpoints.save(round, state, score=metrics["objective/scores"] if allowed else None)
+
+    run_loop(
+        state, step, trainer.supply, evaluate=evaluate, save=save, log=log.train, num_rounds=rounds,
+        stop_round=trainer.stop, finish_round=trainer.finish,
+    )  # fmt: skip
+    log.close()
+    checkpoints.wait()
+    best = checkpoints.best_round()
+    if best is None:
+        raise ValueError(
+            f"no checkpoint of {folder.name} kept its KL under --rl.select-kl={config.select_kl} nats; "
+            "raise --rl.kl-coef, lower the learning rate, or raise --rl.select-kl"
+        )
+    folder.finish(round=best, digest=checkpoints.digest(best))
+    checkpoints.close()
+
+
+class Bars:
+    """Nested progress: rounds of the stage, and inside a round the rollout and the updates."""
+
+    def __init__(self, progress: Progress, name: str, rounds: int, start: int, updates: int):
+        self._progress, self._updates = progress, updates
+        self._round = progress.add_task(name, total=rounds, completed=start, note="")
+        self._phase = progress.add_task("  rollout", total=updates, note="", visible=False)
+
+    def rollout(self) -> None:
+        self._progress.update(self._phase, description="  rollout", completed=0, visible=True)
+
+    def update(self, done: int) -> None:
+        self._progress.update(self._phase, description="  updates", completed=done)
+
+    def show(self, row: dict[str, Any]) -> None:
+        if row["phase"] == "train":
+            note = f"score {row['objective/scores']:+.2f} kl {row['objective/kl']:.2f}"
+            self._progress.update(self._round, completed=row["step"], note=note)
+        self._progress.update(self._phase, visible=False)
+
+
+class Rounds:
+    """One round of PPO: roll out with the state's parameters, then epochs x minibatches over the rollout."""
+
+    def __init__(
+        self, context: Context, config: RlConfig, model: str, actors: Actors, rollout: Rollout, bars: Bars
+    ):
+        self._context, self._config, self._model, self._bars = context, config, model, bars
+        self._actors, self._rollout = actors, rollout
+        self._draw = Supply(context, model).draw(actors.sampler)
+        self._key = context.key("rollout", model)
+        sharding = batch_sharding(context.mesh)
+        self._take = jax.jit(lambda rows, tree: jax.tree.map(lambda x: x[rows], tree), out_shardings=sharding)
+        self._metrics: Metrics = {}
+        self._done = 0
+
+    def supply(self, state: TrainState) -> Iterator[Experience]:
+        config, round = self._config, int(state.round)
+        self._done = 0
+        self._bars.rollout()
+        prompts = self._draw(round)
+        experience, self._metrics = self._rollout(
+            state.params, self._actors.frozen, prompts,
+            jax.random.fold_in(self._key, round), state.extras["kl_coef"],
+        )  # fmt: skip
+        size = config.batch_size // config.minibatches
+        for epoch in range(config.epochs):
+            order = np.random.default_rng((self._context.config.seed, round, epoch)).permutation(config.batch_size)
+            for i in range(config.minibatches):
+                rows = self._context.put_replicated(order[i * size : (i + 1) * size])
+                yield self._take(rows, experience)
+
+    def stop(self, metrics: Metrics) -> bool:
+        """True once the round's approximate KL to the sampler is spent; also proves ratio = 1 before any update."""
+        self._done += 1
+        self._bars.update(self._done)
+        if self._done == 1:
+            ratio = metrics["val/ratio"].value
+            tolerance = RATIO_TOLERANCE[self._context.config.transformer.dtype]
+            assert abs(ratio - 1.0) <= tolerance, (
+                f"the first minibatch has ratio {ratio}, not 1: sampler and trainer disagree on log-probs"
+            )
+        return self._config.stop_kl > 0 and metrics["policy/approxkl_avg"].value > self._config.stop_kl
+
+    def finish(self, state: TrainState, totals: Metrics) -> tuple[TrainState, Metrics]:
+        """Move the KL coefficient, note curriculum stage and data position, and add the rollout's metrics."""
+        config, extras = self._config, dict(state.extras)
+        round = int(state.round)
+        stage = 0 if self._model == "policy" else stage_of(round, config.easy_rounds)
+        one = jnp.ones((), jnp.float32)
+        own = {
+            "kl_coef": Mean(state.extras["kl_coef"], one),
+            "curriculum/stage": Mean(jnp.float32(stage), one),
+        }
+        place = state.extras["kl_coef"].sharding
+        if config.kl_target > 0:
+            controller = AdaptiveKL(target=config.kl_target, horizon=config.kl_horizon)
+            kl = self._metrics["objective/kl"].value
+            updated = controller.update(state.extras["kl_coef"], jnp.float32(kl), config.batch_size)
+            extras["kl_coef"] = jax.device_put(updated, place)
+        extras["curriculum"] = jax.device_put(np.int32(stage), place)
+        extras["position"] = jax.device_put(np.int32((round + 1) * config.batch_size), place)
+        return dataclasses.replace(state, extras=extras), {**totals, **self._metrics, **own}
+
+
+class Heldout:
+    """The proxy on held-out prompts, always against answers of the policy, and the truth where one is known."""
+
+    def __init__(self, context: Context, config: RlConfig, model: str, actors: Actors, rollout: Rollout):
+        self._context, self._actors, self._rollout = context, actors, rollout
+        self._key = context.key("heldout", model)
+        own, _, hard = Supply(context, model).programs()
+        arrays = {k: v[: config.heldout_prompts] for k, v in prompt_arrays(context, "heldout").items()}
+        self._chunks: list[tuple[RolloutPrompts, int]] = []
+        for i, (rows, real) in enumerate(sequential(arrays, config.batch_size)):
+            batch = context.put_batch(PromptBatch(**rows))
+            key = jax.random.fold_in(context.key("heldout-references"), i)
+            self._chunks.append((own(batch) if model == "policy" else hard(batch, actors.sampler, key), real))
+        self._texts = [triple.prompt for triple in context.data.triples("heldout")[: config.heldout_prompts]]
+
+    def measure(self, state: TrainState) -> dict[str, float]:
+        totals: dict[str, Mean] = {}
+        scores: list[float] = []
+        for i, (prompts, real) in enumerate(self._chunks):
+            experience, metrics = self._rollout(
+                state.params, self._actors.frozen, prompts,
+                jax.random.fold_in(self._key, i), state.extras["kl_coef"],
+            )  # fmt: skip
+            totals = metrics if not totals else {name: totals[name] + metrics[name] for name in metrics}
+            if self._context.truth is not None:
+                scores += self._true_scores(experience, len(scores), real, self._context.truth)
+        values = {name: mean.value for name, mean in totals.items()}
+        return values | ({"truth/score": float(np.mean(scores))} if scores else {})
+
+    def _true_scores(
+        self, experience: Experience, first: int, real: int, truth: Callable[[str, str], float]
+    ) -> list[float]:
+        slot = self._context.data.response_slot
+        answers = jax.device_get(experience.tokens_BL[:, -slot:])[:real]
+        texts = [self._context.data.template.text(row.tolist()) for row in answers]
+        return [truth(prompt, text) for prompt, text in zip(self._texts[first : first + real], texts, strict=True)]

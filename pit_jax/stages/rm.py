@@ -1,0 +1,98 @@
+"""Reward modelling: Bradley-Terry for the policy, the five-term gap loss for the improver (PIT Eq. 2)."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.progress import Progress
+
+from pit_jax.batch import NODE_PARENTS, GapBatch, RewardBatch
+from pit_jax.data.stream import sequential
+from pit_jax.masked import Mean
+from pit_jax.model.attention import causal_visible, segment_positions, tree_visible
+from pit_jax.model.networks import ScalarModel
+from pit_jax.objectives.gap import gap_loss
+from pit_jax.objectives.reward import bradley_terry_loss
+from pit_jax.stages.context import Context
+from pit_jax.stages.supervised import Loss, Task, fit
+from pit_jax.stages.workspace import write_json
+
+GAPS = ("wl", "ww", "ll", "lw")
+DISTRIBUTION_PAIRS = 1024
+
+
+def sequence_scores(model: ScalarModel, params: Any, tokens_BL: jax.Array, segments_BL: jax.Array) -> jax.Array:
+    """score_B: the scalar at the last real token of each row, whatever the padding side."""
+    scalars_BL = model.scalars(params, tokens_BL, segment_positions(segments_BL), causal_visible(segments_BL))
+    last_B = jnp.max(jnp.where(segments_BL > 0, jnp.arange(tokens_BL.shape[1], dtype=jnp.int32)[None, :], 0), axis=1)
+    return jnp.take_along_axis(scalars_BL, last_B[:, None], axis=1)[:, 0]
+
+
+def make_reward_loss(model: ScalarModel) -> Loss:
+    def loss(params: Any, batch: RewardBatch, key: jax.Array) -> tuple[jax.Array, dict[str, Mean]]:
+        tokens = jnp.concatenate([batch.chosen_BL, batch.rejected_BL])
+        segments = jnp.concatenate([batch.chosen_segments_BL, batch.rejected_segments_BL])
+        chosen_B, rejected_B = jnp.split(sequence_scores(model, params, tokens, segments), 2)
+        return bradley_terry_loss(chosen_B, rejected_B)
+
+    return loss
+
+
+def tree_gaps(model: ScalarModel, params: Any, batch: GapBatch) -> dict[str, jax.Array]:
+    """The four gaps of each pair, one pass over the tree: {"wl": [B], "ww": [B], "ll": [B], "lw": [B]}."""
+    scalars_BL = model.scalars(
+        params, batch.tokens_BL, batch.positions_BL, tree_visible(batch.nodes_BL, NODE_PARENTS)
+    )
+    ends = {"wl": batch.end_wl_B, "ww": batch.end_ww_B, "ll": batch.end_ll_B, "lw": batch.end_lw_B}
+    return {name: jnp.take_along_axis(scalars_BL, end_B[:, None], axis=1)[:, 0] for name, end_B in ends.items()}
+
+
+def make_gap_loss(model: ScalarModel) -> Loss:
+    def loss(params: Any, batch: GapBatch, key: jax.Array) -> tuple[jax.Array, dict[str, Mean]]:
+        gaps = tree_gaps(model, params, batch)
+        return gap_loss(gaps["wl"], gaps["ww"], gaps["ll"], gaps["lw"])
+
+    return loss
+
+
+def gap_accuracy(metrics: dict[str, float]) -> float:
+    """Mean of the five pairwise accuracies."""
+    return float(np.mean([value for name, value in metrics.items() if name.startswith("gap/acc_")]))
+
+
+def run(context: Context, model: str, progress: Progress) -> None:
+    config, network = context.config.rm, context.scalar_model
+    policy = model == "policy"
+    kind = "reward" if policy else "gap"
+    task = Task(
+        folder=context.folder("rm", model),
+        loss=make_reward_loss(network) if policy else make_gap_loss(network),
+        make_batch=RewardBatch if policy else GapBatch,
+        arrays=context.data.arrays("rm", kind),
+        heldout=context.data.arrays("heldout", kind),
+        optimizer=config.optimizer,
+        num_steps=config.policy_steps if policy else config.improver_steps,
+        batch_size=config.batch_size,
+        accumulate=config.accumulate,
+        score=(lambda metrics: metrics["accuracy"]) if policy else gap_accuracy,
+    )
+    if not task.folder.done():
+        start = context.load("sft", model)
+        fit(context, task, lambda: context.init(network, context.key("init", kind), start), progress)
+    if not policy:
+        write_gap_distributions(context, network)
+
+
+def write_gap_distributions(context: Context, network: ScalarModel) -> None:
+    """gaps.json: the four gaps on held-out pairs, for the report."""
+    params = context.load("rm", "improver")
+    gaps_of = jax.jit(lambda params, batch: tree_gaps(network, params, batch))
+    gaps: dict[str, list[float]] = {name: [] for name in GAPS}
+    for arrays, real in sequential(context.data.arrays("heldout", "gap"), context.config.rm.batch_size):
+        found = jax.device_get(gaps_of(params, context.put_batch(GapBatch(**arrays))))
+        for name in GAPS:
+            gaps[name] += [float(v) for v in found[name][:real]]
+        if len(gaps["wl"]) >= DISTRIBUTION_PAIRS:
+            break
+    write_json(context.folder("rm", "improver").path / "gaps.json", gaps)

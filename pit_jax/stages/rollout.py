@@ -1,0 +1,128 @@
+"""One jitted program: sample responses, score them in place, and turn scores and KL into advantages and returns."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from pit_jax.batch import Experience, RolloutPrompts
+from pit_jax.config import RlConfig
+from pit_jax.generation.decode import generate
+from pit_jax.generation.sampling import Sampling, token_logprobs
+from pit_jax.masked import Mean, whiten
+from pit_jax.model.attention import causal_visible, segment_positions
+from pit_jax.model.networks import LanguageModel, ScalarModel
+from pit_jax.objectives.ppo import policy_loss, value_loss
+from pit_jax.objectives.returns import gae, kl_estimate, shaped_rewards
+from pit_jax.stages.rm import sequence_scores
+from pit_jax.stages.supervised import Loss
+
+Metrics = dict[str, Mean]
+Rollout = Callable[..., tuple[Experience, Metrics]]
+
+
+def response_logprobs(
+    model: LanguageModel, params: Any, tokens_BL: jax.Array, segments_BL: jax.Array, *, slot: int, temperature: float
+) -> jax.Array:
+    """logprobs_BT of the last `slot` tokens of each row, teacher-forced; logits are made for those slots alone."""
+    hidden_BLD, _ = model.hidden(params, tokens_BL, segment_positions(segments_BL), causal_visible(segments_BL))
+    logits_BTV = model.logits(params, hidden_BLD[:, -slot - 1 : -1])
+    return token_logprobs(logits_BTV, tokens_BL[:, -slot:], temperature=temperature)
+
+
+def response_values(
+    model: ScalarModel, params: Any, tokens_BL: jax.Array, segments_BL: jax.Array, *, slot: int
+) -> jax.Array:
+    """values_BT: the value of the state before each response token."""
+    scalars_BL = model.scalars(params, tokens_BL, segment_positions(segments_BL), causal_visible(segments_BL))
+    return scalars_BL[:, -slot - 1 : -1]
+
+
+def make_rollout(
+    policy: LanguageModel, scalar: ScalarModel, config: RlConfig, *, slot: int, eos_id: int, pad_id: int, centered: bool
+) -> Rollout:
+    """rollout(params, frozen, prompts: RolloutPrompts, key, kl_coef) -> (experience, metrics).
+
+    params = {"policy", "value"}; frozen = {"anchor": the SFT model of the KL, "scorer": reward or gap model}. The
+    reference (its EOS included) is read only when `centered`: the score is then r(x, y, y_ref) - r(x, y_ref, y_ref).
+    """
+    sampling = Sampling(temperature=config.temperature)
+
+    def score(scorer: Any, prompt: jax.Array, prompt_mask: jax.Array, answer: jax.Array, mask: jax.Array) -> jax.Array:
+        tokens_BL = jnp.concatenate([prompt, answer], axis=1)
+        return sequence_scores(scalar, scorer, tokens_BL, jnp.concatenate([prompt_mask, mask], axis=1).astype(jnp.int32))
+
+    def rollout(
+        params: Any, frozen: Any, prompts: RolloutPrompts, key: jax.Array, kl_coef: jax.Array
+    ) -> tuple[Experience, Metrics]:
+        prompt_BP, prompt_mask_BP = prompts.prompt_BP, prompts.prompt_mask_BP
+        reference_BT, reference_mask_BT = prompts.reference_BT, prompts.reference_mask_BT
+        drawn = generate(
+            policy, params["policy"], prompt_BP, prompt_mask_BP, key,
+            sampling=sampling, response_slot=slot, eos_id=eos_id, pad_id=pad_id,
+        )  # fmt: skip
+        mask_BT = drawn.mask_BT
+        tokens_BL = jnp.concatenate([prompt_BP, drawn.tokens_BT], axis=1)
+        segments_BL = jnp.concatenate([prompt_mask_BP, mask_BT], axis=1).astype(jnp.int32)
+        ref_logprobs_BT = response_logprobs(
+            policy, frozen["anchor"], tokens_BL, segments_BL, slot=slot, temperature=config.temperature
+        )
+        values_BT = response_values(scalar, params["value"], tokens_BL, segments_BL, slot=slot)
+        score_B = score(frozen["scorer"], prompt_BP, prompt_mask_BP, drawn.tokens_BT, mask_BT)
+        if centered:
+            score_B -= score(frozen["scorer"], prompt_BP, prompt_mask_BP, reference_BT, reference_mask_BT)
+        penalised_B = score_B - config.missing_eos_penalty * (1.0 - drawn.ended_B.astype(jnp.float32))
+        kl_BT = kl_estimate(drawn.logprobs_BT, ref_logprobs_BT, kind=config.kl_kind)
+        rewards_BT = shaped_rewards(penalised_B, kl_BT, mask_BT, kl_coef=kl_coef)
+        advantages_BT, returns_BT = gae(
+            rewards_BT, values_BT, mask_BT, gamma=config.gamma, gae_lambda=config.gae_lambda
+        )
+        experience = Experience(
+            tokens_BL=tokens_BL,
+            segments_BL=segments_BL,
+            mask_BT=mask_BT,
+            old_logprobs_BT=drawn.logprobs_BT,
+            old_values_BT=values_BT,
+            advantages_BT=whiten(advantages_BT, mask_BT),
+            returns_BT=returns_BT,
+        )
+        real_B = jnp.any(mask_BT, axis=1)
+        sequence_kl = lambda kind: jnp.sum(  # fmt: skip
+            jnp.where(mask_BT, kl_estimate(drawn.logprobs_BT, ref_logprobs_BT, kind=kind), 0.0), axis=1
+        )
+        copied_B = jnp.all((drawn.tokens_BT == reference_BT) | ~(mask_BT | reference_mask_BT), axis=1)
+        metrics = {
+            "objective/scores": Mean.of(score_B, real_B),
+            "objective/rlhf_reward": Mean.of(jnp.sum(rewards_BT, axis=1), real_B),
+            "objective/kl": Mean.of(sequence_kl("k1"), real_B),
+            "objective/kl_k3": Mean.of(sequence_kl("k3"), real_B),
+            "objective/entropy": Mean.of(-drawn.logprobs_BT, mask_BT),
+            "val/eos_rate": Mean.of(drawn.ended_B.astype(jnp.float32), real_B),
+            "val/response_length": Mean.of(jnp.sum(mask_BT, axis=1, dtype=jnp.float32), real_B),
+            "val/copy_rate": Mean.of(copied_B.astype(jnp.float32), real_B),
+        }
+        return experience, metrics
+
+    return rollout
+
+
+def make_ppo_loss(policy: LanguageModel, scalar: ScalarModel, config: RlConfig, *, slot: int) -> Loss:
+    """Clipped policy loss + vf_coef * clipped value loss over {"policy", "value"}, both token means."""
+
+    def loss(params: Any, batch: Experience, key: jax.Array) -> tuple[jax.Array, Metrics]:
+        logprobs_BT = response_logprobs(
+            policy, params["policy"], batch.tokens_BL, batch.segments_BL, slot=slot, temperature=config.temperature
+        )
+        values_BT = response_values(scalar, params["value"], batch.tokens_BL, batch.segments_BL, slot=slot)
+        actor, metrics = policy_loss(
+            logprobs_BT, batch.old_logprobs_BT, batch.advantages_BT, batch.mask_BT, clip_eps=config.clip_eps
+        )
+        critic, value_metrics = value_loss(
+            values_BT, batch.old_values_BT, batch.returns_BT, batch.mask_BT, clip_eps=config.value_clip_eps
+        )
+        total = actor + config.vf_coef * critic
+        count = metrics["loss"].count
+        return total, {**metrics, **value_metrics, "loss": Mean(total * count, count)}
+
+    return loss

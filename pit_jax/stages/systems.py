@@ -1,0 +1,143 @@
+"""The trained models as systems over text: prompts in, answers out, and the gap model as a judge."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pit_jax.batch import PromptBatch
+from pit_jax.data.stream import sequential
+from pit_jax.generation.decode import assemble_improver_prompt
+from pit_jax.generation.sampling import Sampling
+from pit_jax.improvement.pit import Answers, Slots, answer, improve
+from pit_jax.stages.context import Context
+from pit_jax.stages.rm import sequence_scores
+
+
+def slots_of(context: Context) -> Slots:
+    data = context.data
+    return Slots(data.response_slot, data.tokenizer.eos_id, data.tokenizer.pad_id, tuple(data.template.improver_suffix))
+
+
+def tokenise_prompts(context: Context, prompts: Sequence[str]) -> dict[str, np.ndarray]:
+    """Arrays of a PromptBatch (references left empty) for any prompts.
+
+    Raises ValueError for an empty prompt and for one over data.prompt_length tokens (never cut).
+    """
+    template, limit = context.data.template, context.config.data.prompt_length
+    policy = [template.policy_prompt(prompt) for prompt in prompts]
+    prefix = [template.improver_prefix(prompt) for prompt in prompts]
+    for number, (prompt, ids) in enumerate(zip(prompts, policy, strict=True), 1):
+        if not prompt.strip():
+            raise ValueError(f"prompt {number} is empty; give every row a prompt")
+        if len(ids) > limit:
+            raise ValueError(
+                f"prompt {number} has {len(ids)} tokens, the models were trained on at most {limit}; "
+                "shorten it (a prompt is never cut)"
+            )
+    slot = -(-max(len(ids) for ids in policy + prefix) // 4) * 4
+    empty = np.zeros((len(prompts), 1), np.int32)
+    arrays: dict[str, np.ndarray] = {}
+    for name, rows in (("prompt", policy), ("prefix", prefix)):
+        arrays[f"{name}_BP"] = left_padded(rows, slot, context.data.tokenizer.pad_id)
+        arrays[f"{name}_mask_BP"] = left_padded([[1] * len(row) for row in rows], slot, 0).astype(bool)
+    for name in ("chosen", "rejected"):
+        arrays |= {f"{name}_BR": empty, f"{name}_mask_BR": empty.astype(bool)}
+    return arrays
+
+
+def left_padded(rows: Sequence[Sequence[int]], slot: int, pad: int) -> np.ndarray:
+    """[rows, slot] int32."""
+    return np.asarray([[pad] * (slot - len(row)) + list(row) for row in rows], np.int32)
+
+
+def right_padded(rows: Sequence[Sequence[int]], slot: int, pad: int) -> np.ndarray:
+    """[rows, slot] int32."""
+    return np.asarray([list(row) + [pad] * (slot - len(row)) for row in rows], np.int32)
+
+
+class Systems:
+    """Batched answering and improving; one compiled program each, whatever the temperature and the weights."""
+
+    def __init__(self, context: Context, prompts: Sequence[str], *, rounds: int, batch_size: int, sampling: Sampling):
+        self._context, self._size, self._sampling = context, batch_size, sampling
+        self._count, self._arrays = len(prompts), tokenise_prompts(context, prompts)
+        model, slots = context.language_model, slots_of(context)
+
+        def run_answer(policy: Any, rows: PromptBatch, key: jax.Array, sampling: Sampling) -> Answers:
+            return jax.tree.map(lambda x: x[None], answer(model, policy, rows, key, sampling, slots=slots))
+
+        def run_improve(policy: Any, improver: Any, rows: PromptBatch, key: jax.Array, sampling: Sampling) -> Answers:
+            return improve(model, policy, improver, rows, key, sampling, rounds=rounds, slots=slots)
+
+        self._answer, self._improve = jax.jit(run_answer), jax.jit(run_improve)
+
+    def answers(self, policy: Any, temperature: float, key: jax.Array) -> Answers:
+        """Answers of all prompts, on the host: [1, N, T]."""
+        return self._over_batches(lambda rows, key, at: self._answer(policy, rows, key, at), temperature, key, _quiet)
+
+    def trail(
+        self, policy: Any, improver: Any, temperature: float, key: jax.Array, advance: Callable[[int], None]
+    ) -> Answers:
+        """y_0 .. y_K of all prompts, on the host: [K + 1, N, T]; `advance` hears how many prompts are done."""
+        return self._over_batches(
+            lambda rows, key, at: self._improve(policy, improver, rows, key, at), temperature, key, advance
+        )
+
+    def _over_batches(
+        self, program: Callable[..., Answers], temperature: float, key: jax.Array, advance: Callable[[int], None]
+    ) -> Answers:
+        at = Sampling(jnp.float32(temperature), self._sampling.top_k, self._sampling.top_p)
+        pieces = []
+        for i, (arrays, real) in enumerate(sequential(self._arrays, self._size)):
+            found = program(self._context.put_batch(PromptBatch(**arrays)), jax.random.fold_in(key, i), at)
+            pieces.append(jax.tree.map(lambda x, real=real: np.asarray(x)[:, :real], found))
+            advance(real)
+        return jax.tree.map(lambda *xs: np.concatenate(xs, axis=1), *pieces)
+
+    def texts(self, tokens_NT: Any) -> list[str]:
+        """One text a row, special tokens left out."""
+        return [self._context.data.template.text(row.tolist()) for row in np.asarray(tokens_NT)]
+
+
+def _quiet(done: int) -> None:
+    """Nobody watches."""
+
+
+class GapScorer:
+    """The gap model over texts, in batches of one shape."""
+
+    def __init__(self, context: Context, params: Any, *, batch_size: int):
+        self._context, self._params, self._size = context, params, batch_size
+        model, suffix = context.scalar_model, slots_of(context).suffix
+
+        def gap(params: Any, rows: PromptBatch, reference: Answers, candidate: Answers) -> jax.Array:
+            prompt_BP, prompt_mask_BP = assemble_improver_prompt(
+                rows.prefix_BP, rows.prefix_mask_BP, reference.tokens_BT, reference.mask_BT, suffix
+            )
+            tokens_BL = jnp.concatenate([prompt_BP, candidate.tokens_BT], axis=1)
+            segments_BL = jnp.concatenate([prompt_mask_BP, candidate.mask_BT], axis=1).astype(jnp.int32)
+            return sequence_scores(model, params, tokens_BL, segments_BL)
+
+        self._gap = jax.jit(gap)
+
+    def __call__(self, prompts: Sequence[str], candidates: Sequence[str], references: Sequence[str]) -> np.ndarray:
+        """gap_N of each candidate over its reference, not centred."""
+        context, data = self._context, self._context.data
+        reference_ids = [data.template.response(text) for text in references]
+        candidate_ids = [[*data.template.response(text), data.tokenizer.eos_id] for text in candidates]
+        longest = max(len(ids) for ids in reference_ids + candidate_ids)
+        slot = -(-longest // data.response_slot) * data.response_slot
+        arrays = tokenise_prompts(context, prompts)
+        pad = data.tokenizer.pad_id
+        for side, ids in (("reference", reference_ids), ("candidate", candidate_ids)):
+            arrays[f"{side}_tokens"] = right_padded(ids, slot, pad)
+            arrays[f"{side}_mask"] = right_padded([[1] * len(row) for row in ids], slot, 0).astype(bool)
+        gaps = []
+        for batch, real in sequential(arrays, self._size):
+            pair = [Answers(batch.pop(f"{side}_tokens"), batch.pop(f"{side}_mask")) for side in ("reference", "candidate")]
+            found = self._gap(self._params, *map(context.put_batch, (PromptBatch(**batch), *pair)))
+            gaps.append(np.asarray(found)[:real])
+        return np.concatenate(gaps)
