@@ -116,6 +116,7 @@ def _sft_rows(rows: Sequence[Sequence[tuple[list[int], list[int]]]], length: int
         for segment, (prompt, answer) in enumerate(pairs, 1):
             full = prompt + answer
             stop = start + len(full) - 1
+            assert stop <= length, f"a row of {stop} tokens does not fit {length}"
             here = (number, slice(start, stop))
             arrays["tokens_BL"][here] = full[:-1]
             arrays["targets_BL"][here] = full[1:]
@@ -163,6 +164,7 @@ def _gap_rows(examples: Sequence[Example], layout: Layout) -> Arrays:
         start = 0
         for branch, ids, depth, name in pieces:
             stop = start + len(ids)
+            assert stop <= shape[1], f"a gap row of {stop} tokens or more does not fit {shape[1]}"
             tokens[row, start:stop] = ids
             positions[row, start:stop] = np.arange(depth, depth + len(ids))
             branches[row, start:stop] = branch

@@ -250,6 +250,13 @@ def _need_examples(
 ) -> None:
     reasons = functools.reduce(Counter.__add__, drops.values(), Counter[str]())
     why = ", ".join(f"{count} x {reason}" for reason, count in reasons.most_common()) or "nothing"
+    for source, folds in sources.items():
+        if not any(folds.values()):
+            mine = ", ".join(f"{count} x {reason}" for reason, count in drops[source].most_common())
+            raise ValueError(
+                f"data source {source} kept no example; dropped: {mine}. "
+                "Raise data.prompt_length or data.response_length, or take the source out"
+            )
     for fold in FOLDS:
         if not any(rows[fold] for rows in sources.values()):
             kept = sum(len(rows) for folds in sources.values() for rows in folds.values())

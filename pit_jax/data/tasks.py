@@ -87,8 +87,8 @@ def build_mixture(
     features = {name: seqio.Feature(vocabulary, add_eos=False, dtype=tf.int32) for name in FEATURES}
     features["id"] = seqio.Feature(seqio.PassThroughVocabulary(size=2**31 - 1), add_eos=False, dtype=tf.int32, rank=0)
     names = []
-    for source, folds in sources.items():
-        name = f"pit_jax_{_hash([template.tokenizer.fingerprint, source, *_contents(folds)])}"
+    for number, (source, folds) in enumerate(sources.items()):  # seqio sorts tasks by name: the number keeps our order
+        name = f"pit_jax_{number:03}_{_hash([template.tokenizer.fingerprint, source, *_contents(folds)])}"
         names.append(name)
         if name not in seqio.TaskRegistry.names():
             filled = {fold: rows for fold, rows in folds.items() if rows}

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import tokenizers
 
 if TYPE_CHECKING:
@@ -212,8 +213,11 @@ def _vocabulary_class() -> Any:
             return self.tokenizer.decode(ids)
 
         def _encode_tf(self, s: Any) -> Any:
-            ids = tf.numpy_function(lambda text: tf_ids(self.tokenizer.encode(text.decode())), [s], tf.int32)
-            return tf.ensure_shape(ids, [None])
+            def ids(text: Any) -> np.ndarray:
+                text = text.item() if isinstance(text, np.ndarray) else text  # eagerly an array, bytes in a graph
+                return np.array(self.tokenizer.encode(text.decode()), np.int32)
+
+            return tf.ensure_shape(tf.numpy_function(ids, [s], tf.int32), [None])
 
         def _decode_tf(self, ids: Any) -> Any:
             text = tf.numpy_function(lambda row: self.tokenizer.decode(row).encode(), [ids], tf.string)
@@ -224,8 +228,5 @@ def _vocabulary_class() -> Any:
 
         def __hash__(self) -> int:
             return hash(self.tokenizer)
-
-    def tf_ids(ids: list[int]) -> Any:
-        return tf.constant(ids, tf.int32).numpy()
 
     return HfVocabulary
