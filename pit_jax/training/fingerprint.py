@@ -1,0 +1,59 @@
+"""Names, shapes, dtypes and checksums of a tree's leaves; the checksums do not depend on how leaves are sharded."""
+
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+_UNSIGNED = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
+
+
+def leaf_specs(tree: Any) -> dict[str, dict[str, Any]]:
+    """{"params/a/b": {"shape", "dtype", "bytes"}} of arrays or ShapeDtypeStructs, ready for JSON."""
+    return {
+        name: {"shape": list(x.shape), "dtype": str(x.dtype), "bytes": math.prod(x.shape) * x.dtype.itemsize}
+        for name, x in _named(tree).items()
+    }
+
+
+def leaf_sums(tree: Any) -> dict[str, int]:
+    """32-bit checksum of every leaf: sum of bits * (2 * index + 1), so any one changed or moved element shows."""
+    leaves = _named(tree)
+    return dict(zip(leaves, map(int, jax.device_get(_sums(list(leaves.values())))), strict=True))
+
+
+def inspect(tree: Any) -> tuple[dict[str, dict[str, Any]], dict[str, bool]]:
+    """(`leaf_specs` with `sum` added, whether every element of a leaf is finite)."""
+    leaves, sums = _named(tree), leaf_sums(tree)
+    finite = dict(zip(leaves, map(bool, jax.device_get(_finite(list(leaves.values())))), strict=True))
+    return {name: {**spec, "sum": sums[name]} for name, spec in leaf_specs(tree).items()}, finite
+
+
+def _named(tree: Any) -> dict[str, Any]:
+    pairs = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in pairs}
+
+
+@jax.jit
+def _sums(leaves: list[jax.Array]) -> list[jax.Array]:
+    return [_sum(x) for x in leaves]
+
+
+@jax.jit
+def _finite(leaves: list[jax.Array]) -> list[jax.Array]:
+    return [jnp.all(jnp.isfinite(x)) if jnp.issubdtype(x.dtype, jnp.floating) else jnp.array(True) for x in leaves]
+
+
+def _sum(x: jax.Array) -> jax.Array:
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        x = jax.random.key_data(x)
+    if x.dtype == jnp.bool_:
+        x = x.astype(jnp.uint8)
+    bits = jax.lax.bitcast_convert_type(x, _UNSIGNED[x.dtype.itemsize]).astype(jnp.uint32)
+    # The flat index, axis by axis: a reshape would gather a sharded leaf.
+    iotas = [jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis) for axis in range(x.ndim)]
+    strides = [math.prod(x.shape[axis + 1 :]) % 2**32 for axis in range(x.ndim)]
+    index = functools.reduce(jnp.add, [i * jnp.uint32(s) for i, s in zip(iotas, strides, strict=True)], jnp.uint32(0))
+    return jnp.sum(bits * (2 * index + 1), dtype=jnp.uint32)

@@ -1,0 +1,96 @@
+"""One optimizer update: loss, gradient, accumulation, update. Pure; meshes and jit enter in `compile_step` only."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from pit_jax.masked import Mean
+from pit_jax.training.state import TrainState
+
+Metrics = dict[str, Mean]
+Loss = Callable[[Any, Any, jax.Array], tuple[jax.Array, Metrics]]
+Step = Callable[[TrainState, Any], tuple[TrainState, Metrics]]
+
+
+def make_train_step(loss: Loss, optimizer: optax.GradientTransformation, *, accumulate: int) -> Step:
+    """step(state, batch) -> (state after one update, metrics of the batch).
+
+    `loss(params, batch, key) -> (loss, metrics)`, where metrics["loss"].count says how many tokens (or pairs) the loss
+    is a mean over, and key = fold_in(state.key, state.step). With `accumulate` > 1 the batch is cut into that many
+    micro-batches (row i goes to micro-batch i mod accumulate, so rows stay on their devices); gradients are weighted
+    by their counts, which makes the update that of one big batch. Adds the metric `grad_norm` (before clipping).
+
+    Raises ValueError: accumulate < 1; at trace, a batch that does not divide, or a loss without metrics["loss"].
+    """
+    if accumulate < 1:
+        raise ValueError(f"accumulate must be at least 1, found {accumulate}")
+    gradient = jax.value_and_grad(loss, has_aux=True)
+
+    def whole(params: Any, batch: Any, key: jax.Array) -> tuple[Any, Metrics]:
+        (_, metrics), grads = gradient(params, batch, key)
+        _require_loss(metrics)
+        return grads, metrics
+
+    def pieces(params: Any, batch: Any, key: jax.Array) -> tuple[Any, Metrics]:
+        def add(total: tuple[Any, Metrics], piece: tuple[Any, jax.Array]) -> tuple[tuple[Any, Metrics], None]:
+            rows, index = piece
+            grads, metrics = whole(params, rows, jax.random.fold_in(key, index))
+            grads = jax.tree.map(lambda g: g * metrics["loss"].count, grads)
+            return jax.tree.map(jnp.add, total, (grads, metrics)), None
+
+        batch = split(batch, accumulate)
+        first = jax.tree.map(lambda x: x[0], batch)
+        zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(whole, params, first, key))
+        (grads, metrics), _ = jax.lax.scan(add, zero, (batch, jnp.arange(accumulate)))
+        count = metrics["loss"].count
+        return jax.tree.map(lambda g: g / jnp.where(count > 0, count, 1.0), grads), metrics
+
+    def step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(state.key, state.step)
+        grads, metrics = (whole if accumulate == 1 else pieces)(state.params, batch, key)
+        metrics = {**metrics, "grad_norm": Mean(optax.tree.norm(grads), jnp.ones((), jnp.float32))}
+        with jax.numpy_dtype_promotion("standard"):  # optax raises float betas to integer counts
+            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+            params = optax.apply_updates(state.params, updates)
+        return dataclasses.replace(state, params=params, opt_state=opt_state, step=state.step + 1), metrics
+
+    return step
+
+
+def split(batch: Any, parts: int) -> Any:
+    """Every leaf [B, ...] as [parts, B / parts, ...]; row i goes to part i mod parts. ValueError unless it divides."""
+
+    def cut(path: tuple[Any, ...], x: jax.Array) -> jax.Array:
+        if x.ndim == 0 or x.shape[0] % parts:
+            raise ValueError(
+                f"batch{jax.tree_util.keystr(path)} of shape {x.shape} does not divide into accumulate={parts} "
+                f"micro-batches; make the batch size a multiple of {parts}"
+            )
+        return jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1)
+
+    return jax.tree_util.tree_map_with_path(cut, batch)
+
+
+def compile_step(step: Step, *, state_sharding: TrainState, batch_sharding: Any) -> Step:
+    """The one jax.jit: where state and batch live, and that the old state's buffers are reused for the new one.
+
+    `batch_sharding` is a sharding, or a tree prefix of the batch. The state passed in is gone afterwards (donated):
+    read what is needed of it before the call. Metrics come back replicated.
+    """
+    return jax.jit(
+        step,
+        in_shardings=(state_sharding, batch_sharding),
+        out_shardings=(state_sharding, state_sharding.step),
+        donate_argnums=0,
+    )
+
+
+def _require_loss(metrics: Metrics) -> None:
+    if "loss" not in metrics:
+        raise ValueError(
+            f'a loss must report metrics["loss"] = Mean(sum, count of tokens or pairs), found {sorted(metrics)}'
+        )

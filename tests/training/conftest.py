@@ -1,0 +1,19 @@
+"""The toy run shared by the tests of training."""
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def toy() -> ModuleType:
+    """toy.py beside this file, as a module."""
+    spec = importlib.util.spec_from_file_location("training_toy", Path(__file__).with_name("toy.py"))
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,171 @@
+"""training/step.py: accumulation, compilation, donation, and one device against eight."""
+
+import dataclasses
+from types import ModuleType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from pit_jax.masked import Mean
+from pit_jax.training.optimizer import make_optimizer
+from pit_jax.training.state import TrainState, create_state
+from pit_jax.training.step import Metrics, compile_step, make_train_step, split
+
+
+def fresh(toy: ModuleType, optimizer: Any) -> TrainState:
+    return create_state(toy.toy_params(), optimizer, seed=0, extras={})
+
+
+def assert_close(a: Any, b: Any, rtol: float) -> None:
+    """Relative to the largest element of each leaf: sums in another order change the last digits of small ones."""
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(x, y, rtol=rtol, atol=rtol * max(float(jnp.max(jnp.abs(y))), 1e-3))
+
+
+@pytest.mark.parametrize("accumulate", [2, 4, 16])
+def test_accumulation_is_one_big_batch(toy: ModuleType, accumulate: int) -> None:
+    """Rows of very different length, one micro-batch may even be empty: same gradient, update and metrics."""
+    optimizer = optax.sgd(0.1)
+    batch = jax.tree.map(jnp.asarray, toy.toy_batch(0))
+    batch = dataclasses.replace(batch, mask_BT=batch.mask_BT.at[1::accumulate].set(False))
+    big, metrics = jax.jit(make_train_step(toy.toy_loss, optimizer, accumulate=1))(fresh(toy, optimizer), batch)
+    small, summed = jax.jit(make_train_step(toy.toy_loss, optimizer, accumulate=accumulate))(
+        fresh(toy, optimizer), batch
+    )
+    assert_close(small.params, big.params, 1e-6)
+    assert metrics.keys() == summed.keys() == {"loss", "right", "grad_norm"}
+    for name in metrics:
+        assert float(metrics[name].count) == float(summed[name].count)
+        np.testing.assert_allclose(metrics[name].sum, summed[name].sum, rtol=1e-5)
+    assert int(small.step) == 1
+
+
+def test_unweighted_accumulation_would_be_noticed(toy: ModuleType) -> None:
+    """The mean of the micro-batches' gradients is another gradient on this batch: the test above can fail."""
+    batch = jax.tree.map(jnp.asarray, toy.toy_batch(0))
+    gradient = jax.grad(lambda b: toy.toy_loss({**toy.toy_params(), "head": b}, batch, jax.random.key(0))[0])
+    halves = split(batch, 2)
+    means = []
+    for i in range(2):
+        half = jax.tree.map(lambda x, i=i: x[i], halves)
+        means.append(
+            jax.grad(lambda b, half=half: toy.toy_loss({**toy.toy_params(), "head": b}, half, jax.random.key(0))[0])(
+                toy.toy_params()["head"]
+            )
+        )
+    whole = gradient(toy.toy_params()["head"])["bias"]
+    assert abs(float((means[0]["bias"] + means[1]["bias"]) / 2 - whole)) > 1e-3 * abs(float(whole))
+
+
+def test_an_empty_batch_changes_nothing_but_the_step(toy: ModuleType) -> None:
+    optimizer = optax.sgd(0.1)
+    batch = jax.tree.map(jnp.asarray, toy.toy_batch(0))
+    batch = dataclasses.replace(batch, mask_BT=jnp.zeros_like(batch.mask_BT))
+    for accumulate in (1, 4):
+        state, metrics = make_train_step(toy.toy_loss, optimizer, accumulate=accumulate)(fresh(toy, optimizer), batch)
+        assert float(metrics["loss"].count) == 0
+        assert_close(state.params, toy.toy_params(), 0.0)
+
+
+def test_the_gradient_norm_is_taken_before_clipping(toy: ModuleType) -> None:
+    config = dataclasses.replace(toy.CONFIG, clip_norm=1e-6)
+    optimizer = make_optimizer(config, 10)
+    batch = jax.tree.map(jnp.asarray, toy.toy_batch(0))
+    state = fresh(toy, optimizer)
+    _, metrics = make_train_step(toy.toy_loss, optimizer, accumulate=1)(state, batch)
+    grads = jax.grad(lambda p: toy.toy_loss(p, batch, state.key)[0])(state.params)
+    want = np.sqrt(sum(float(jnp.sum(jnp.square(g))) for g in jax.tree.leaves(grads)))
+    np.testing.assert_allclose(metrics["grad_norm"].value, want, rtol=1e-5)
+
+
+def test_the_key_is_folded_with_the_step(toy: ModuleType) -> None:
+    seen: list[jax.Array] = []
+
+    def loss(params: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, Metrics]:
+        seen.append(key)
+        return jnp.sum(params["w"]), {"loss": Mean(jnp.float32(0), jnp.float32(1))}
+
+    optimizer = optax.sgd(0.1)
+    state = create_state({"w": jnp.zeros(2)}, optimizer, seed=9, extras={})
+    state = dataclasses.replace(state, step=jnp.int32(5))
+    with jax.disable_jit():
+        make_train_step(loss, optimizer, accumulate=1)(state, {})
+    want = jax.random.fold_in(jax.random.key(9), 5)
+    assert jnp.array_equal(jax.random.key_data(seen[0]), jax.random.key_data(want))
+
+
+def test_rows_stay_on_their_devices_when_split() -> None:
+    """Row i goes to part i mod 2, so a device's block of rows gives every part its share."""
+    parts = split({"x": jnp.arange(8)}, 2)["x"]
+    np.testing.assert_array_equal(parts, [[0, 2, 4, 6], [1, 3, 5, 7]])
+
+
+def test_a_second_step_does_not_compile_again(toy: ModuleType, caplog: pytest.LogCaptureFixture) -> None:
+    """Three steps with fresh batches: the loss is traced once and the program compiled once."""
+    traces: list[int] = []
+
+    def counted(params: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, Metrics]:
+        traces.append(1)
+        return toy.toy_loss(params, batch, key)
+
+    state, sharding, _ = toy.toy_start(toy.toy_mesh(2, 2, 2))
+    step = compile_step(
+        make_train_step(counted, make_optimizer(toy.CONFIG, 10), accumulate=1),
+        state_sharding=sharding,
+        batch_sharding=sharding.step,
+    )
+    compiled = []
+    for index in range(3):
+        caplog.clear()
+        with jax.log_compiles():
+            state, _ = step(state, toy.toy_batch(index))
+        compiled.append([record.message[:40] for record in caplog.records if record.message.startswith("Compiling")])
+    assert len(compiled[0]) >= 1 and compiled[1:] == [[], []]
+    assert len(traces) == 1
+    assert int(state.step) == 3
+
+
+def test_the_old_state_is_donated_and_placement_survives(toy: ModuleType) -> None:
+    state, sharding, step = toy.toy_start(toy.toy_mesh(2, 2, 2))
+    dtypes = [x.dtype for x in jax.tree.leaves(state)]
+    new, metrics = step(state, toy.toy_batch(0))
+    assert all(x.is_deleted() for x in jax.tree.leaves(state.params))
+    assert [x.dtype for x in jax.tree.leaves(new)] == dtypes
+    for x, place in zip(jax.tree.leaves(new), jax.tree.leaves(sharding), strict=True):
+        assert x.sharding.is_equivalent_to(place, x.ndim)
+    assert metrics["loss"].sum.sharding.is_fully_replicated
+
+
+@pytest.mark.parametrize(("shape", "accumulate"), [((8, 1, 1), 2), ((2, 2, 2), 1), ((1, 4, 2), 2)])
+def test_eight_devices_give_what_one_gives(toy: ModuleType, shape: tuple[int, int, int], accumulate: int) -> None:
+    results = []
+    for mesh in (toy.toy_mesh(1, 1, 1), toy.toy_mesh(*shape)):
+        state, _, step = toy.toy_start(mesh, accumulate=accumulate)
+        losses = []
+        for index in range(3):
+            state, metrics = step(state, toy.toy_batch(index))
+            losses.append(metrics["loss"].value)
+        results.append((losses, jax.device_get(state.params)))
+    np.testing.assert_allclose(results[0][0], results[1][0], rtol=1e-5)
+    assert_close(results[0][1], results[1][1], 1e-4)
+
+
+def test_a_batch_that_does_not_divide_is_refused(toy: ModuleType) -> None:
+    optimizer = optax.sgd(0.1)
+    step = make_train_step(toy.toy_loss, optimizer, accumulate=3)
+    message = r"batch.inputs_BTD of shape \(16, 5, 8\) does not divide into accumulate=3 micro-batches"
+    with pytest.raises(ValueError, match=message):
+        step(fresh(toy, optimizer), jax.tree.map(jnp.asarray, toy.toy_batch(0)))
+    with pytest.raises(ValueError, match="accumulate must be at least 1, found 0"):
+        make_train_step(toy.toy_loss, optimizer, accumulate=0)
+
+
+def test_a_loss_without_a_count_is_refused() -> None:
+    optimizer = optax.sgd(0.1)
+    step = make_train_step(lambda p, b, k: (jnp.sum(p["w"]), {}), optimizer, accumulate=1)
+    with pytest.raises(ValueError, match=r'must report metrics\["loss"\]'):
+        step(create_state({"w": jnp.zeros(2)}, optimizer, seed=0, extras={}), {})

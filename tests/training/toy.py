@@ -1,0 +1,138 @@
+"""A toy regression with every feature of a real run: masks, stacked blocks, a head, noise from the key, several means.
+
+Also a program: `python toy.py FOLDER ROUNDS KILL_ROUND` trains with checkpoints in FOLDER, resuming what is there, and
+kills itself (SIGKILL) just after the save of KILL_ROUND was begun.
+"""
+
+import dataclasses
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from pit_jax.config import OptimizerConfig
+from pit_jax.masked import Mean, masked_mean
+from pit_jax.training.checkpoint import Checkpoints
+from pit_jax.training.loop import run
+from pit_jax.training.optimizer import make_optimizer
+from pit_jax.training.state import TrainState, abstract_state, place_state
+from pit_jax.training.step import Metrics, Step, compile_step, make_train_step
+
+WIDTH, LENGTH, BATCH = 8, 5, 16
+CONFIG = OptimizerConfig(learning_rate=1e-2, weight_decay=0.1)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class ToyBatch:
+    inputs_BTD: Any
+    targets_BT: Any
+    mask_BT: Any  # rows of very different length: unweighted means over micro-batches would be wrong
+
+
+def toy_batch(index: int, size: int = BATCH) -> ToyBatch:
+    rng = np.random.default_rng(index)
+    lengths_B = rng.integers(0, LENGTH + 1, size)
+    lengths_B[0] = LENGTH
+    return ToyBatch(
+        rng.normal(size=(size, LENGTH, WIDTH)).astype(np.float32),
+        rng.normal(size=(size, LENGTH)).astype(np.float32),
+        np.arange(LENGTH)[None] < lengths_B[:, None],
+    )
+
+
+def toy_params() -> dict[str, Any]:
+    rng = np.random.default_rng(7)
+    kernel_UDD = rng.normal(size=(2, WIDTH, WIDTH)).astype(np.float32) * 0.3
+    return {
+        "blocks": {"kernel": jnp.asarray(kernel_UDD), "scale": jnp.ones((2, WIDTH), jnp.float32)},
+        "head": {"kernel": jnp.asarray(rng.normal(size=WIDTH), jnp.float32), "bias": jnp.zeros((), jnp.float32)},
+    }
+
+
+def toy_loss(params: Any, batch: ToyBatch, key: jax.Array) -> tuple[jax.Array, Metrics]:
+    hidden_BTD = batch.inputs_BTD
+    for layer in range(2):
+        scale_D = params["blocks"]["scale"][layer]
+        hidden_BTD = jnp.tanh(hidden_BTD @ params["blocks"]["kernel"][layer]) * scale_D[None, None, :]
+    error_BT = hidden_BTD @ params["head"]["kernel"] + params["head"]["bias"] - batch.targets_BT
+    square_BT = jnp.square(error_BT)
+    metrics = {"loss": Mean.of(square_BT, batch.mask_BT), "right": Mean.of(jnp.abs(error_BT) < 1, batch.mask_BT)}
+    return masked_mean(square_BT, batch.mask_BT), metrics
+
+
+def noisy_loss(params: Any, batch: ToyBatch, key: jax.Array) -> tuple[jax.Array, Metrics]:
+    """Depends on the step's key, so that resuming with the wrong key shows."""
+    noise_BT = 0.1 * jax.random.normal(key, batch.targets_BT.shape, jnp.float32)
+    return toy_loss(params, ToyBatch(batch.inputs_BTD, batch.targets_BT + noise_BT, batch.mask_BT), key)
+
+
+def toy_mesh(data: int, fsdp: int, tensor: int) -> Mesh:
+    devices = np.array(jax.devices()[: data * fsdp * tensor]).reshape(data, fsdp, tensor)
+    return Mesh(devices, ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
+
+
+def toy_sharding(mesh: Mesh) -> dict[str, Any]:
+    whole = NamedSharding(mesh, PartitionSpec())
+    return {
+        "blocks": {"kernel": NamedSharding(mesh, PartitionSpec(None, "fsdp", "tensor")), "scale": whole},
+        "head": {"kernel": whole, "bias": whole},
+    }
+
+
+def toy_start(mesh: Mesh, *, accumulate: int = 1, num_steps: int = 10) -> tuple[TrainState, TrainState, Step]:
+    """A fresh state on `mesh`, its shardings, and the compiled step."""
+    optimizer = make_optimizer(CONFIG, num_steps)
+    replicated, spread = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+    extras = {"kl_coef": jnp.full((), 0.5, jnp.float32)}
+    state, sharding = place_state(toy_params(), optimizer, toy_sharding(mesh), replicated, seed=3, extras=extras)
+    step = make_train_step(noisy_loss, optimizer, accumulate=accumulate)
+    return state, sharding, compile_step(step, state_sharding=sharding, batch_sharding=spread)
+
+
+def toy_supply(state: TrainState) -> Iterator[ToyBatch]:
+    """Two batches a round, named by the round alone."""
+    first = 2 * int(state.round)  # read now: the first step donates the state
+    for index in range(2):
+        yield toy_batch(first + index)
+
+
+def toy_finish(state: TrainState, metrics: Metrics) -> tuple[TrainState, Metrics]:
+    """Extras that move: they must survive a restart too."""
+    grown = state.extras["kl_coef"] * 1.5
+    return dataclasses.replace(state, extras={"kl_coef": grown}), {**metrics, "kl_coef": Mean(grown, jnp.float32(1))}
+
+
+def toy_run(folder: Path, num_rounds: int, kill_round: int | None = None) -> TrainState:
+    """Train, resuming from `folder`; with `kill_round`, die in the middle of its save."""
+    state, sharding, step = toy_start(toy_mesh(2, 2, 2))
+    with Checkpoints(folder, keep=2) as checkpoints:
+
+        def save(state: TrainState, finished: int, scores: dict[str, float] | None) -> None:
+            checkpoints.save(finished, state, score=None)
+            if finished == kill_round:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        found = checkpoints.restore_latest(abstract_state(state, sharding))
+        return run(
+            state if found is None else found[1],
+            step,
+            toy_supply,
+            evaluate=lambda state, finished: None,
+            save=save,
+            log=lambda finished, metrics: None,
+            num_rounds=num_rounds,
+            finish_round=toy_finish,
+        )
+
+
+if __name__ == "__main__":
+    toy_run(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
