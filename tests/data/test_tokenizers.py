@@ -4,13 +4,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pit_jax.data.tokenizers import SEPARATORS, Tokenizer, load_tokenizer, train_tokenizer
 
 TEXTS = ["write a kind note to anna about the book club", "hello anna, see you at noon. bye"] * 20
-quick = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +34,6 @@ def edit(folder: Path, target: Path, **changes: object) -> Path:
     return target
 
 
-@quick
 @given(st.text())
 def test_any_text_survives_exactly(tokenizer: Tokenizer, text: str) -> None:
     ids = tokenizer.encode(text)
