@@ -1,6 +1,7 @@
 """Who may import whom: the folder table, and the packages that must stay behind a function call."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -157,6 +158,21 @@ def test_a_proper_edge_passes(file: str, source: str) -> None:
     path = PACKAGE / file
     package = ".".join(path.relative_to(PACKAGE.parent).parent.parts)
     assert [offence(edge) for edge in edges(source, path, package) if offence(edge)] == []
+
+
+def declared() -> set[str]:
+    """Names of the distributions that setup.py installs for everyone."""
+    tree = ast.parse((PACKAGE.parent / "setup.py").read_text())
+    lists = [node.value for node in ast.walk(tree) if isinstance(node, ast.keyword) and node.arg == "install_requires"]
+    return {re.split(r"[\[<>=!~;]", requirement)[0] for requirement in ast.literal_eval(lists[0])}
+
+
+def test_every_package_is_declared() -> None:
+    roots = {edge.target.split(".")[0] for edge in all_edges()} - set(sys.stdlib_module_names) - {"pit_jax"}
+    distributions = {"orbax": "orbax-checkpoint"}
+    needed = {distributions.get(root, root.replace("_", "-")) for root in roots}
+    assert len(needed) > 5
+    assert needed - {name.replace("_", "-") for name in declared()} == set()
 
 
 BLOCKED_IMPORT = """
