@@ -7,6 +7,8 @@ from types import ModuleType
 
 import pytest
 
+from pit_jax.training.state import TrainState
+
 
 @pytest.fixture(scope="session")
 def toy() -> ModuleType:
@@ -17,3 +19,12 @@ def toy() -> ModuleType:
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def trained(toy: ModuleType) -> tuple[TrainState, TrainState]:
+    """A state after two steps on eight devices (never donated again), and its shardings."""
+    state, sharding, step = toy.toy_start(toy.toy_mesh(2, 2, 2))
+    for index in range(2):
+        state, _ = step(state, toy.toy_batch(index))
+    return state, sharding

@@ -66,7 +66,8 @@ def test_an_empty_batch_changes_nothing_but_the_step(toy: ModuleType) -> None:
     batch = jax.tree.map(jnp.asarray, toy.toy_batch(0))
     batch = dataclasses.replace(batch, mask_BT=jnp.zeros_like(batch.mask_BT))
     for accumulate in (1, 4):
-        state, metrics = make_train_step(toy.toy_loss, optimizer, accumulate=accumulate)(fresh(toy, optimizer), batch)
+        step = jax.jit(make_train_step(toy.toy_loss, optimizer, accumulate=accumulate))
+        state, metrics = step(fresh(toy, optimizer), batch)
         assert float(metrics["loss"].count) == 0
         assert_close(state.params, toy.toy_params(), 0.0)
 
@@ -152,6 +153,13 @@ def test_eight_devices_give_what_one_gives(toy: ModuleType, shape: tuple[int, in
         results.append((losses, jax.device_get(state.params)))
     np.testing.assert_allclose(results[0][0], results[1][0], rtol=1e-5)
     assert_close(results[0][1], results[1][1], 1e-4)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_the_step_lowers_for_tpu(toy: ModuleType, accumulate: int) -> None:
+    state, _, step = toy.toy_start(toy.toy_mesh(2, 2, 2), accumulate=accumulate)
+    lowered = step.trace(state, toy.toy_batch(0)).lower(lowering_platforms=("tpu",))
+    assert "stablehlo" in lowered.as_text()
 
 
 def test_a_batch_that_does_not_divide_is_refused(toy: ModuleType) -> None:

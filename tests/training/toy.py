@@ -134,5 +134,23 @@ def toy_run(folder: Path, num_rounds: int, kill_round: int | None = None) -> Tra
         )
 
 
+def assert_same_bits(a: Any, b: Any) -> None:
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        is_key = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+        np.testing.assert_array_equal(*(np.asarray(jax.random.key_data(z) if is_key else z) for z in (x, y)))
+
+
+def shifted(state: TrainState, by: float) -> TrainState:
+    """The state with parameters moved, to tell rounds apart."""
+    return dataclasses.replace(state, params=jax.tree.map(lambda x: x + by, state.params))
+
+
+def saved(folder: Path, state: TrainState, rounds: int, keep: int = 3) -> None:
+    with Checkpoints(folder, keep=keep) as checkpoints:
+        for round in range(1, rounds + 1):
+            checkpoints.save(round, shifted(state, round), score=None)
+
+
 if __name__ == "__main__":
     toy_run(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
