@@ -1,0 +1,27 @@
+"""How a scalar head starts, and that it is a plain inner product in float32."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from pit_jax.model.heads import ScalarHead
+
+
+def test_weights_start_with_variance_one_over_width_plus_one() -> None:
+    """The standard deviation of n normal draws is known to about 1 / sqrt(2 n) of itself."""
+    width = 4095
+    head = ScalarHead(width, rngs=nnx.Rngs(params=0))
+    kernel_D = np.asarray(head.kernel[...])
+    assert abs(kernel_D.std() * (width + 1) ** 0.5 - 1) < 5 / (2 * width) ** 0.5
+    assert abs(kernel_D.mean()) < 5 / width
+    assert float(head.bias[...]) == 0.0
+
+
+def test_a_head_is_an_inner_product_in_float32() -> None:
+    head = ScalarHead(3, rngs=nnx.Rngs(params=0))
+    head.kernel[...], head.bias[...] = jnp.asarray([1.0, -2.0, 0.5]), jnp.asarray(0.25)
+    hidden_BLD = jnp.asarray([[[2.0, 1.0, 4.0], [0.0, 0.0, 0.0]]], jnp.bfloat16)
+    scalars_BL = jax.jit(head)(hidden_BLD)
+    assert scalars_BL.dtype == jnp.float32
+    np.testing.assert_array_equal(scalars_BL, [[2.25, 0.25]])

@@ -1,0 +1,85 @@
+"""The two networks as functions of a parameter tree."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pit_jax.config import TransformerConfig
+from pit_jax.model.attention import causal_visible, segment_positions
+from pit_jax.model.networks import LanguageModel, ScalarModel
+
+VOCAB = 40
+CONFIG = TransformerConfig(width=16, layers=2, query_heads=4, kv_heads=2, head_size=4, ffn=24)
+MODEL, SCALAR = LanguageModel(CONFIG, VOCAB), ScalarModel(CONFIG, VOCAB)
+
+
+@pytest.fixture(scope="module")
+def trunk() -> Any:
+    """Weights of the size of fresh ones; NumPy, since `init` compiles for long."""
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(MODEL.init, jax.random.key(0))
+    return jax.tree.map(lambda s: jnp.asarray(rng.normal(0.1, 0.25, s.shape), jnp.float32), shapes)
+
+
+def equal(a: Any, b: Any) -> bool:
+    return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+def test_fresh_parameters_are_plain_dicts_that_depend_on_the_key_alone() -> None:
+    init = jax.jit(MODEL.init)
+    params = init(jax.random.key(0))
+    assert type(params) is dict and type(params["blocks"]["attention"]) is dict
+    assert equal(params, init(jax.random.key(0)))
+    assert not equal(params, init(jax.random.key(1)))
+    query_UDNH = params["blocks"]["attention"]["query"]
+    assert query_UDNH.shape == (2, 16, 4, 4)
+    assert not np.array_equal(query_UDNH[0], query_UDNH[1]), "every layer draws its own weights"
+    tokens_BL = jnp.asarray(np.random.default_rng(5).integers(0, VOCAB, (4, 8)), jnp.int32)
+    logits_BLV = np.asarray(jax.jit(logits)(params, tokens_BL))
+    assert 0.5 < logits_BLV.std() < 2.0, "neither saturated nor flat: the first loss is near log V"
+
+
+def logits(params: Any, tokens_BL: jax.Array) -> jax.Array:
+    segments_BL = jnp.ones_like(tokens_BL)
+    hidden_BLD, _ = MODEL.hidden(params, tokens_BL, segment_positions(segments_BL), causal_visible(segments_BL))
+    return MODEL.logits(params, hidden_BLD)
+
+
+def test_a_scalar_model_starts_from_a_language_model(trunk: Any) -> None:
+    init = jax.jit(SCALAR.init)
+    params, other = init(jax.random.key(1), trunk), init(jax.random.key(2), trunk)
+    assert set(params) == {"trunk", "head"} and equal(params["trunk"], trunk)
+    assert equal(other["trunk"], trunk) and not equal(other["head"]["kernel"], params["head"]["kernel"])
+    assert jax.tree.structure(params) == jax.tree.structure(jax.eval_shape(SCALAR.init, jax.random.key(0)))
+
+
+def test_the_trunk_is_copied_not_shared(trunk: Any) -> None:
+    """Donating the language model's buffers must leave the scalar model alive."""
+    doomed = jax.tree.map(jnp.copy, trunk)
+    params = jax.jit(SCALAR.init)(jax.random.key(1), doomed)
+    for leaf in jax.tree.leaves(doomed):
+        leaf.delete()
+    assert equal(params["trunk"], trunk)
+
+
+def test_a_scalar_is_the_head_over_the_trunks_hidden_state(trunk: Any) -> None:
+    params = {"trunk": trunk, "head": {"kernel": jnp.arange(16, dtype=jnp.float32) - 7.0, "bias": jnp.float32(0.5)}}
+    tokens_BL = jnp.asarray([[3, 1, 4, 1, 5], [9, 2, 6, 5, 3]], jnp.int32)
+    segments_BL = jnp.ones_like(tokens_BL)
+    place = (tokens_BL, segment_positions(segments_BL), causal_visible(segments_BL))
+    hidden_BLD, cache = jax.jit(MODEL.hidden)(trunk, *place)
+    assert cache is None
+    scalars_BL = jax.jit(SCALAR.scalars)(params, *place)
+    assert scalars_BL.shape == (2, 5) and scalars_BL.dtype == jnp.float32
+    np.testing.assert_allclose(
+        scalars_BL, np.asarray(hidden_BLD) @ np.asarray(params["head"]["kernel"]) + 0.5, atol=1e-5
+    )
+
+
+def test_models_are_hashable_by_value() -> None:
+    assert LanguageModel(TransformerConfig(**vars(CONFIG)), VOCAB) == MODEL
+    assert hash(MODEL) == hash(LanguageModel(TransformerConfig(**vars(CONFIG)), VOCAB))
+    assert LanguageModel(CONFIG, VOCAB + 1) != MODEL
