@@ -9,6 +9,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 INK = "#010203"  # stands for the text colour of the page
 COLORS = ("#3b82f6", "#f59e0b", "#10b981", "#ef4444", "#8b5cf6", "#64748b")
@@ -68,14 +69,22 @@ def curves(panels: Sequence[Panel], *, xlabel: str, marks: Sequence[Mark] = ()) 
             _draw(axes, panel)
             for mark in marks:
                 axes.axvline(mark.step, color=INK, linestyle=(0, (4, 3)), linewidth=0.9, alpha=0.55)
-        top = rows[0, 0]
-        for mark in marks:
-            place = top.get_xaxis_transform()
-            top.annotate(
-                mark.label, (mark.step, 1.0), xycoords=place, xytext=(4, -1), textcoords="offset points", va="top"
-            )
+        for position, mark in enumerate(marks):
+            _name(rows[0, 0], mark, lines_down=position)
+        rows[-1, 0].xaxis.set_major_locator(MaxNLocator(integer=True))
         rows[-1, 0].set_xlabel(xlabel)
         return _svg(figure)
+
+
+def _name(axes: Axes, mark: Mark, *, lines_down: int) -> None:
+    """Write a mark's label beside its line, towards the middle of the panel, each mark on a line of its own."""
+    left, right = axes.get_xlim()
+    after = mark.step <= (left + right) / 2
+    offset = (4 if after else -4, -1 - 12 * lines_down)
+    place, side = axes.get_xaxis_transform(), "left" if after else "right"
+    axes.annotate(
+        mark.label, (mark.step, 1.0), xycoords=place, xytext=offset, textcoords="offset points", ha=side, va="top"
+    )
 
 
 def _draw(axes: Axes, panel: Panel) -> None:

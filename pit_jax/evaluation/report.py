@@ -136,9 +136,11 @@ def percent(share: Any) -> str:
 
 
 def signed(value: Any, digits: int = 1) -> str:
-    """+12.5, −3.0 (a real minus sign), or an en dash."""
+    """+12.5, −3.0 (a real minus sign), 0.0, or an en dash."""
     text = number(value, digits)
-    return text if text == "–" else f"{float(value):+,.{digits}f}".replace("-", "−")
+    if text == "–" or round(value, digits) == 0:
+        return text.removeprefix("-")
+    return f"{value:+,.{digits}f}".replace("-", "−")
 
 
 @dataclass(frozen=True)
@@ -165,10 +167,11 @@ def _by_temperature(rows: Sequence[dict[str, Any]]) -> list[tuple[float, list[di
 
 def _curves(workdir: Path) -> list[Section]:
     metrics = {stage: records.read_metrics(workdir / stage / "metrics.jsonl") for stage in STAGES}
+    done = {model: records.read_json(workdir / f"rl-{model}" / "done.json") for model in ("policy", "improver")}
     return [
-        sections.reinforcement("improver", metrics["rl-improver"]),
+        sections.reinforcement("improver", metrics["rl-improver"], done["improver"]),
         sections.gaps(records.read_json(workdir / "rm-improver" / "gaps.json"), metrics["rm-improver"]),
-        sections.reinforcement("policy", metrics["rl-policy"]),
+        sections.reinforcement("policy", metrics["rl-policy"], done["policy"]),
         sections.reward_models(metrics["rm-policy"], metrics["rm-improver"]),
         sections.fine_tuning(metrics["sft-policy"], metrics["sft-improver"]),
     ]

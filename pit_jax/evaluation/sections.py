@@ -50,19 +50,25 @@ def _figure(panels: Sequence[Panel | None], *, xlabel: str, marks: Sequence[Mark
     return figures.curves(kept, xlabel=xlabel, marks=marks) if kept else ""
 
 
-def reinforcement(model: str, rows: list[Row]) -> Section:
-    """Proxy, truth and KL over the rounds of RL, on held-out prompts; dashed: the switch to hard references."""
+def reinforcement(model: str, rows: list[Row], done: Row | None) -> Section:
+    """Proxy, truth and KL over the rounds of RL, on held-out prompts; dashed: the switch to hard references.
+
+    `done` is the marker of a finished stage; its `round` is that of the selected checkpoint.
+    """
     proxy = "gap" if model == "improver" else "reward"
     switched = [row["step"] for row in rows if row["phase"] == "train" and row.get("curriculum/stage") == 1]
-    steps, scores = records.curve(rows, "eval", "select/score")
     marks = [Mark(step, "references from the policy") for step in switched[:1]]
-    if scores:
-        marks.append(Mark(steps[scores.index(max(scores))], "selected"))
+    if done is not None:
+        marks.append(Mark(done["round"], "selected"))
     panels = [
         _panel(f"proxy: the {proxy} that RL maximises", _line("proxy", rows, "objective/scores", COLORS[0])),
         _panel("truth: the hidden score of the answers", _line("truth", rows, "truth/score", COLORS[2])),
         _panel("KL to the SFT model, nats a response", _line("KL", rows, "objective/kl", COLORS[1])),
-        _panel("share of answers that end", _line("ended", rows, "val/eos_rate", COLORS[5])),
+        _panel(
+            "share that ends, and that copies its reference" if model == "improver" else "share that ends",
+            _line("end", rows, "val/eos_rate", COLORS[5]),
+            _line("copy", rows, "val/copy_rate", COLORS[4]) if model == "improver" else None,
+        ),
     ]
     truth = (
         ""

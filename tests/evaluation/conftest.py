@@ -43,11 +43,20 @@ def write_training(root: Path, rng: np.random.Generator) -> None:
             rounds.append({"step": step, "phase": "train", "time": step, "objective/kl": kl, "curriculum/stage": stage})
             if step % 5 == 0:
                 proxy, truth = step / 20, 3.5 + step / 40 - max(0, step - 40) / 15
-                scores = {"objective/scores": proxy, "truth/score": truth, "select/score": -abs(step - 45)}
+                scores = {"objective/scores": proxy, "truth/score": truth}
                 rounds.append(
-                    {"step": step, "phase": "eval", "time": step, "objective/kl": kl, "val/eos_rate": 0.99, **scores}
+                    {
+                        "step": step,
+                        "phase": "eval",
+                        "time": step,
+                        "objective/kl": kl,
+                        "val/eos_rate": 0.99,
+                        "val/copy_rate": step / 200,
+                        **scores,
+                    }
                 )
         write_lines(root / f"rl-{model}" / "metrics.jsonl", rounds)
+        write_json(root / f"rl-{model}" / "done.json", {"round": 45, "digest": "0123456789ab"})
 
 
 def write_evaluation(root: Path, rng: np.random.Generator) -> None:

