@@ -22,7 +22,7 @@ class Sampling:
 
 def check_sampling(sampling: Sampling) -> Sampling:
     """The same sampling, or ValueError for a knob out of range."""
-    if float(sampling.temperature) < 0 or sampling.top_k < 0 or not 0 < sampling.top_p <= 1:
+    if not float(sampling.temperature) >= 0 or sampling.top_k < 0 or not 0 < sampling.top_p <= 1:  # NaN is not >= 0
         raise ValueError(
             "sampling needs temperature >= 0, top_k >= 0 and 0 < top_p <= 1, found "
             f"temperature={sampling.temperature} top_k={sampling.top_k} top_p={sampling.top_p}"
