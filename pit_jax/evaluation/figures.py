@@ -71,7 +71,7 @@ def curves(panels: Sequence[Panel], *, xlabel: str, marks: Sequence[Mark] = ()) 
                 axes.axvline(mark.step, color=INK, linestyle=(0, (4, 3)), linewidth=0.9, alpha=0.55)
         for position, mark in enumerate(marks):
             _name(rows[0, 0], mark, lines_down=position)
-        rows[-1, 0].xaxis.set_major_locator(MaxNLocator(integer=True))
+        rows[-1, 0].xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
         rows[-1, 0].set_xlabel(xlabel)
         return _svg(figure)
 
