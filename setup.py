@@ -1,4 +1,4 @@
-"""Packaging. The ranges here are what the code supports; constraints-py3XX.txt hold the exact versions it is tested with."""
+"""Packaging. The ranges here are what the code supports; constraints-py3XX.txt hold exact versions it is tested with."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ readme = Path(__file__).with_name("README.md")
 setup(
     name="pit_jax",
     version="0.1.0",
-    description="Train a language model to improve answers, from preference pairs alone (PIT, arXiv 2310.00898), in JAX.",
+    description="Train a language model to improve answers, from preference pairs alone (PIT), in JAX.",
     long_description=readme.read_text(encoding="utf-8") if readme.exists() else "",
     long_description_content_type="text/markdown",
     license="Apache-2.0",
