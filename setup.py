@@ -1,4 +1,4 @@
-"""Packaging. The ranges here are what the code supports; constraints-py3XX.txt hold exact versions it is tested with."""
+"""Packaging. The ranges are what the code supports; constraints-py3XX.txt hold the exact versions it is tested with."""
 
 from pathlib import Path
 
