@@ -1,6 +1,6 @@
 """The embedded set: requests for short notes, answers with faults, and a hidden rubric that only the judge knows.
 
-A request fixes tone, kind, addressee, topic and four details; wording, order of the details and the choice among
+A request fixes tone, kind, addressee, topic and three details; wording, order of the details and the choice among
 fitting greetings and closings are free. Both answers of a pair are corruptions of *one* ideal note, so that they
 share choices the prompt does not determine and keeping what is good in a reference pays. The label is a noisy
 Bradley-Terry draw on the hidden score. Models see the texts alone.
@@ -13,24 +13,20 @@ from dataclasses import dataclass, replace
 
 from pit_jax.batch import Triple
 
-NAMES = (
-    "anna ben clara david emma felix greta henry ines jonas kira leon maria nils olga paul rosa simon tina "
-    "umar vera walter xenia yusuf zoe ada boris carla dora ernst"
-).split()
-HELPERS = "tom lucy oscar nina hugo sara ivan lena".split()
+NAMES = "anna ben clara david emma felix greta henry ines jonas kira leon".split()
+HELPERS = "tom lucy oscar nina hugo sara".split()
 TOPICS = (
     "the book club|the garden day|the choir evening|the school play|the chess night|the bake sale|the film night|"
-    "the city walk|the spring fair|the pottery class|the boat trip|the quiz night|the house move|the team lunch|"
-    "the bike tour|the art show"
+    "the city walk|the spring fair|the boat trip"
 ).split("|")
-TIMES = "five six seven eight nine ten noon".split()
-PLACES = "hall park library kitchen garden studio cafe station".split()
-ITEMS = "tea bread lamps chairs soup paper apples blankets plates music".split()
+TIMES = "five six seven eight nine ten".split()
+PLACES = "hall park library kitchen garden studio".split()
+ITEMS = "tea bread lamps chairs soup paper apples music".split()
 
 OPENINGS = {
-    "reminder": ("this is a reminder about {}", "please remember {}", "do not forget {}"),
-    "invitation": ("you are invited to {}", "please join us for {}", "come along to {}"),
-    "update": ("here is some news about {}", "this is an update on {}", "there is a change to {}"),
+    "reminder": ("please remember {}", "do not forget {}"),
+    "invitation": ("you are invited to {}", "please join us for {}"),
+    "update": ("here is some news about {}", "there is a change to {}"),
 }
 GREETINGS = {
     "kind": ("dear {}", "my dear {}"),
@@ -38,20 +34,23 @@ GREETINGS = {
     "cheerful": ("hey {}", "hi {}"),
 }
 CLOSINGS = {
-    "kind": ("warm wishes", "with love", "take care"),
-    "formal": ("yours sincerely", "kind regards", "respectfully yours"),
-    "cheerful": ("see you soon", "cheers and hugs", "can not wait"),
+    "kind": ("warm wishes", "with love"),
+    "formal": ("yours sincerely", "kind regards"),
+    "cheerful": ("see you soon", "big hugs"),
 }
 DETAILS = {
-    "time": ("we start at {}", "the doors open at {}", "be there at {}"),
-    "place": ("we meet in the {}", "it is in the {}", "find us in the {}"),
-    "item": ("please bring some {}", "you could bring {}", "we still need {}"),
-    "helper": ("ask {} for help", "{} knows the way", "you can call {}"),
+    "time": ("we start at {}", "be there at {}"),
+    "place": ("we meet in the {}", "find us in the {}"),
+    "item": ("please bring some {}", "we still need {}"),
+    "helper": ("ask {} for help", "{} knows the way"),
 }
 VALUES = {"time": TIMES, "place": PLACES, "item": ITEMS, "helper": HELPERS}
+REQUESTED = 3  # details of a request
 RUDE = ("you are always late", "this is your fault", "nobody likes your ideas", "try not to be boring")
 
-MAX_SCORE = 8.0
+MAX_SCORE = 7.0
+LIGHT_FAULTS = (0, 1, 1, 2, 2)  # faults of one answer of a pair, drawn evenly
+HEAVY_FAULTS = (1, 2, 3, 4)  # and of the other
 LABEL_SHARPNESS = 2.0  # P(a preferred to b) = sigmoid(LABEL_SHARPNESS * (score_a - score_b))
 
 
@@ -67,7 +66,7 @@ class Request:
     def prompt(self) -> str:
         values = dict(self.details)
         asks = [_ASKS[slot].format(values[slot]) for slot, _ in self.details]
-        return f"write a {self.tone} {self.kind} to {self.name} about {self.topic}. mention {', '.join(asks)}."
+        return f"write a {self.tone} {self.kind} to {self.name} about {self.topic}: {', '.join(asks)}"
 
 
 _ASKS = {"time": "{}", "place": "the {}", "item": "{}", "helper": "{}"}
@@ -97,7 +96,7 @@ def draw_request(rng: random.Random) -> Request:
         kind=rng.choice(list(OPENINGS)),
         name=rng.choice(NAMES),
         topic=rng.choice(TOPICS),
-        details=tuple((slot, rng.choice(VALUES[slot])) for slot in slots),
+        details=tuple((slot, rng.choice(VALUES[slot])) for slot in slots[:REQUESTED]),
     )
 
 
@@ -214,7 +213,7 @@ _MEANINGS = _sentence_meanings()
 def parse_request(prompt: str) -> Request:
     """The request behind a prompt of this set. Raises ValueError for any other text."""
     try:
-        first, second = prompt.strip().rstrip(".").split(". mention ")
+        first, second = prompt.strip().split(": ")
         head, topic = first.removeprefix("write a ").split(" about ")
         tone, kind, _, name = head.split()
         found: list[tuple[str, str]] = []
@@ -235,7 +234,7 @@ def score(prompt: str, response: str) -> float:
     points = float(greeting in {g.format(request.name) for g in GREETINGS[request.tone]})
     points += float(closing in CLOSINGS[request.tone])
     asked, met, faults = {*request.details, (request.kind, request.topic)}, set(), 0
-    kinds_or_topics = set()
+    kinds_or_topics: set[str] = set()
     for sentence in sentences:
         meaning = _MEANINGS.get(sentence)
         if meaning in asked and meaning not in met:
@@ -257,9 +256,9 @@ def draw_pair(rng: random.Random) -> Triple:
     request = draw_request(rng)
     ideal = draw_ideal(request, rng)
     while True:
-        light = corrupt(ideal, request, rng.choice((0, 1, 1, 2, 2, 3)), rng)
+        light = corrupt(ideal, request, rng.choice(LIGHT_FAULTS), rng)
         base = light if rng.random() < 0.5 else ideal
-        heavy = corrupt(base, request, rng.choice((1, 2, 2, 3, 4)), rng)
+        heavy = corrupt(base, request, rng.choice(HEAVY_FAULTS), rng)
         scores = [score(request.prompt, note.text) for note in (light, heavy)]
         if scores[0] != scores[1]:
             break

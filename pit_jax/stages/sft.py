@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from rich.progress import Progress
 
 from pit_jax.batch import SftBatch
@@ -14,12 +15,16 @@ from pit_jax.stages.context import Context
 from pit_jax.stages.supervised import Loss, Task, fit
 
 
-def make_loss(model: LanguageModel) -> Loss:
-    """Next-token loss over the answer's tokens."""
+def make_loss(model: LanguageModel, *, slots: int) -> Loss:
+    """Next-token loss over the answers' tokens, of which a row holds at most `slots`: logits are made for those alone."""
 
     def loss(params: Any, batch: SftBatch, key: jax.Array) -> tuple[jax.Array, dict[str, Mean]]:
         hidden_BLD, _ = model.hidden(params, batch.tokens_BL, batch.positions_BL, causal_visible(batch.segments_BL))
-        return token_loss(model.logits(params, hidden_BLD), batch.targets_BL, batch.mask_BL)
+        counted_BT = jnp.argsort(~batch.mask_BL, axis=1, stable=True)[:, :slots]
+        hidden_BTD = jnp.take_along_axis(hidden_BLD, counted_BT[:, :, None], axis=1)
+        targets_BT = jnp.take_along_axis(batch.targets_BL, counted_BT, axis=1)
+        mask_BT = jnp.take_along_axis(batch.mask_BL, counted_BT, axis=1)
+        return token_loss(model.logits(params, hidden_BTD), targets_BT, mask_BT)
 
     return loss
 
@@ -28,12 +33,13 @@ def run(context: Context, model: str, progress: Progress) -> None:
     config = context.config.sft
     network = context.language_model
     kind = f"sft-{model}"
+    arrays, heldout = context.data.arrays("sft", kind), context.data.arrays("heldout", kind)
     task = Task(
         folder=context.folder("sft", model),
-        loss=make_loss(network),
+        loss=make_loss(network, slots=max(int(rows["mask_BL"].sum(axis=1).max()) for rows in (arrays, heldout))),
         make_batch=SftBatch,
-        arrays=context.data.arrays("sft", kind),
-        heldout=context.data.arrays("heldout", kind),
+        arrays=arrays,
+        heldout=heldout,
         optimizer=config.optimizer,
         num_steps=config.policy_steps if model == "policy" else config.improver_steps,
         batch_size=config.batch_size,
