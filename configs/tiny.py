@@ -16,7 +16,15 @@ def get_config() -> Config:
         base,
         data=replace(base.data, notes_pairs=66_000, prompt_length=24, response_length=36),
         tokenizer=replace(base.tokenizer, vocab_size=768),
-        transformer=replace(base.transformer, query_heads=2, kv_heads=2, head_size=32, unroll=2),
-        sft=replace(base.sft, optimizer=replace(base.sft.optimizer, learning_rate=3e-3)),
-        rm=replace(base.rm, optimizer=replace(base.rm.optimizer, learning_rate=1e-3)),
+        transformer=replace(base.transformer, query_heads=4, kv_heads=4, head_size=16, unroll=2, pooled_head=True),
+        sft=replace(
+            base.sft, policy_steps=400, improver_steps=900, optimizer=replace(base.sft.optimizer, learning_rate=3e-3)
+        ),
+        rm=replace(
+            base.rm,
+            policy_steps=700,
+            improver_steps=500,
+            batch_size=32,
+            optimizer=replace(base.rm.optimizer, learning_rate=3e-3),
+        ),
     )

@@ -55,6 +55,8 @@ class TransformerConfig:
     """Base of the rotary position frequencies."""
     norm_eps: float = 1e-6
     """Epsilon of RMSNorm."""
+    pooled_head: bool = False
+    """Scalar heads add a causal sum over all tokens to the last token's scalar; helps shallow models."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Compute dtype; parameters, softmax, norms and logits stay float32."""
     unroll: int = 1

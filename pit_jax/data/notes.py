@@ -174,16 +174,18 @@ def _break_words(note: Note, request: Request, rng: random.Random) -> Note:
             k = (j + 1) % len(words)
             words[j], words[k] = words[k], words[j]
         case _:
-            words[j] = rng.choice(rng.choice([*RUDE, *OPENINGS["update"], *DETAILS["place"]]).split()).strip("{}") or "it"
+            words[j] = (
+                rng.choice(rng.choice([*RUDE, *OPENINGS["update"], *DETAILS["place"]]).split()).strip("{}") or "it"
+            )
     return replace(note, sentences=note.sentences[:i] + (" ".join(words),) + note.sentences[i + 1 :])
 
 
 FAULTS = (
-    (_drop_sentence, 6),
-    (_wrong_value, 3),
-    (_wrong_opening, 2),
-    (_wrong_name, 1),
-    (_wrong_closing, 2),
+    (_drop_sentence, 4),
+    (_wrong_value, 6),
+    (_wrong_opening, 3),
+    (_wrong_name, 3),
+    (_wrong_closing, 1),
     (_rude, 1),
     (_repeat, 1),
     (_break_words, 3),
@@ -243,7 +245,9 @@ def score(prompt: str, response: str) -> float:
             kinds_or_topics = {meaning[0], meaning[1]}
         else:
             faults += 1
-    opening = 2.0 if (request.kind, request.topic) in met else float(len(kinds_or_topics & {request.kind, request.topic}))
+    opening = (
+        2.0 if (request.kind, request.topic) in met else float(len(kinds_or_topics & {request.kind, request.topic}))
+    )
     points += opening + len(met & set(request.details))
     return max(0.0, points - faults)
 

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+POOL_SCALE = 8.0
+
 
 class ScalarHead(nnx.Module):
     """hidden_BLD -> scalar_BL; weights start at N(0, 1/(d+1)), bias at 0 (the N details of RLHF, item 4)."""
@@ -12,5 +14,25 @@ class ScalarHead(nnx.Module):
         self.kernel = nnx.Param(jax.random.normal(rngs.params(), (width,)) * (width + 1) ** -0.5)
         self.bias = nnx.Param(jnp.zeros((), jnp.float32))
 
-    def __call__(self, hidden_BLD: jax.Array) -> jax.Array:
-        return jnp.einsum("BLD,D->BL", hidden_BLD.astype(jnp.float32), self.kernel[...]) + self.bias[...]
+    def __call__(self, hidden_BLD: jax.Array, visible_BLS: jax.Array) -> jax.Array:
+        return _dot(hidden_BLD, self.kernel[...]) + self.bias[...]
+
+
+class PooledScalarHead(nnx.Module):
+    """The scalar head plus a causal sum: scalar[t] = head(h[t]) + sum over visible s of u . h[s] / POOL_SCALE.
+
+    The scalar at EOS then adds up what every token of the sequence contributes, and the scalar at a token is the same
+    sum so far. Shallow models learn to find local faults several times faster this way than through attention at EOS.
+    """
+
+    def __init__(self, width: int, *, rngs: nnx.Rngs):
+        self.last = ScalarHead(width, rngs=rngs)
+        self.pooled = nnx.Param(jax.random.normal(rngs.params(), (width,)) * (width + 1) ** -0.5)
+
+    def __call__(self, hidden_BLD: jax.Array, visible_BLS: jax.Array) -> jax.Array:
+        each_BL = _dot(hidden_BLD, self.pooled[...]) / POOL_SCALE
+        return self.last(hidden_BLD, visible_BLS) + jnp.einsum("BLS,BS->BL", visible_BLS.astype(jnp.float32), each_BL)
+
+
+def _dot(hidden_BLD: jax.Array, kernel_D: jax.Array) -> jax.Array:
+    return jnp.einsum("BLD,D->BL", hidden_BLD.astype(jnp.float32), kernel_D)

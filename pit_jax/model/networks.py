@@ -9,7 +9,7 @@ from flax import nnx
 
 from pit_jax.config import TransformerConfig
 from pit_jax.model.attention import Cache
-from pit_jax.model.heads import ScalarHead
+from pit_jax.model.heads import PooledScalarHead, ScalarHead
 from pit_jax.model.transformer import Transformer
 
 Params = Any  # nested dict of float32 arrays
@@ -18,7 +18,7 @@ Params = Any  # nested dict of float32 arrays
 class ScalarTransformer(nnx.Module):
     def __init__(self, config: TransformerConfig, vocab_size: int, *, rngs: nnx.Rngs):
         self.trunk = Transformer(config, vocab_size, rngs=rngs)
-        self.head = ScalarHead(config.width, rngs=rngs)
+        self.head = (PooledScalarHead if config.pooled_head else ScalarHead)(config.width, rngs=rngs)
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class ScalarModel:
         abstract = nnx.eval_shape(lambda: self._build(jax.random.key(0)))
         model = nnx.merge(nnx.graphdef(abstract), params)
         hidden_BLD, _ = model.trunk(tokens_BL, positions_BL, visible_BLS)
-        return model.head(hidden_BLD)
+        return model.head(hidden_BLD, visible_BLS)
 
     def _build(self, key: jax.Array) -> ScalarTransformer:
         return ScalarTransformer(self.config, self.vocab_size, rngs=nnx.Rngs(params=key))
