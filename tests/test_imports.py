@@ -23,7 +23,7 @@ ALLOWED: dict[str, set[str]] = {
     "data": {"batch", "config"},
     "training": {"batch", "config", "masked", "parallel"},
     "generation": {"model", "parallel"},
-    "improvement": {"generation", "model", "data.templates"},
+    "improvement": {"batch", "generation", "model", "data.templates"},
     "evaluation": {"improvement", "generation", "model", "objectives"},
 }
 ALLOWED["stages"] = set(ALLOWED)

@@ -13,15 +13,23 @@ from dataclasses import dataclass, replace
 
 from pit_jax.batch import Triple
 
-NAMES = "anna ben clara david emma felix greta henry ines jonas kira leon".split()
-HELPERS = "tom lucy oscar nina hugo sara".split()
-TOPICS = (
-    "the book club|the garden day|the choir evening|the school play|the chess night|the bake sale|the film night|"
-    "the city walk|the spring fair|the boat trip"
-).split("|")
-TIMES = "five six seven eight nine ten".split()
-PLACES = "hall park library kitchen garden studio".split()
-ITEMS = "tea bread lamps chairs soup paper apples music".split()
+NAMES = ["anna", "ben", "clara", "david", "emma", "felix", "greta", "henry", "ines", "jonas", "kira", "leon"]
+HELPERS = ["tom", "lucy", "oscar", "nina", "hugo", "sara"]
+TOPICS = [
+    "the book club",
+    "the garden day",
+    "the choir evening",
+    "the school play",
+    "the chess night",
+    "the bake sale",
+    "the film night",
+    "the city walk",
+    "the spring fair",
+    "the boat trip",
+]
+TIMES = ["five", "six", "seven", "eight", "nine", "ten"]
+PLACES = ["hall", "park", "library", "kitchen", "garden", "studio"]
+ITEMS = ["tea", "bread", "lamps", "chairs", "soup", "paper", "apples", "music"]
 
 OPENINGS = {
     "reminder": ("please remember {}", "do not forget {}"),

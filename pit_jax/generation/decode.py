@@ -62,7 +62,7 @@ def generate(
         logprob_B = token_logprobs(state.logits_BV[:, None], token_B[:, None], temperature=sampling.temperature)[:, 0]
         token_B = jnp.where(live_B, token_B, pad_id)
         real_BS = _put(state.real_BS, live_B, prompt_slot + state.step)
-        hidden_B1D, cache = model.hidden(
+        hidden_B1D, cache = model.decode(
             params,
             token_B[:, None],
             (lengths_B + state.step)[:, None],
@@ -90,14 +90,19 @@ def _put(slots_BT: jax.Array, value_B: jax.Array, slot: jax.Array) -> jax.Array:
 
 
 def _prefill(
-    model: LanguageModel, params: Params, prompt_BP: jax.Array, prompt_mask_BP: jax.Array, response_slot: int, pad_id: int
+    model: LanguageModel,
+    params: Params,
+    prompt_BP: jax.Array,
+    prompt_mask_BP: jax.Array,
+    response_slot: int,
+    pad_id: int,
 ) -> DecodeState:
     batch, prompt_slot = prompt_BP.shape
     segments_BP = prompt_mask_BP.astype(jnp.int32)
     unused_BT = jnp.zeros((batch, response_slot), bool)
     visible_BPS = jnp.pad(causal_visible(segments_BP), ((0, 0), (0, 0), (0, response_slot)))
     cache = Cache.empty(model.config, batch, prompt_slot + response_slot)
-    hidden_BPD, cache = model.hidden(params, prompt_BP, segment_positions(segments_BP), visible_BPS, cache, 0)
+    hidden_BPD, cache = model.decode(params, prompt_BP, segment_positions(segments_BP), visible_BPS, cache, 0)
     return DecodeState(
         step=jnp.zeros((), jnp.int32),
         tokens_BT=jnp.full((batch, response_slot), pad_id, jnp.int32),

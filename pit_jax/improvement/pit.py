@@ -36,9 +36,16 @@ def answer(
 ) -> Answers:
     """y_0: the policy's answer."""
     drawn = generate(
-        model, params, rows.prompt_BP, rows.prompt_mask_BP, key,
-        sampling=sampling, response_slot=slots.response, eos_id=slots.eos_id, pad_id=slots.pad_id,
-    )  # fmt: skip
+        model,
+        params,
+        rows.prompt_BP,
+        rows.prompt_mask_BP,
+        key,
+        sampling=sampling,
+        response_slot=slots.response,
+        eos_id=slots.eos_id,
+        pad_id=slots.pad_id,
+    )
     return Answers(drawn.tokens_BT, drawn.mask_BT)
 
 
@@ -58,9 +65,16 @@ def improve_once(
         rows.prefix_BP, rows.prefix_mask_BP, before.tokens_BT, reference_mask_BT, slots.suffix
     )
     drawn = generate(
-        model, params, prompt_BP, mask_BP, key,
-        sampling=sampling, response_slot=slots.response, eos_id=slots.eos_id, pad_id=slots.pad_id,
-    )  # fmt: skip
+        model,
+        params,
+        prompt_BP,
+        mask_BP,
+        key,
+        sampling=sampling,
+        response_slot=slots.response,
+        eos_id=slots.eos_id,
+        pad_id=slots.pad_id,
+    )
     return Answers(drawn.tokens_BT, drawn.mask_BT)
 
 

@@ -77,7 +77,7 @@ class Attention(nnx.Module):
         layer: jax.Array,
         slot: jax.Array,
     ) -> tuple[jax.Array, Cache | None]:
-        """Attend over the row itself, or, with a cache, write this layer's keys and values at `slot` and attend over it."""
+        """Attend over the row; with a cache, write this layer's keys and values at `slot` and attend over it."""
         dtype = x_BLD.dtype
         query = jnp.einsum("BLD,DNH->BLNH", x_BLD, self.query[...].astype(dtype))
         key = jnp.einsum("BLD,DKH->BLKH", x_BLD, self.key[...].astype(dtype))
@@ -85,7 +85,9 @@ class Attention(nnx.Module):
         query, key = rope(query, positions_BL, theta=self.theta), rope(key, positions_BL, theta=self.theta)
         key_BKSH, value_BKSH = key.swapaxes(1, 2), value.swapaxes(1, 2)
         if cache is not None:
-            cache = Cache(_write(cache.keys_UBKSH, key_BKSH, layer, slot), _write(cache.values_UBKSH, value_BKSH, layer, slot))
+            cache = Cache(
+                _write(cache.keys_UBKSH, key_BKSH, layer, slot), _write(cache.values_UBKSH, value_BKSH, layer, slot)
+            )
             key_BKSH, value_BKSH = cache.keys_UBKSH[layer], cache.values_UBKSH[layer]
         b, length, n, h = query.shape
         k = key_BKSH.shape[1]

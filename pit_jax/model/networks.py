@@ -32,16 +32,24 @@ class LanguageModel:
         return nnx.to_pure_dict(nnx.state(self._build(key), nnx.Param))
 
     def hidden(
+        self, params: Params, tokens_BL: jax.Array, positions_BL: jax.Array, visible_BLS: jax.Array
+    ) -> jax.Array:
+        """hidden_BLD of whole rows."""
+        return self._bind(params)(tokens_BL, positions_BL, visible_BLS)[0]
+
+    def decode(
         self,
         params: Params,
         tokens_BL: jax.Array,
         positions_BL: jax.Array,
         visible_BLS: jax.Array,
-        cache: Cache | None = None,
-        slot: jax.Array | int = 0,
-    ) -> tuple[jax.Array, Cache | None]:
-        """hidden_BLD and the updated cache."""
-        return self._bind(params)(tokens_BL, positions_BL, visible_BLS, cache, slot)
+        cache: Cache,
+        slot: jax.Array | int,
+    ) -> tuple[jax.Array, Cache]:
+        """hidden_BLD of a piece of the rows, and the cache with its keys and values written from `slot` on."""
+        hidden_BLD, updated = self._bind(params)(tokens_BL, positions_BL, visible_BLS, cache, slot)
+        assert updated is not None
+        return hidden_BLD, updated
 
     def logits(self, params: Params, hidden_BLD: jax.Array) -> jax.Array:
         """logits_BLV, float32."""
@@ -67,7 +75,9 @@ class ScalarModel:
         params = nnx.to_pure_dict(nnx.state(self._build(key), nnx.Param))
         return params if trunk is None else {**params, "trunk": jax.tree.map(jnp.copy, trunk)}
 
-    def scalars(self, params: Params, tokens_BL: jax.Array, positions_BL: jax.Array, visible_BLS: jax.Array) -> jax.Array:
+    def scalars(
+        self, params: Params, tokens_BL: jax.Array, positions_BL: jax.Array, visible_BLS: jax.Array
+    ) -> jax.Array:
         """One float32 scalar per slot, [B, L]."""
         abstract = nnx.eval_shape(lambda: self._build(jax.random.key(0)))
         model = nnx.merge(nnx.graphdef(abstract), params)

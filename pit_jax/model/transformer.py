@@ -1,4 +1,4 @@
-"""The one decoder-only transformer: RMSNorm, grouped-query attention, gated feed-forward; layers stacked and scanned."""
+"""The one decoder-only transformer: RMSNorm, grouped-query attention, gated feed-forward; layers are scanned."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,6 @@ from flax import nnx
 from pit_jax.config import TransformerConfig
 from pit_jax.model.attention import Attention, Cache
 from pit_jax.parallel.sharding import constrain_batch
-
 
 Carry = tuple[jax.Array, Cache | None]
 
@@ -94,7 +93,9 @@ class Transformer(nnx.Module):
 
         Without a cache S = L; with one, visible_BLS ranges over the cache's slots.
         """
-        x_BLD = self.embedding[...].astype(self.config.dtype)[tokens_BL] * jnp.asarray(self.config.width**0.5, self.config.dtype)
+        x_BLD = self.embedding[...].astype(self.config.dtype)[tokens_BL] * jnp.asarray(
+            self.config.width**0.5, self.config.dtype
+        )
         x_BLD = constrain_batch(x_BLD)
         slot = jnp.asarray(slot, jnp.int32)
 
@@ -113,4 +114,3 @@ class Transformer(nnx.Module):
         return jnp.einsum(
             "BLD,DV->BLV", hidden_BLD, matrix_DV.astype(hidden_BLD.dtype), preferred_element_type=jnp.float32
         )
-

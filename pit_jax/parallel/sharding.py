@@ -38,14 +38,21 @@ def param_sharding(params: Any, mesh: Mesh, rules: tuple[tuple[str, PartitionSpe
         for pattern, spec in rules:
             if re.search(pattern, name):
                 return NamedSharding(mesh, _fit(spec, leaf.shape, mesh))
-        raise ValueError(f"no sharding rule covers parameter {name!r} of shape {leaf.shape}; add one to parallel/sharding.py")
+        raise ValueError(
+            f"no sharding rule covers parameter {name!r} of shape {leaf.shape}; add one to parallel/sharding.py"
+        )
 
     return jax.tree_util.tree_map_with_path(place, params)
 
 
 def _fit(spec: PartitionSpec, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
     axes = tuple(spec) + (None,) * (len(shape) - len(spec))
-    return P(*(axis if axis is not None and size % mesh.shape[axis] == 0 else None for axis, size in zip(axes, shape, strict=True)))
+    return P(
+        *(
+            axis if axis is not None and size % mesh.shape[axis] == 0 else None
+            for axis, size in zip(axes, shape, strict=True)
+        )
+    )
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

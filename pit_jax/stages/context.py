@@ -1,12 +1,13 @@
 """What every stage shares: config, mesh, data, the two networks, the console."""
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 from rich.console import Console
 
@@ -18,6 +19,7 @@ from pit_jax.parallel.sharding import batch_sharding, param_sharding, put, repli
 from pit_jax.stages.workspace import StageFolder
 from pit_jax.training.checkpoint import Checkpoints
 
+T = TypeVar("T")
 TruthScore = Callable[[str, str], float]
 
 
@@ -76,6 +78,10 @@ class Context:
         _, params = checkpoints.restore_params({"policy": abstract} if stage == "rl" else abstract, round=done["round"])
         checkpoints.close()
         return params["policy"] if stage == "rl" else params
+
+    def put_rows(self, make: Callable[..., T], rows: Mapping[str, np.ndarray]) -> T:
+        """A batch of class `make`, from named host arrays onto the mesh."""
+        return self.put_batch(make(**rows))
 
     def put_batch(self, tree: Any) -> Any:
         return put(tree, batch_sharding(self.mesh))

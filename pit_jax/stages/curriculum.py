@@ -53,12 +53,14 @@ def improver_prompts(
 
 @dataclass(frozen=True)
 class Supply:
-    """RolloutPrompts of a round, a pure function of (round, frozen sampler): nothing but the round has to be remembered."""
+    """The prompts of every round, a pure function of (round, frozen sampler): nothing else has to be remembered."""
 
     context: Context
     model: str
 
-    def programs(self) -> tuple[Callable[..., RolloutPrompts], Callable[..., RolloutPrompts], Callable[..., RolloutPrompts]]:
+    def programs(
+        self,
+    ) -> tuple[Callable[..., RolloutPrompts], Callable[..., RolloutPrompts], Callable[..., RolloutPrompts]]:
         """Jitted (own, easy, hard): the policy's prompts; dataset references; references from the sampler."""
         data, config = self.context.data, self.context.config.rl
         eos_id, suffix = data.tokenizer.eos_id, tuple(data.template.improver_suffix)
@@ -72,10 +74,16 @@ class Supply:
 
         def hard(rows: PromptBatch, sampler: Any, key: jax.Array) -> RolloutPrompts:
             drawn = generate(
-                self.context.language_model, sampler, rows.prompt_BP, rows.prompt_mask_BP, key,
-                sampling=Sampling(config.temperature), response_slot=data.response_slot,
-                eos_id=eos_id, pad_id=data.tokenizer.pad_id,
-            )  # fmt: skip
+                self.context.language_model,
+                sampler,
+                rows.prompt_BP,
+                rows.prompt_mask_BP,
+                key,
+                sampling=Sampling(config.temperature),
+                response_slot=data.response_slot,
+                eos_id=eos_id,
+                pad_id=data.tokenizer.pad_id,
+            )
             return improver_prompts(rows, drawn.tokens_BT, drawn.mask_BT, suffix=suffix, eos_id=eos_id)
 
         return jax.jit(policy_prompts), jax.jit(easy), jax.jit(hard)
@@ -91,9 +99,9 @@ class Supply:
 
         def prompts(round: int) -> RolloutPrompts:
             if self.model == "policy":
-                return own(context.put_batch(PromptBatch(**whole.batch(round))))
+                return own(context.put_rows(PromptBatch, whole.batch(round)))
             if stage_of(round, config.easy_rounds) == EASY:
-                return easy(context.put_batch(PromptBatch(**half.batch(round))))
-            return hard(context.put_batch(PromptBatch(**whole.batch(round))), sampler, jax.random.fold_in(key, round))
+                return easy(context.put_rows(PromptBatch, half.batch(round)))
+            return hard(context.put_rows(PromptBatch, whole.batch(round)), sampler, jax.random.fold_in(key, round))
 
         return prompts

@@ -42,8 +42,8 @@ def generate_outputs(
     key = context.key("evaluate", str(temperature))
 
     def output(answers: Answers, round: int, reference: Output | None) -> Output:
-        tokens_NT = answers.tokens_BT[round]
-        return Output(systems.texts(tokens_NT), tokens_NT, answers.mask_BT[round], reference)
+        tokens_NT = np.asarray(answers.tokens_BT[round])
+        return Output(systems.texts(tokens_NT), tokens_NT, np.asarray(answers.mask_BT[round]), reference)
 
     trail = systems.trail(params["rl-policy"], params["rl-improver"], temperature, key, advance)
     outputs = {POLICY: output(trail, 0, None)}
@@ -89,28 +89,41 @@ def run(context: Context, progress: Progress) -> dict[str, Any]:
     rounds = context.config.improve.rounds
     lineage = folder.begin(context.config, data_fingerprint=context.data.fingerprint)
     prompts = [triple.prompt for triple in context.data.triples("heldout")][: config.prompts]
-    params = {f"{stage}-{model}": context.load(stage, model) for stage in ("sft", "rl") for model in ("policy", "improver")}
+    params = {
+        f"{stage}-{model}": context.load(stage, model) for stage in ("sft", "rl") for model in ("policy", "improver")
+    }
     size = context.config.improve.batch_size
     sampling = Sampling(top_k=context.config.improve.top_k, top_p=context.config.improve.top_p)
     systems = Systems(context, prompts, rounds=rounds, batch_size=size, sampling=sampling)
     judges: list[Judge] = [PairJudge("gap", GapScorer(context, context.load("rm", "improver"), batch_size=size))]
     if (truth := context.truth) is not None:
-        judges.insert(0, PointwiseJudge("rubric", lambda xs, ys: np.asarray([truth(x, y) for x, y in zip(xs, ys, strict=True)])))
+        judges.insert(
+            0, PointwiseJudge("rubric", lambda xs, ys: np.asarray([truth(x, y) for x, y in zip(xs, ys, strict=True)]))
+        )
     bar = progress.add_task(folder.name, total=2 * len(prompts) * len(config.temperatures), note="")
     rows, described = [], []
     for temperature in config.temperatures:
         outputs = generate_outputs(context, systems, params, temperature, lambda done: progress.advance(bar, done))
         for name, output in outputs.items():
-            scores = None if truth is None else np.asarray([truth(*both) for both in zip(prompts, output.texts, strict=True)])
+            scores = (
+                None
+                if truth is None
+                else np.asarray([truth(*both) for both in zip(prompts, output.texts, strict=True)])
+            )
             described.append(describe(name, temperature, output, context.data.tokenizer.eos_id, scores))
         for judge in judges:
             for left, right in pairs_of(rounds):
                 margins = judge.scores(prompts, outputs[left].texts, outputs[right].texts)
                 found = compare(
-                    margins, np.zeros_like(margins), tie_margin=config.tie_margin,
-                    resamples=config.resamples, seed=context.config.seed,
-                )  # fmt: skip
-                rows.append({"temperature": temperature, "judge": judge.name, "left": left, "right": right} | asdict(found))
+                    margins,
+                    np.zeros_like(margins),
+                    tie_margin=config.tie_margin,
+                    resamples=config.resamples,
+                    seed=context.config.seed,
+                )
+                rows.append(
+                    {"temperature": temperature, "judge": judge.name, "left": left, "right": right} | asdict(found)
+                )
     results = {
         "judge_names": [judge.name for judge in judges],
         "headline_temperature": context.config.improve.temperature,

@@ -45,9 +45,12 @@ def run(context: Context, progress: Progress) -> None:
     systems = Systems(context, prompts, rounds=config.rounds, batch_size=config.batch_size, sampling=sampling)
     bar = progress.add_task(folder.name, total=len(prompts), note=f"{config.rounds} rounds")
     trail = systems.trail(
-        context.load("rl", "policy"), context.load("rl", "improver"), config.temperature, context.key("improve"),
+        context.load("rl", "policy"),
+        context.load("rl", "improver"),
+        config.temperature,
+        context.key("improve"),
         lambda done: progress.advance(bar, done),
-    )  # fmt: skip
+    )
     answers = [systems.texts(tokens) for tokens in trail.tokens_BT]
     gap = GapScorer(context, context.load("rm", "improver"), batch_size=config.batch_size)
     gaps = [

@@ -33,7 +33,9 @@ def check_workdir(workdir: Path) -> None:
         probe.write_bytes(b"0" * 4096)
         os.remove(probe)
     except OSError as error:
-        raise ValueError(f"cannot write to workdir {workdir}: {error}; choose another --workdir or free space") from error
+        raise ValueError(
+            f"cannot write to workdir {workdir}: {error}; choose another --workdir or free space"
+        ) from error
 
 
 def check(config: Config) -> list[StageFolder]:
@@ -58,9 +60,14 @@ def check(config: Config) -> list[StageFolder]:
 
 def make_progress(console: Console) -> Progress:
     return Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-        TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console,
-    )  # fmt: skip
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+    )
 
 
 def run(config: Config) -> None:

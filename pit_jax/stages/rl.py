@@ -53,10 +53,16 @@ def run(context: Context, model: str, progress: Progress) -> None:
     )
     params = {"policy": actors.frozen["anchor"], "value": actors.frozen["scorer"]}
     fresh, sharding = place_state(
-        params, optimizer, param_sharding(params, mesh), replicated(mesh), seed=context.config.seed,
+        params,
+        optimizer,
+        param_sharding(params, mesh),
+        replicated(mesh),
+        seed=context.config.seed,
         extras={"kl_coef": jnp.float32(config.kl_coef), "curriculum": jnp.int32(0), "position": jnp.int32(0)},
-    )  # fmt: skip
-    checkpoints = Checkpoints(folder.path / "checkpoints", keep=context.config.checkpoint.keep, say=context.console.print)
+    )
+    checkpoints = Checkpoints(
+        folder.path / "checkpoints", keep=context.config.checkpoint.keep, say=context.console.print
+    )
     checkpoints.check_space(fresh)
     restored = checkpoints.restore_latest(abstract_state(fresh))
     start, state = restored if restored is not None else (0, fresh)
@@ -66,10 +72,15 @@ def run(context: Context, model: str, progress: Progress) -> None:
     policy, scalar = context.language_model, context.scalar_model
     rollout = jax.jit(
         make_rollout(
-            policy, scalar, config, **roles, eos_id=context.data.tokenizer.eos_id,
-            pad_id=context.data.tokenizer.pad_id, centered=model == "improver" and config.center_gap,
+            policy,
+            scalar,
+            config,
+            **roles,
+            eos_id=context.data.tokenizer.eos_id,
+            pad_id=context.data.tokenizer.pad_id,
+            centered=model == "improver" and config.center_gap,
         )
-    )  # fmt: skip
+    )
     step = compile_step(
         make_train_step(make_ppo_loss(policy, scalar, config, **roles), optimizer, accumulate=1),
         state_sharding=sharding,
@@ -91,9 +102,16 @@ def run(context: Context, model: str, progress: Progress) -> None:
             checkpoints.save(round, state, score=metrics["objective/scores"] if allowed else None)
 
     run_loop(
-        state, step, trainer.supply, evaluate=evaluate, save=save, log=log.train, num_rounds=rounds,
-        stop_round=trainer.stop, finish_round=trainer.finish,
-    )  # fmt: skip
+        state,
+        step,
+        trainer.supply,
+        evaluate=evaluate,
+        save=save,
+        log=log.train,
+        num_rounds=rounds,
+        stop_round=trainer.stop,
+        finish_round=trainer.finish,
+    )
     log.close()
     checkpoints.wait()
     best = checkpoints.best_round()
@@ -130,9 +148,7 @@ class Bars:
 class Rounds:
     """One round of PPO: roll out with the state's parameters, then epochs x minibatches over the rollout."""
 
-    def __init__(
-        self, context: Context, config: RlConfig, model: str, actors: Actors, rollout: Rollout, bars: Bars
-    ):
+    def __init__(self, context: Context, config: RlConfig, model: str, actors: Actors, rollout: Rollout, bars: Bars):
         self._context, self._config, self._model, self._bars = context, config, model, bars
         self._actors, self._rollout = actors, rollout
         self._draw = Supply(context, model).draw(actors.sampler)
@@ -148,9 +164,12 @@ class Rounds:
         self._bars.rollout()
         prompts = self._draw(round)
         experience, self._metrics = self._rollout(
-            state.params, self._actors.frozen, prompts,
-            jax.random.fold_in(self._key, round), state.extras["kl_coef"],
-        )  # fmt: skip
+            state.params,
+            self._actors.frozen,
+            prompts,
+            jax.random.fold_in(self._key, round),
+            state.extras["kl_coef"],
+        )
         size = config.batch_size // config.minibatches
         for epoch in range(config.epochs):
             order = np.random.default_rng((self._context.config.seed, round, epoch)).permutation(config.batch_size)
@@ -201,7 +220,7 @@ class Heldout:
         arrays = {k: v[: config.heldout_prompts] for k, v in prompt_arrays(context, "heldout").items()}
         self._chunks: list[tuple[RolloutPrompts, int]] = []
         for i, (rows, real) in enumerate(sequential(arrays, config.batch_size)):
-            batch = context.put_batch(PromptBatch(**rows))
+            batch = context.put_rows(PromptBatch, rows)
             key = jax.random.fold_in(context.key("heldout-references"), i)
             self._chunks.append((own(batch) if model == "policy" else hard(batch, actors.sampler, key), real))
         self._texts = [triple.prompt for triple in context.data.triples("heldout")[: config.heldout_prompts]]
@@ -211,9 +230,12 @@ class Heldout:
         scores: list[float] = []
         for i, (prompts, real) in enumerate(self._chunks):
             experience, metrics = self._rollout(
-                state.params, self._actors.frozen, prompts,
-                jax.random.fold_in(self._key, i), state.extras["kl_coef"],
-            )  # fmt: skip
+                state.params,
+                self._actors.frozen,
+                prompts,
+                jax.random.fold_in(self._key, i),
+                state.extras["kl_coef"],
+            )
             totals = metrics if not totals else {name: totals[name] + metrics[name] for name in metrics}
             if self._context.truth is not None:
                 scores += self._true_scores(experience, len(scores), real, self._context.truth)

@@ -41,9 +41,7 @@ def make_reward_loss(model: ScalarModel) -> Loss:
 
 def tree_gaps(model: ScalarModel, params: Any, batch: GapBatch) -> dict[str, jax.Array]:
     """The four gaps of each pair, one pass over the tree: {"wl": [B], "ww": [B], "ll": [B], "lw": [B]}."""
-    scalars_BL = model.scalars(
-        params, batch.tokens_BL, batch.positions_BL, tree_visible(batch.nodes_BL, NODE_PARENTS)
-    )
+    scalars_BL = model.scalars(params, batch.tokens_BL, batch.positions_BL, tree_visible(batch.nodes_BL, NODE_PARENTS))
     ends = {"wl": batch.end_wl_B, "ww": batch.end_ww_B, "ll": batch.end_ll_B, "lw": batch.end_lw_B}
     return {name: jnp.take_along_axis(scalars_BL, end_B[:, None], axis=1)[:, 0] for name, end_B in ends.items()}
 
@@ -90,7 +88,7 @@ def write_gap_distributions(context: Context, network: ScalarModel) -> None:
     gaps_of = jax.jit(lambda params, batch: tree_gaps(network, params, batch))
     gaps: dict[str, list[float]] = {name: [] for name in GAPS}
     for arrays, real in sequential(context.data.arrays("heldout", "gap"), context.config.rm.batch_size):
-        found = jax.device_get(gaps_of(params, context.put_batch(GapBatch(**arrays))))
+        found = jax.device_get(gaps_of(params, context.put_rows(GapBatch, arrays)))
         for name in GAPS:
             gaps[name] += [float(v) for v in found[name][:real]]
         if len(gaps["wl"]) >= DISTRIBUTION_PAIRS:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from pit_jax.batch import Experience, RolloutPrompts
 from pit_jax.config import RlConfig
-from pit_jax.generation.decode import generate
+from pit_jax.generation.decode import Generated, generate
 from pit_jax.generation.sampling import Sampling, token_logprobs
 from pit_jax.masked import Mean, whiten
 from pit_jax.model.attention import causal_visible, segment_positions
@@ -26,7 +26,7 @@ def response_logprobs(
     model: LanguageModel, params: Any, tokens_BL: jax.Array, segments_BL: jax.Array, *, slot: int, temperature: float
 ) -> jax.Array:
     """logprobs_BT of the last `slot` tokens of each row, teacher-forced; logits are made for those slots alone."""
-    hidden_BLD, _ = model.hidden(params, tokens_BL, segment_positions(segments_BL), causal_visible(segments_BL))
+    hidden_BLD = model.hidden(params, tokens_BL, segment_positions(segments_BL), causal_visible(segments_BL))
     logits_BTV = model.logits(params, hidden_BLD[:, -slot - 1 : -1])
     return token_logprobs(logits_BTV, tokens_BL[:, -slot:], temperature=temperature)
 
@@ -37,6 +37,12 @@ def response_values(
     """values_BT: the value of the state before each response token."""
     scalars_BL = model.scalars(params, tokens_BL, segment_positions(segments_BL), causal_visible(segments_BL))
     return scalars_BL[:, -slot - 1 : -1]
+
+
+def sequence_kl(drawn: Generated, ref_logprobs_BT: jax.Array, *, kind: str) -> jax.Array:
+    """kl_B: the estimator summed over each response's real tokens, in nats."""
+    kl_BT = kl_estimate(drawn.logprobs_BT, ref_logprobs_BT, kind=kind)
+    return jnp.sum(jnp.where(drawn.mask_BT, kl_BT, 0.0), axis=1)
 
 
 def make_rollout(
@@ -51,7 +57,9 @@ def make_rollout(
 
     def score(scorer: Any, prompt: jax.Array, prompt_mask: jax.Array, answer: jax.Array, mask: jax.Array) -> jax.Array:
         tokens_BL = jnp.concatenate([prompt, answer], axis=1)
-        return sequence_scores(scalar, scorer, tokens_BL, jnp.concatenate([prompt_mask, mask], axis=1).astype(jnp.int32))
+        return sequence_scores(
+            scalar, scorer, tokens_BL, jnp.concatenate([prompt_mask, mask], axis=1).astype(jnp.int32)
+        )
 
     def rollout(
         params: Any, frozen: Any, prompts: RolloutPrompts, key: jax.Array, kl_coef: jax.Array
@@ -59,9 +67,16 @@ def make_rollout(
         prompt_BP, prompt_mask_BP = prompts.prompt_BP, prompts.prompt_mask_BP
         reference_BT, reference_mask_BT = prompts.reference_BT, prompts.reference_mask_BT
         drawn = generate(
-            policy, params["policy"], prompt_BP, prompt_mask_BP, key,
-            sampling=sampling, response_slot=slot, eos_id=eos_id, pad_id=pad_id,
-        )  # fmt: skip
+            policy,
+            params["policy"],
+            prompt_BP,
+            prompt_mask_BP,
+            key,
+            sampling=sampling,
+            response_slot=slot,
+            eos_id=eos_id,
+            pad_id=pad_id,
+        )
         mask_BT = drawn.mask_BT
         tokens_BL = jnp.concatenate([prompt_BP, drawn.tokens_BT], axis=1)
         segments_BL = jnp.concatenate([prompt_mask_BP, mask_BT], axis=1).astype(jnp.int32)
@@ -88,15 +103,12 @@ def make_rollout(
             returns_BT=returns_BT,
         )
         real_B = jnp.any(mask_BT, axis=1)
-        sequence_kl = lambda kind: jnp.sum(  # fmt: skip
-            jnp.where(mask_BT, kl_estimate(drawn.logprobs_BT, ref_logprobs_BT, kind=kind), 0.0), axis=1
-        )
         copied_B = jnp.all((drawn.tokens_BT == reference_BT) | ~(mask_BT | reference_mask_BT), axis=1)
         metrics = {
             "objective/scores": Mean.of(score_B, real_B),
             "objective/rlhf_reward": Mean.of(jnp.sum(rewards_BT, axis=1), real_B),
-            "objective/kl": Mean.of(sequence_kl("k1"), real_B),
-            "objective/kl_k3": Mean.of(sequence_kl("k3"), real_B),
+            "objective/kl": Mean.of(sequence_kl(drawn, ref_logprobs_BT, kind="k1"), real_B),
+            "objective/kl_k3": Mean.of(sequence_kl(drawn, ref_logprobs_BT, kind="k3"), real_B),
             "objective/entropy": Mean.of(-drawn.logprobs_BT, mask_BT),
             "val/eos_rate": Mean.of(drawn.ended_B.astype(jnp.float32), real_B),
             "val/response_length": Mean.of(jnp.sum(mask_BT, axis=1, dtype=jnp.float32), real_B),

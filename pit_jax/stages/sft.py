@@ -16,10 +16,10 @@ from pit_jax.stages.supervised import Loss, Task, fit
 
 
 def make_loss(model: LanguageModel, *, slots: int) -> Loss:
-    """Next-token loss over the answers' tokens, of which a row holds at most `slots`: logits are made for those alone."""
+    """Next-token loss over the answers' tokens; a row holds at most `slots` of them, and only they get logits."""
 
     def loss(params: Any, batch: SftBatch, key: jax.Array) -> tuple[jax.Array, dict[str, Mean]]:
-        hidden_BLD, _ = model.hidden(params, batch.tokens_BL, batch.positions_BL, causal_visible(batch.segments_BL))
+        hidden_BLD = model.hidden(params, batch.tokens_BL, batch.positions_BL, causal_visible(batch.segments_BL))
         counted_BT = jnp.argsort(~batch.mask_BL, axis=1, stable=True)[:, :slots]
         hidden_BTD = jnp.take_along_axis(hidden_BLD, counted_BT[:, :, None], axis=1)
         targets_BT = jnp.take_along_axis(batch.targets_BL, counted_BT, axis=1)

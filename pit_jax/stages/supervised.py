@@ -51,7 +51,7 @@ def heldout_metrics(context: Context, task: Task) -> Callable[[Any], dict[str, f
     def evaluate(params: Any) -> dict[str, float]:
         total: dict[str, Mean] = {}
         for arrays in batches:
-            for name, mean in evaluate_batch(params, context.put_batch(task.make_batch(**arrays))).items():
+            for name, mean in evaluate_batch(params, context.put_rows(task.make_batch, arrays)).items():
                 total[name] = total[name] + mean if name in total else mean
         return {name: mean.value for name, mean in total.items()}
 
@@ -87,7 +87,7 @@ def fit(context: Context, task: Task, initial_params: Callable[[], Any], progres
     heldout = heldout_metrics(context, task)
 
     def supply(state: TrainState) -> Iterator[Any]:
-        yield context.put_batch(task.make_batch(**stream.batch(int(state.round))))
+        yield context.put_rows(task.make_batch, stream.batch(int(state.round)))
 
     def evaluate(state: TrainState, round: int) -> dict[str, float] | None:
         if round == 0 or (round % config.checkpoint.every and round != task.num_steps):

@@ -92,7 +92,7 @@ class Systems:
         at = Sampling(jnp.float32(temperature), self._sampling.top_k, self._sampling.top_p)
         pieces = []
         for i, (arrays, real) in enumerate(sequential(self._arrays, self._size)):
-            found = program(self._context.put_batch(PromptBatch(**arrays)), jax.random.fold_in(key, i), at)
+            found = program(self._context.put_rows(PromptBatch, arrays), jax.random.fold_in(key, i), at)
             pieces.append(jax.tree.map(lambda x, real=real: np.asarray(x)[:, :real], found))
             advance(real)
         return jax.tree.map(lambda *xs: np.concatenate(xs, axis=1), *pieces)
@@ -133,11 +133,14 @@ class GapScorer:
         arrays = tokenise_prompts(context, prompts)
         pad = data.tokenizer.pad_id
         for side, ids in (("reference", reference_ids), ("candidate", candidate_ids)):
-            arrays[f"{side}_tokens"] = right_padded(ids, slot, pad)
-            arrays[f"{side}_mask"] = right_padded([[1] * len(row) for row in ids], slot, 0).astype(bool)
+            arrays[f"{side}_tokens_BT"] = right_padded(ids, slot, pad)
+            arrays[f"{side}_mask_BT"] = right_padded([[1] * len(row) for row in ids], slot, 0).astype(bool)
         gaps = []
         for batch, real in sequential(arrays, self._size):
-            pair = [Answers(batch.pop(f"{side}_tokens"), batch.pop(f"{side}_mask")) for side in ("reference", "candidate")]
-            found = self._gap(self._params, *map(context.put_batch, (PromptBatch(**batch), *pair)))
+            reference, candidate = (
+                context.put_rows(Answers, {name: batch.pop(f"{side}_{name}") for name in ("tokens_BT", "mask_BT")})
+                for side in ("reference", "candidate")
+            )
+            found = self._gap(self._params, context.put_rows(PromptBatch, batch), reference, candidate)
             gaps.append(np.asarray(found)[:real])
         return np.concatenate(gaps)

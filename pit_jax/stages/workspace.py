@@ -89,9 +89,7 @@ class StageFolder:
         missing = [parent for parent in self.parents() if parent.done() is None]
         if missing:
             found = sorted(p.parent.name for p in self.workdir.glob("*/done.json"))
-            commands = "; ".join(
-                f"--stage={p.stage}" + (f" --model={p.model}" if p.model else "") for p in missing
-            )
+            commands = "; ".join(f"--stage={p.stage}" + (f" --model={p.model}" if p.model else "") for p in missing)
             raise ValueError(
                 f"stage {self.name} needs finished {', '.join(p.name for p in missing)} in {self.workdir}, "
                 f"found {', '.join(found) or 'no finished stage'}; run first: {commands} (or --stage=all)"
