@@ -21,7 +21,8 @@ def mesh_shape(config: MeshConfig, num_devices: int) -> tuple[int, int, int]:
     if data * fsdp * tensor != num_devices:
         raise ValueError(
             f"mesh does not divide: asked for data x fsdp x tensor = {config.data} x {fsdp} x {tensor}, "
-            f"found {num_devices} device(s); choose sizes whose product is {num_devices}, or simulate devices with --mesh.simulate=N"
+            f"found {num_devices} device(s); choose sizes whose product is {num_devices}, "
+            "or simulate devices with --mesh.simulate=N"
         )
     return data, fsdp, tensor
 

@@ -19,6 +19,7 @@ from pit_jax.parallel.sharding import batch_sharding, param_sharding, replicated
 from pit_jax.stages.context import Context
 from pit_jax.stages.curriculum import Supply, prompt_arrays, stage_of
 from pit_jax.stages.rollout import Metrics, Rollout, make_ppo_loss, make_rollout
+from pit_jax.stages.supervised import summary_line
 from pit_jax.training.checkpoint import Checkpoints
 from pit_jax.training.loop import run as run_loop
 from pit_jax.training.metrics import MetricsLog
@@ -44,10 +45,25 @@ def load_actors(context: Context, model: str) -> Actors:
 
 def run(context: Context, model: str, progress: Progress) -> None:
     """Train (or resume) all rounds, then mark the stage finished with the selected checkpoint."""
-    config, mesh, folder = context.config.rl, context.mesh, context.folder("rl", model)
+    folder = context.folder("rl", model)
     folder.begin(context.config, data_fingerprint=context.data.fingerprint)
+    keep, say = context.config.checkpoint.keep, context.console.print
+    with Checkpoints(folder.path / "checkpoints", keep=keep, say=say) as checkpoints:
+        train(context, model, load_actors(context, model), checkpoints, progress)
+        checkpoints.wait()
+        best = checkpoints.best_round()
+        if best is None:
+            raise ValueError(
+                f"no checkpoint of {folder.name} kept its KL under --rl.select-kl={context.config.rl.select_kl} nats; "
+                "raise --rl.kl-coef, lower the learning rate, or raise --rl.select-kl"
+            )
+        folder.finish(round=best, digest=checkpoints.digest(best))
+
+
+def train(context: Context, model: str, actors: Actors, checkpoints: Checkpoints, progress: Progress) -> None:
+    """From the newest checkpoint, or from the SFT model with the scorer as value model, through all rounds."""
+    config, mesh, folder = context.config.rl, context.mesh, context.folder("rl", model)
     rounds = config.policy_rounds if model == "policy" else config.easy_rounds + config.hard_rounds
-    actors = load_actors(context, model)
     optimizer = make_actor_critic_optimizer(
         config.optimizer, rounds * config.epochs * config.minibatches, value_learning_rate=config.value_learning_rate
     )
@@ -60,29 +76,25 @@ def run(context: Context, model: str, progress: Progress) -> None:
         seed=context.config.seed,
         extras={"kl_coef": jnp.float32(config.kl_coef), "curriculum": jnp.int32(0), "position": jnp.int32(0)},
     )
-    checkpoints = Checkpoints(
-        folder.path / "checkpoints", keep=context.config.checkpoint.keep, say=context.console.print
-    )
     checkpoints.check_space(fresh)
     restored = checkpoints.restore_latest(abstract_state(fresh))
     start, state = restored if restored is not None else (0, fresh)
     bars = Bars(progress, folder.name, rounds, start, config.epochs * config.minibatches)
     log = MetricsLog(folder.path, every=1, resume_round=start, on_row=bars.show)
-    roles = dict(slot=context.data.response_slot)
-    policy, scalar = context.language_model, context.scalar_model
+    policy, scalar, slot = context.language_model, context.scalar_model, context.data.response_slot
     rollout = jax.jit(
         make_rollout(
             policy,
             scalar,
             config,
-            **roles,
+            slot=slot,
             eos_id=context.data.tokenizer.eos_id,
             pad_id=context.data.tokenizer.pad_id,
             centered=model == "improver" and config.center_gap,
         )
     )
     step = compile_step(
-        make_train_step(make_ppo_loss(policy, scalar, config, **roles), optimizer, accumulate=1),
+        make_train_step(make_ppo_loss(policy, scalar, config, slot=slot), optimizer, accumulate=1),
         state_sharding=sharding,
         batch_sharding=batch_sharding(mesh),
     )
@@ -90,7 +102,7 @@ def run(context: Context, model: str, progress: Progress) -> None:
     heldout = Heldout(context, config, model, actors, rollout)
 
     def evaluate(state: TrainState, round: int) -> dict[str, float] | None:
-        if (round % config.evaluate_every and round != rounds) or (round == start and restored is not None):
+        if round % config.evaluate_every and round != rounds:
             return None
         metrics = heldout.measure(state)
         log.eval(round, metrics)
@@ -113,22 +125,13 @@ def run(context: Context, model: str, progress: Progress) -> None:
         finish_round=trainer.finish,
     )
     log.close()
-    checkpoints.wait()
-    best = checkpoints.best_round()
-    if best is None:
-        raise ValueError(
-            f"no checkpoint of {folder.name} kept its KL under --rl.select-kl={config.select_kl} nats; "
-            "raise --rl.kl-coef, lower the learning rate, or raise --rl.select-kl"
-        )
-    folder.finish(round=best, digest=checkpoints.digest(best))
-    checkpoints.close()
 
 
 class Bars:
     """Nested progress: rounds of the stage, and inside a round the rollout and the updates."""
 
     def __init__(self, progress: Progress, name: str, rounds: int, start: int, updates: int):
-        self._progress, self._updates = progress, updates
+        self._progress, self._name = progress, name
         self._round = progress.add_task(name, total=rounds, completed=start, note="")
         self._phase = progress.add_task("  rollout", total=updates, note="", visible=False)
 
@@ -143,6 +146,10 @@ class Bars:
             note = f"score {row['objective/scores']:+.2f} kl {row['objective/kl']:.2f}"
             self._progress.update(self._round, completed=row["step"], note=note)
         self._progress.update(self._phase, visible=False)
+        if row["phase"] == "eval":
+            names = ("objective/scores", "objective/kl", "truth/score", "val/eos_rate")
+            shown = {name: row[name] for name in ("step", "phase", "time", *names) if name in row}
+            self._progress.console.print(summary_line(self._name, shown))
 
 
 class Rounds:

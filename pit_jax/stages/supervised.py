@@ -58,16 +58,31 @@ def heldout_metrics(context: Context, task: Task) -> Callable[[Any], dict[str, f
     return evaluate
 
 
+def summary_line(name: str, row: dict[str, Any]) -> str:
+    """One line of a log: the stage, the step and the row's numbers."""
+    numbers = (f"{key} {value:.3f}" for key, value in row.items() if key not in ("step", "phase", "time"))
+    return f"[bold]{name}[/] {row['phase']} {row['step']} ({row['time']:.0f} s): {', '.join(numbers)}"
+
+
 def fit(context: Context, task: Task, initial_params: Callable[[], Any], progress: Progress) -> None:
     """Train (or resume) to `num_steps`, then mark the stage finished with its best held-out checkpoint."""
+    task.folder.begin(context.config, data_fingerprint=context.data.fingerprint)
+    keep, say = context.config.checkpoint.keep, context.console.print
+    with Checkpoints(task.folder.path / "checkpoints", keep=keep, say=say) as checkpoints:
+        train(context, task, initial_params(), checkpoints, progress)
+        checkpoints.wait()
+        best = checkpoints.best_round()
+        assert best is not None
+        task.folder.finish(round=best, digest=checkpoints.digest(best))
+
+
+def train(context: Context, task: Task, params: Any, checkpoints: Checkpoints, progress: Progress) -> None:
+    """From the newest checkpoint, or from `params`, to `num_steps`."""
     config, mesh = context.config, context.mesh
-    task.folder.begin(config, data_fingerprint=context.data.fingerprint)
     optimizer = make_optimizer(task.optimizer, task.num_steps)
-    params = initial_params()
     fresh, sharding = place_state(
         params, optimizer, param_sharding(params, mesh), replicated(mesh), seed=config.seed, extras={}
     )
-    checkpoints = Checkpoints(task.folder.path / "checkpoints", keep=config.checkpoint.keep, say=context.console.print)
     checkpoints.check_space(fresh)
     restored = checkpoints.restore_latest(abstract_state(fresh))
     start, state = restored if restored is not None else (0, fresh)
@@ -76,6 +91,8 @@ def fit(context: Context, task: Task, initial_params: Callable[[], Any], progres
     def show(row: dict[str, Any]) -> None:
         if row["phase"] == "train":
             progress.update(bar, completed=row["step"], note=f"loss {row['loss']:.3f}")
+        if row["phase"] == "eval" or row["step"] == 1:
+            context.console.print(summary_line(task.folder.name, row))
 
     log = MetricsLog(task.folder.path, every=LOG_EVERY, resume_round=start, on_row=show)
     step = compile_step(
@@ -100,10 +117,10 @@ def fit(context: Context, task: Task, initial_params: Callable[[], Any], progres
         if metrics is not None and round > start:
             checkpoints.save(round, state, score=task.score(metrics))
 
-    run(state, step, supply, evaluate=evaluate, save=save, log=log.train, num_rounds=task.num_steps)
+    def record(round: int, metrics: dict[str, Mean]) -> None:
+        log.train(round, metrics)
+        if round == 1:
+            log.flush()  # the first loss is shown at once
+
+    run(state, step, supply, evaluate=evaluate, save=save, log=record, num_rounds=task.num_steps)
     log.close()
-    checkpoints.wait()
-    best = checkpoints.best_round()
-    assert best is not None
-    task.folder.finish(round=best, digest=checkpoints.digest(best))
-    checkpoints.close()

@@ -1,0 +1,44 @@
+"""One finished micro run, shared by the tests of this folder, and a way to run commands as a user does."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+MICRO = Path(__file__).with_name("micro.py")
+Command = Callable[..., list[str]]
+
+
+@pytest.fixture(scope="session")
+def command(repository: Path) -> Command:
+    """command(workdir, *flags) -> argv of a run on one device."""
+    entry = [sys.executable, str(repository / "launch" / "tpu_run.py"), f"--config={MICRO}"]
+    return lambda workdir, *flags: [*entry, f"--workdir={workdir}", *flags]
+
+
+@pytest.fixture(scope="session")
+def environment() -> dict[str, str]:
+    """The environment of a user: no simulated devices."""
+    return {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+
+
+@pytest.fixture(scope="session")
+def execute(command: Command, environment: dict[str, str]) -> Callable[..., str]:
+    """execute(workdir, *flags) -> what the command printed; fails the test unless it ended well."""
+
+    def run(workdir: Path, *flags: str) -> str:
+        done = subprocess.run(command(workdir, *flags), env=environment, capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+        return done.stdout
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, execute: Callable[..., str]) -> tuple[Path, str]:
+    """(workdir, output) of an uninterrupted `--stage=all`."""
+    workdir = tmp_path_factory.mktemp("finished")
+    return workdir, execute(workdir, "--stage=all")

@@ -1,0 +1,87 @@
+"""`--stage=all`: every stage leaves what the next one and a person need, and a second run finds it all finished."""
+
+import json
+import math
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+STAGES = ("sft-policy", "sft-improver", "rm-policy", "rm-improver", "rl-policy", "rl-improver")
+
+
+def rows(workdir: Path, stage: str, phase: str) -> list[dict[str, float]]:
+    lines = (workdir / stage / "metrics.jsonl").read_text().splitlines()
+    return [row for row in map(json.loads, lines) if row["phase"] == phase]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_is_finished_with_config_lineage_and_metrics(finished: tuple[Path, str], stage: str) -> None:
+    workdir, _ = finished
+    lineage = json.loads((workdir / stage / "lineage.json").read_text())
+    for parent in set(lineage) - {"config", "data"}:
+        assert lineage[parent] == json.loads((workdir / parent / "done.json").read_text())["digest"]
+    assert json.loads((workdir / stage / "config.json").read_text())["seed"] == 0
+    assert all(
+        math.isfinite(value) for row in rows(workdir, stage, "train") for value in row.values() if value != row["phase"]
+    )
+    assert rows(workdir, stage, "train") and rows(workdir, stage, "eval")
+
+
+def test_rl_shows_proxy_and_truth_and_the_curriculum_switch(finished: tuple[Path, str]) -> None:
+    workdir, _ = finished
+    evaluated = rows(workdir, "rl-improver", "eval")
+    assert [row["step"] for row in evaluated] == [0, 1, 2, 3, 4, 5, 6]
+    assert all({"objective/scores", "truth/score", "objective/kl"} <= row.keys() for row in evaluated)
+    assert [row["curriculum/stage"] for row in rows(workdir, "rl-improver", "train")] == [0, 0, 0, 1, 1, 1]
+    assert abs(evaluated[0]["objective/kl"]) < 1e-4  # before any update the improver is its own anchor
+    coefficients = [row["kl_coef"] for row in rows(workdir, "rl-improver", "train")]
+    assert len(set(coefficients)) > 1  # the adaptive controller moves
+
+
+def test_the_trails_and_the_table_are_written(finished: tuple[Path, str]) -> None:
+    workdir, output = finished
+    trails = [json.loads(line) for line in (workdir / "improve" / "trails.jsonl").read_text().splitlines()]
+    assert len(trails) == 16
+    assert all(len(t["answers"]) == 3 and len(t["gaps"]) == 2 and len(t["scores"]) == 3 for t in trails)
+    results = json.loads((workdir / "evaluate" / "results.json").read_text())
+    for row in results["rows"]:
+        assert row["n"] == 16 and row["low"] <= row["delta"] <= row["high"]
+        assert row["win"] + row["lose"] + row["tie"] == pytest.approx(100.0)
+    assert {row["judge"] for row in results["rows"]} == {"rubric", "gap"}
+    page = (workdir / "report" / "index.html").read_text()
+    assert page.count("<svg") >= 4 and "PIT x2" in page
+    assert "PIT x1" in output and "index.html" in output
+
+
+def test_a_second_run_skips_everything(finished: tuple[Path, str], execute: Callable[..., str]) -> None:
+    workdir, _ = finished
+    before = {path: path.stat().st_mtime_ns for path in workdir.glob("*-*/checkpoints/*/_CHECKPOINT_METADATA")}
+    output = execute(workdir, "--stage=all")
+    assert output.count("finished before, skipped") == 8
+    assert before and {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_training_goes_on_without_tensorflow(
+    finished: tuple[Path, str], command: Callable[..., list[str]], environment: dict[str, str], tmp_path: Path
+) -> None:
+    """Once the data are prepared, a stage runs on a machine where TensorFlow, seqio and torch cannot be imported."""
+    workdir, _ = finished
+    fresh = tmp_path / "run"
+    shutil.copytree(workdir / "data", fresh / "data")
+    hook = tmp_path / "hook" / "sitecustomize.py"
+    hook.parent.mkdir()
+    blocked = ("tensorflow", "seqio", "torch", "datasets")
+    hook.write_text(f"import sys\nfor name in {blocked}:\n    sys.modules[name] = None\n")
+    done = subprocess.run(
+        command(fresh, "--stage=sft", "--model=policy"),
+        env={**environment, "PYTHONPATH": str(hook.parent)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    before = json.loads((workdir / "sft-policy" / "done.json").read_text())
+    assert json.loads((fresh / "sft-policy" / "done.json").read_text()) == before
