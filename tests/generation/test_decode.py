@@ -24,8 +24,12 @@ MODEL = LanguageModel(CONFIG, VOCAB)
 def draw(seed: int) -> Any:
     """Weights of the size of fresh ones; NumPy, since `init` compiles for long."""
     rng = np.random.default_rng(seed)
-    shapes = jax.eval_shape(MODEL.init, jax.random.key(0))
-    return jax.tree.map(lambda s: jnp.asarray(rng.normal(0.1, 0.25, s.shape), jnp.float32), shapes)
+
+    def normal(path: Any, leaf: Any) -> jax.Array:
+        mean = 1.0 if "scale" in jax.tree_util.keystr(path) else 0.0
+        return jnp.asarray(rng.normal(mean, 0.25, leaf.shape), jnp.float32)
+
+    return jax.tree_util.tree_map_with_path(normal, jax.eval_shape(MODEL.init, jax.random.key(0)))
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +57,7 @@ def run(
 @partial(jax.jit, static_argnums=0)
 def forward(model: LanguageModel, params: Any, tokens_BL: jax.Array, mask_BL: jax.Array) -> jax.Array:
     segments_BL = mask_BL.astype(jnp.int32)
-    hidden_BLD, _ = model.hidden(params, tokens_BL, segment_positions(segments_BL), causal_visible(segments_BL))
+    hidden_BLD = model.hidden(params, tokens_BL, segment_positions(segments_BL), causal_visible(segments_BL))
     return model.logits(params, hidden_BLD)
 
 
@@ -164,30 +168,29 @@ forward_passes: list[int] = []
 class CountingModel(LanguageModel):
     """Notes the number of tokens of every forward pass that runs (not: that is traced)."""
 
-    def hidden(self, params: Any, tokens_BL: jax.Array, *args: Any) -> Any:
+    def decode(self, params: Any, tokens_BL: jax.Array, *args: Any) -> Any:
         jax.debug.callback(lambda length: forward_passes.append(int(length)), jnp.int32(tokens_BL.shape[1]))
-        return super().hidden(params, tokens_BL, *args)
+        return super().decode(params, tokens_BL, *args)
 
 
 def test_the_loop_stops_when_the_last_row_has_ended(params: Any) -> None:
     """One pass over the prompt slot, then one pass of one token a step, as many as the longest response has tokens."""
-    prompt, key, greedy = prompts([8, 2, 5]), jax.random.key(0), Sampling(jnp.float32(0.0))
-    endless_BT = np.asarray(run(params, prompt, key, greedy, eos_id=NEVER).tokens_BT)
-    shared = [t for t in range(VOCAB) if (endless_BT == t).any(axis=1).all()]
-    first = {t: max(row.tolist().index(t) for row in endless_BT) + 1 for t in shared}
-    cases = {NEVER: SLOT} | {t: steps for t, steps in first.items() if steps < SLOT}
-    assert len(cases) > 1, "no token ends every row early: choose another seed"
-    for eos_id, steps in cases.items():
-        forward_passes.clear()
-        run(params, prompt, key, greedy, eos_id=eos_id, model=CountingModel(CONFIG, VOCAB))
-        jax.effects_barrier()
-        assert [PROMPT] + [1] * steps == forward_passes
+    key, warm, greedy = jax.random.key(1), Sampling(jnp.float32(1.0)), Sampling(jnp.float32(0.0))
+    several, single, none = prompts([8, 5, 1]), prompts([8, 0, 0]), prompts([0, 0, 0])
+    row = np.asarray(run(params, single, key, warm, eos_id=NEVER).tokens_BT)[0].tolist()
     silent = {**params, "final_norm": {"scale": jnp.zeros(16)}}  # all logits are 0: greedy takes token 0 at once
-    for prompt, steps in ((prompts([8, 2, 5]), 1), (prompts([0, 0, 0]), 0)):
+    cases = [
+        (params, several, warm, NEVER, SLOT),
+        (params, single, warm, row[4], row.index(row[4]) + 1),
+        (silent, several, greedy, 0, 1),
+        (params, none, warm, NEVER, 0),
+    ]
+    for weights, prompt, sampling, eos_id, steps in cases:
         forward_passes.clear()
-        run(silent, prompt, key, greedy, eos_id=0, model=CountingModel(CONFIG, VOCAB))
+        drawn = run(weights, prompt, key, sampling, eos_id=eos_id, model=CountingModel(CONFIG, VOCAB))
         jax.effects_barrier()
         assert [PROMPT] + [1] * steps == forward_passes
+        assert int(drawn.mask_BT.sum(axis=1).max()) == steps
 
 
 def test_new_weights_prompts_keys_and_temperatures_do_not_compile_again(params: Any) -> None:

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from pit_jax.model.heads import ScalarHead
+from pit_jax.model.attention import causal_visible
+from pit_jax.model.heads import POOL_SCALE, PooledScalarHead, ScalarHead
 
 
 def test_weights_start_with_variance_one_over_width_plus_one() -> None:
@@ -22,6 +23,16 @@ def test_a_head_is_an_inner_product_in_float32() -> None:
     head = ScalarHead(3, rngs=nnx.Rngs(params=0))
     head.kernel[...], head.bias[...] = jnp.asarray([1.0, -2.0, 0.5]), jnp.asarray(0.25)
     hidden_BLD = jnp.asarray([[[2.0, 1.0, 4.0], [0.0, 0.0, 0.0]]], jnp.bfloat16)
-    scalars_BL = jax.jit(head)(hidden_BLD)
+    scalars_BL = jax.jit(head)(hidden_BLD, causal_visible(jnp.ones((1, 2), jnp.int32)))
     assert scalars_BL.dtype == jnp.float32
     np.testing.assert_array_equal(scalars_BL, [[2.25, 0.25]])
+
+
+def test_a_pooled_head_adds_what_the_visible_tokens_contribute() -> None:
+    """Width 1, last weight 2, pooled weight POOL_SCALE: 2 h[t] plus the sum of h over the tokens t sees."""
+    head = PooledScalarHead(1, rngs=nnx.Rngs(params=0))
+    head.last.kernel[...], head.last.bias[...] = jnp.asarray([2.0]), jnp.asarray(0.5)
+    head.pooled[...] = jnp.asarray([POOL_SCALE])
+    hidden_BLD = jnp.asarray([1.0, 3.0, 5.0, 7.0], jnp.float32).reshape(1, 4, 1)
+    scalars_BL = jax.jit(head)(hidden_BLD, causal_visible(jnp.asarray([[1, 1, 1, 0]], jnp.int32)))
+    np.testing.assert_allclose(scalars_BL[:, :3], [[2 + 1 + 0.5, 6 + 4 + 0.5, 10 + 9 + 0.5]])

@@ -22,7 +22,7 @@ CONFIG = TransformerConfig(width=16, layers=2, query_heads=4, kv_heads=2, head_s
 def run(
     model: LanguageModel, params: Any, tokens_BL: jax.Array, segments_BL: jax.Array, positions_BL: jax.Array
 ) -> Any:
-    hidden_BLD, _ = model.hidden(params, tokens_BL, positions_BL, causal_visible(segments_BL))
+    hidden_BLD = model.hidden(params, tokens_BL, positions_BL, causal_visible(segments_BL))
     return model.logits(params, hidden_BLD)
 
 
@@ -35,8 +35,12 @@ def logits(model: LanguageModel, params: Any, tokens_BL: Any, segments_BL: Any =
 def draw(model: LanguageModel, seed: int) -> Any:
     """Weights of the size of fresh ones, norm scales that are not all one; NumPy, since `init` compiles for long."""
     rng = np.random.default_rng(seed)
-    shapes = jax.eval_shape(model.init, jax.random.key(0))
-    return jax.tree.map(lambda s: jnp.asarray(rng.normal(0.1, 0.25, s.shape), jnp.float32), shapes)
+
+    def normal(path: Any, leaf: Any) -> jax.Array:
+        mean = 1.0 if "scale" in jax.tree_util.keystr(path) else 0.0
+        return jnp.asarray(rng.normal(mean, 0.25, leaf.shape), jnp.float32)
+
+    return jax.tree_util.tree_map_with_path(normal, jax.eval_shape(model.init, jax.random.key(0)))
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +72,7 @@ def test_a_token_depends_on_no_later_one(params: Any) -> None:
 
     def per_position(embedding_VD: jax.Array) -> jax.Array:
         swapped = {**params, "embedding": embedding_VD}
-        hidden_1LD, _ = model.hidden(swapped, tokens_1L, positions_1L, visible_1LS)
+        hidden_1LD = model.hidden(swapped, tokens_1L, positions_1L, visible_1LS)
         return jnp.sum(jnp.sin(hidden_1LD[0]), axis=-1)
 
     jacobian_LVD = jax.jit(jax.jacrev(per_position))(params["embedding"])
@@ -132,7 +136,7 @@ def test_bfloat16_computes_in_bfloat16_and_answers_in_float32(params: Any) -> No
     tokens_BL = jnp.asarray(np.random.default_rng(4).integers(0, VOCAB, (2, 9)), jnp.int32)
     segments_BL = jnp.ones_like(tokens_BL)
     place = (tokens_BL, segment_positions(segments_BL), causal_visible(segments_BL))
-    hidden_BLD, _ = jax.eval_shape(half.hidden, params, *place)
+    hidden_BLD = jax.eval_shape(half.hidden, params, *place)
     assert hidden_BLD.dtype == jnp.bfloat16
     found_BLV = run(half, params, tokens_BL, segments_BL, place[1])
     assert found_BLV.dtype == jnp.float32 and bool(jnp.all(jnp.isfinite(found_BLV)))

@@ -1,0 +1,70 @@
+"""Which meshes are accepted, and what a person is told about the others."""
+
+import jax
+import pytest
+from jax.sharding import AxisType
+
+from pit_jax.config import MeshConfig
+from pit_jax.parallel.mesh import AXES, check_batch, make_mesh, mesh_shape
+
+
+@pytest.mark.parametrize(
+    ("config", "devices", "expected"),
+    [
+        (MeshConfig(), 8, (8, 1, 1)),
+        (MeshConfig(), 1, (1, 1, 1)),
+        (MeshConfig(fsdp=4, tensor=2), 8, (1, 4, 2)),
+        (MeshConfig(data=2, fsdp=2, tensor=2), 8, (2, 2, 2)),
+        (MeshConfig(fsdp=4), 64, (16, 4, 1)),
+    ],
+)
+def test_the_data_axis_takes_what_is_left(config: MeshConfig, devices: int, expected: tuple[int, int, int]) -> None:
+    assert mesh_shape(config, devices) == expected
+
+
+@pytest.mark.parametrize(
+    ("config", "devices", "message"),
+    [
+        (
+            MeshConfig(fsdp=3),
+            8,
+            "mesh does not divide: asked for data x fsdp x tensor = -1 x 3 x 1, found 8 device(s); "
+            "choose sizes whose product is 8, or simulate devices with --mesh.simulate=N",
+        ),
+        (MeshConfig(data=2, fsdp=2), 8, "asked for data x fsdp x tensor = 2 x 2 x 1, found 8 device(s)"),
+        (MeshConfig(fsdp=4, tensor=4), 8, "asked for data x fsdp x tensor = -1 x 4 x 4, found 8 device(s)"),
+        (MeshConfig(data=16), 8, "asked for data x fsdp x tensor = 16 x 1 x 1, found 8 device(s)"),
+        (MeshConfig(fsdp=0), 8, "mesh axes must be positive (data may be -1), found data=-1 fsdp=0 tensor=1"),
+        (MeshConfig(data=0), 8, "found data=0 fsdp=1 tensor=1; set --mesh.data, --mesh.fsdp and --mesh.tensor"),
+        (MeshConfig(data=-2), 8, "mesh axes must be positive"),
+        (MeshConfig(tensor=-1), 8, "mesh axes must be positive"),
+    ],
+)
+def test_a_mesh_that_does_not_use_every_device_once_is_refused(config: MeshConfig, devices: int, message: str) -> None:
+    with pytest.raises(ValueError) as error:
+        mesh_shape(config, devices)
+    assert message in str(error.value)
+
+
+def test_the_mesh_holds_every_device_and_names_its_axes() -> None:
+    mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+    assert mesh.axis_names == AXES == ("data", "fsdp", "tensor")
+    assert set(mesh.devices.ravel()) == set(jax.devices())
+    assert set(mesh.axis_types) == {AxisType.Auto}
+    with pytest.raises(ValueError, match="mesh does not divide"):
+        make_mesh(MeshConfig(data=3))
+
+
+@pytest.mark.parametrize(("size", "parts"), [(4, 1), (8, 2), (64, 16)])
+def test_a_batch_that_divides_is_accepted(size: int, parts: int) -> None:
+    check_batch("--sft.batch-size", size, parts, make_mesh(MeshConfig(data=2, fsdp=2, tensor=2)))
+
+
+@pytest.mark.parametrize(("size", "parts", "multiple"), [(6, 1, 4), (4, 2, 8), (0, 1, 4), (-4, 1, 4), (63, 16, 64)])
+def test_a_batch_that_does_not_divide_is_refused(size: int, parts: int, multiple: int) -> None:
+    with pytest.raises(ValueError) as error:
+        check_batch("--sft.batch-size", size, parts, make_mesh(MeshConfig(data=2, fsdp=2, tensor=2)))
+    assert str(error.value) == (
+        f"--sft.batch-size={size} is not divisible: it is cut into {parts} part(s) over data x fsdp = 4 device(s); "
+        f"make it a multiple of {multiple}"
+    )

@@ -1,0 +1,132 @@
+"""Every parameter has a rule, and lives where the rule says."""
+
+import re
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+from pit_jax.config import MeshConfig, TransformerConfig
+from pit_jax.model.networks import LanguageModel, ScalarModel
+from pit_jax.parallel.mesh import make_mesh
+from pit_jax.parallel.sharding import (
+    RULES,
+    batch_sharding,
+    constrain_batch,
+    param_sharding,
+    put,
+    replicated,
+)
+
+CONFIG = TransformerConfig(width=16, layers=2, query_heads=4, kv_heads=2, head_size=6, ffn=24, tied=False)
+
+
+@pytest.fixture(scope="module")
+def mesh() -> Mesh:
+    return make_mesh(MeshConfig(fsdp=4, tensor=2))
+
+
+def shapes(network: LanguageModel | ScalarModel) -> Any:
+    return jax.eval_shape(network.init, jax.random.key(0))
+
+
+def specs(params: Any, mesh: Mesh) -> dict[str, P]:
+    places = jax.tree_util.tree_leaves_with_path(param_sharding(params, mesh))
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): place.spec for path, place in places}
+
+
+def test_every_parameter_of_both_networks_is_covered(mesh: Mesh) -> None:
+    scalar = specs(shapes(ScalarModel(CONFIG, 40)), mesh)
+    language = specs(shapes(LanguageModel(CONFIG, 40)), mesh)
+    assert {name.removeprefix("trunk/"): spec for name, spec in scalar.items() if "trunk/" in name} == language
+    assert language == {
+        "embedding": P("tensor", "fsdp"),
+        "unembedding": P("fsdp", "tensor"),
+        "blocks/attention/query": P(None, "fsdp", "tensor", None),
+        "blocks/attention/key": P(None, "fsdp", "tensor", None),
+        "blocks/attention/value": P(None, "fsdp", "tensor", None),
+        "blocks/attention/out": P(None, "tensor", None, "fsdp"),
+        "blocks/ffn/gate": P(None, "fsdp", "tensor"),
+        "blocks/ffn/up": P(None, "fsdp", "tensor"),
+        "blocks/ffn/down": P(None, "tensor", "fsdp"),
+        "blocks/attention_norm/scale": P(None, None),
+        "blocks/ffn_norm/scale": P(None, None),
+        "final_norm/scale": P(None),
+    }
+    assert {name: spec for name, spec in scalar.items() if "head" in name} == {"head/kernel": P(None), "head/bias": P()}
+    pooled = specs(shapes(ScalarModel(replace(CONFIG, pooled_head=True), 40)), mesh)
+    assert {spec for name, spec in pooled.items() if "head" in name} == {P(None), P()}
+
+
+def test_every_rule_is_used() -> None:
+    places = jax.tree_util.tree_leaves_with_path(shapes(ScalarModel(CONFIG, 40)))
+    names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in places]
+    assert [pattern for pattern, _ in RULES if not any(re.search(pattern, name) for name in names)] == []
+
+
+def test_a_parameter_without_a_rule_is_named(mesh: Mesh) -> None:
+    params = {"blocks": {"gate": {"mystery": jax.ShapeDtypeStruct((3, 5), jnp.float32)}}}
+    message = "no sharding rule covers parameter 'blocks/gate/mystery' of shape (3, 5); add one to parallel/sharding.py"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        param_sharding(params, mesh)
+
+
+def test_the_first_rule_that_matches_wins(mesh: Mesh) -> None:
+    params = {"embedding": jax.ShapeDtypeStruct((8, 8), jnp.float32)}
+    rules = ((r"embed", P("fsdp")), (r"embedding$", P("tensor")))
+    assert param_sharding(params, mesh, rules)["embedding"].spec == P("fsdp", None)
+
+
+def test_an_axis_that_the_mesh_does_not_divide_is_replicated(mesh: Mesh) -> None:
+    """Vocabulary 41 over tensor=2 and width 18 over fsdp=4 stay whole; what divides is still split."""
+    odd = TransformerConfig(width=18, layers=2, query_heads=4, kv_heads=1, head_size=6, ffn=24)
+    found = specs(shapes(LanguageModel(odd, 41)), mesh)
+    assert found["embedding"] == P(None, None)
+    assert found["blocks/attention/query"] == P(None, None, "tensor", None)
+    assert found["blocks/attention/key"] == P(None, None, None, None)
+    assert found["blocks/ffn/down"] == P(None, "tensor", None)
+
+
+def test_parameters_really_are_split(mesh: Mesh) -> None:
+    params = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes(LanguageModel(CONFIG, 40)))
+    placed = jax.device_put(params, param_sharding(params, mesh))
+    pieces = {
+        "embedding": (20, 4),
+        "unembedding": (4, 20),
+        "blocks/attention/query": (2, 4, 2, 6),
+        "blocks/attention/key": (2, 4, 1, 6),
+        "blocks/attention/out": (2, 2, 6, 4),
+        "blocks/ffn/up": (2, 4, 12),
+        "blocks/ffn/down": (2, 12, 4),
+        "final_norm/scale": (16,),
+    }
+    for path, leaf in jax.tree_util.tree_leaves_with_path(placed):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        assert len(leaf.addressable_shards) == 8
+        if name in pieces:
+            assert {shard.data.shape for shard in leaf.addressable_shards} == {pieces[name]}, name
+
+
+def test_batches_are_split_over_data_and_fsdp(mesh: Mesh) -> None:
+    rows = {"tokens": np.arange(24).reshape(8, 3), "end": np.arange(8)}
+    placed = put(rows, batch_sharding(mesh))
+    assert {shard.data.shape for shard in placed["tokens"].addressable_shards} == {(2, 3)}
+    assert {shard.data.shape for shard in placed["end"].addressable_shards} == {(2,)}
+    np.testing.assert_array_equal(placed["tokens"], rows["tokens"])
+    whole = put(rows, replicated(mesh))
+    assert whole["tokens"].sharding.is_fully_replicated
+    np.testing.assert_array_equal(whole["end"], rows["end"])
+
+
+def test_activations_keep_to_the_batch_axes_under_a_mesh_only(mesh: Mesh) -> None:
+    hidden_BLD = jnp.arange(48.0).reshape(8, 3, 2)
+    assert constrain_batch(hidden_BLD) is hidden_BLD
+    with jax.set_mesh(mesh):
+        placed = jax.jit(constrain_batch)(hidden_BLD)
+    assert {shard.data.shape for shard in placed.addressable_shards} == {(2, 3, 2)}
+    np.testing.assert_array_equal(placed, hidden_BLD)
