@@ -18,12 +18,12 @@ def get_config() -> Config:
         tokenizer=replace(base.tokenizer, vocab_size=768),
         transformer=replace(base.transformer, query_heads=4, kv_heads=4, head_size=16, unroll=2, pooled_head=True),
         sft=replace(
-            base.sft, policy_steps=400, improver_steps=900, optimizer=replace(base.sft.optimizer, learning_rate=3e-3)
+            base.sft, policy_steps=400, improver_steps=700, optimizer=replace(base.sft.optimizer, learning_rate=3e-3)
         ),
         rm=replace(
             base.rm,
-            policy_steps=700,
-            improver_steps=500,
+            policy_steps=600,
+            improver_steps=600,
             batch_size=32,
             optimizer=replace(base.rm.optimizer, learning_rate=3e-3),
         ),

@@ -3,6 +3,7 @@
 import difflib
 import errno
 import importlib.util
+import logging
 import linecache
 import os
 import sys
@@ -214,6 +215,7 @@ def main(argv: Sequence[str]) -> int:
         if config.mesh.simulate:
             simulate_devices(config.mesh.simulate)
         Console().print(resolved(config))
+        logging.getLogger("absl").setLevel(logging.ERROR)  # orbax warns of what is meant, such as reading only
         from pit_jax.stages import pipeline
 
         pipeline.run(config)

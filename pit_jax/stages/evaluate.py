@@ -1,5 +1,6 @@
 """Compare the systems at matched temperature: win, lose and delta with n, ties and a 95% interval."""
 
+import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -83,8 +84,8 @@ def describe(name: str, temperature: float, output: Output, eos_id: int, scores:
     return row
 
 
-def run(context: Context, progress: Progress) -> dict[str, Any]:
-    """Write results.json and the report page; returns the results."""
+def run(context: Context, progress: Progress) -> None:
+    """Write results.json."""
     config, folder = context.config.evaluate, context.folder("evaluate", "")
     rounds = context.config.improve.rounds
     lineage = folder.begin(context.config, data_fingerprint=context.data.fingerprint)
@@ -133,6 +134,11 @@ def run(context: Context, progress: Progress) -> dict[str, Any]:
     }
     write_json(folder.path / "results.json", results)
     folder.finish(round=rounds, digest=lineage["config"])
+
+
+def show(context: Context) -> None:
+    """The table of a finished evaluation, and the report page built from whatever the workdir holds."""
+    folder = context.folder("evaluate", "")
+    results = json.loads((folder.path / "results.json").read_text(encoding="utf-8"))
     context.console.print(report.summary_table(results))
-    context.console.print(f"report: {report.build(folder.workdir)}")
-    return results
+    context.console.print(f"report: {report.build(folder.workdir)}", soft_wrap=True)

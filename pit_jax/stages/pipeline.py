@@ -79,18 +79,26 @@ def run(config: Config) -> None:
     context = Context(config, mesh, data, console)
     with jax.set_mesh(mesh), make_progress(console) as progress:
         for folder in folders:
-            if folder.done() is not None:
+            if folder.done() is None:
+                run_stage(context, folder, progress)
+            else:
                 folder.begin(config, data_fingerprint=data.fingerprint)
                 console.print(f"{folder.name}: finished before, skipped")
-                continue
-            match folder.stage:
-                case "sft":
-                    sft.run(context, folder.model, progress)
-                case "rm":
-                    rm.run(context, folder.model, progress)
-                case "rl":
-                    rl.run(context, folder.model, progress)
-                case "improve":
-                    improve.run(context, progress)
-                case "evaluate":
-                    evaluate.run(context, progress)
+    if config.stage in ("evaluate", "all"):
+        evaluate.show(context)
+
+
+def run_stage(context: Context, folder: StageFolder, progress: Progress) -> None:
+    match folder.stage:
+        case "sft":
+            sft.run(context, folder.model, progress)
+        case "rm":
+            rm.run(context, folder.model, progress)
+        case "rl":
+            rl.run(context, folder.model, progress)
+        case "improve":
+            improve.run(context, progress)
+        case "evaluate":
+            evaluate.run(context, progress)
+        case stage:
+            raise AssertionError(f"unknown stage {stage}")

@@ -149,7 +149,7 @@ class Bars:
         if row["phase"] == "eval":
             names = ("objective/scores", "objective/kl", "truth/score", "val/eos_rate")
             shown = {name: row[name] for name in ("step", "phase", "time", *names) if name in row}
-            self._progress.console.print(summary_line(self._name, shown))
+            self._progress.console.print(summary_line(self._name, shown), soft_wrap=True)
 
 
 class Rounds:

@@ -46,4 +46,9 @@ def run(context: Context, model: str, progress: Progress) -> None:
         accumulate=config.accumulate,
         score=lambda metrics: -metrics["loss"],
     )
-    fit(context, task, lambda: context.init(network, context.key("init", kind)), progress)
+
+    def start() -> Any:
+        """The improver starts from the policy's SFT weights: both grow from one base."""
+        return context.init(network, context.key("init")) if model == "policy" else context.load("sft", "policy")
+
+    fit(context, task, start, progress)

@@ -92,7 +92,7 @@ def train(context: Context, task: Task, params: Any, checkpoints: Checkpoints, p
         if row["phase"] == "train":
             progress.update(bar, completed=row["step"], note=f"loss {row['loss']:.3f}")
         if row["phase"] == "eval" or row["step"] == 1:
-            context.console.print(summary_line(task.folder.name, row))
+            context.console.print(summary_line(task.folder.name, row), soft_wrap=True)
 
     log = MetricsLog(task.folder.path, every=LOG_EVERY, resume_round=start, on_row=show)
     step = compile_step(

@@ -20,7 +20,7 @@ WITHOUT_EFFECT = ("transformer.remat", "transformer.unroll")
 
 PARENTS = {
     ("sft", "policy"): (),
-    ("sft", "improver"): (),
+    ("sft", "improver"): (("sft", "policy"),),
     ("rm", "policy"): (("sft", "policy"),),
     ("rm", "improver"): (("sft", "improver"),),
     ("rl", "policy"): (("sft", "policy"), ("rm", "policy")),

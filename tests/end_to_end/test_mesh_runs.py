@@ -9,9 +9,9 @@ import pytest
 
 STAGES = {
     ("sft", "policy"): (),
-    ("sft", "improver"): (),
+    ("sft", "improver"): ("sft-policy",),
     ("rm", "policy"): ("sft-policy",),
-    ("rm", "improver"): ("sft-improver",),
+    ("rm", "improver"): ("sft-improver", "sft-policy"),
     ("rl", "policy"): ("sft-policy", "rm-policy"),
     ("rl", "improver"): ("sft-improver", "rm-improver", "sft-policy", "rm-policy", "rl-policy"),
 }

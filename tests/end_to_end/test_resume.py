@@ -13,7 +13,7 @@ import pytest
 
 KINDS = {
     ("sft", "policy"): ("data",),
-    ("rm", "improver"): ("data", "sft-improver"),
+    ("rm", "improver"): ("data", "sft-improver", "sft-policy"),
     ("rl", "improver"): ("data", "sft-improver", "rm-improver", "sft-policy", "rm-policy", "rl-policy"),
 }
 

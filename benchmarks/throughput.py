@@ -1,0 +1,121 @@
+"""Steps of the embedded run, timed: tokens/s of SFT, of the gap tree against four passes, and of decoding.
+
+    python benchmarks/throughput.py
+
+Absolute figures depend on the machine and on what else it runs; the ratio of the gap's two forms is the one to compare.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from pit_jax.batch import NODE_PARENTS, SftBatch
+from pit_jax.generation.decode import generate
+from pit_jax.generation.sampling import Sampling
+from pit_jax.model.attention import tree_visible
+from pit_jax.model.networks import LanguageModel, ScalarModel
+from pit_jax.objectives.gap import gap_loss
+from pit_jax.stages.command import DEFAULT_CONFIG, load_config
+from pit_jax.stages.rm import sequence_scores
+from pit_jax.stages.sft import make_loss
+
+VOCAB, PROMPT, ANSWER, REPEATS = 448, 20, 32, 10
+
+
+def seconds(program: Callable[..., Any], *arguments: Any) -> float:
+    """Median seconds of a call, compiled and warmed up."""
+    compiled = jax.jit(program)
+    jax.block_until_ready(compiled(*arguments))
+    times = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        jax.block_until_ready(compiled(*arguments))
+        times.append(time.perf_counter() - start)
+    return float(np.median(times))
+
+
+def sft_seconds(model: LanguageModel, batch: int) -> float:
+    length = PROMPT + 2 * ANSWER
+    tokens_BL = jax.random.randint(jax.random.key(1), (batch, length), 5, VOCAB)
+    places_BL = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), (batch, length))
+    rows = SftBatch(tokens_BL, tokens_BL, places_BL >= length - ANSWER, places_BL, jnp.ones_like(places_BL))
+    loss = make_loss(model, slots=ANSWER)
+    return seconds(jax.grad(lambda params: loss(params, rows, jax.random.key(0))[0]), model.init(jax.random.key(0)))
+
+
+def tree_seconds(model: ScalarModel, batch: int) -> float:
+    """The gap loss's gradient over one row a pair: trunk, two references, four candidates."""
+    sizes = {1: PROMPT, 2: ANSWER, 4: ANSWER, 5: ANSWER, 3: ANSWER, 6: ANSWER, 7: ANSWER}
+    starts = {
+        1: 0,
+        2: PROMPT,
+        3: PROMPT,
+        4: PROMPT + ANSWER,
+        5: PROMPT + ANSWER,
+        6: PROMPT + ANSWER,
+        7: PROMPT + ANSWER,
+    }
+    nodes = np.concatenate([np.full(size, node, np.int32) for node, size in sizes.items()])
+    places = np.concatenate(
+        [np.arange(starts[node], starts[node] + size, dtype=np.int32) for node, size in sizes.items()]
+    )
+    ends = [int(np.flatnonzero(nodes == node)[-1]) for node in (6, 4, 7, 5)]
+    tokens_BL = jax.random.randint(jax.random.key(1), (batch, len(nodes)), 5, VOCAB)
+    nodes_BL, places_BL = (jnp.broadcast_to(jnp.asarray(x), tokens_BL.shape) for x in (nodes, places))
+
+    def loss(params: Any) -> jax.Array:
+        scalars_BL = model.scalars(params, tokens_BL, places_BL, tree_visible(nodes_BL, NODE_PARENTS))
+        return gap_loss(*(scalars_BL[:, end] for end in ends))[0]
+
+    return seconds(jax.grad(loss), model.init(jax.random.key(0)))
+
+
+def four_pass_seconds(model: ScalarModel, batch: int) -> float:
+    """The same loss over four whole sequences a pair."""
+    tokens_BL = jax.random.randint(jax.random.key(1), (4 * batch, PROMPT + 2 * ANSWER), 5, VOCAB)
+
+    def loss(params: Any) -> jax.Array:
+        return gap_loss(*jnp.split(sequence_scores(model, params, tokens_BL, jnp.ones_like(tokens_BL)), 4))[0]
+
+    return seconds(jax.grad(loss), model.init(jax.random.key(0)))
+
+
+def decode_seconds(model: LanguageModel, batch: int) -> float:
+    prompt_BP = jax.random.randint(jax.random.key(1), (batch, PROMPT + ANSWER), 5, VOCAB)
+
+    def draw(params: Any, key: jax.Array) -> Any:
+        return generate(
+            model, params, prompt_BP, prompt_BP > 0, key, sampling=Sampling(), response_slot=ANSWER, eos_id=-1, pad_id=0
+        )
+
+    return seconds(draw, model.init(jax.random.key(0)), jax.random.key(2))
+
+
+def main() -> None:
+    config = load_config(DEFAULT_CONFIG)
+    language, scalar = LanguageModel(config.transformer, VOCAB), ScalarModel(config.transformer, VOCAB)
+    sft, rm, draw = config.sft.batch_size, config.rm.batch_size, config.improve.batch_size
+    tree, four = tree_seconds(scalar, rm), four_pass_seconds(scalar, rm)
+    table = Table(
+        title=f"configs/tiny.py on {jax.device_count()} {jax.default_backend()} device(s), median of {REPEATS}"
+    )
+    for column in ("program", "ms", "tokens/s"):
+        table.add_column(column, justify="left" if column == "program" else "right")
+    took = sft_seconds(language, sft)
+    table.add_row("SFT gradient", f"{1e3 * took:.0f}", f"{sft * (PROMPT + 2 * ANSWER) / took:,.0f}")
+    table.add_row("gap gradient, tree", f"{1e3 * tree:.0f}", f"{rm * (PROMPT + 6 * ANSWER) / tree:,.0f}")
+    table.add_row("gap gradient, four passes", f"{1e3 * four:.0f}", f"{4 * rm * (PROMPT + 2 * ANSWER) / four:,.0f}")
+    table.add_row("  four passes / tree", f"{four / tree:.2f}", "")
+    took = decode_seconds(language, draw)
+    table.add_row("decode", f"{1e3 * took:.0f}", f"{draw * ANSWER / took:,.0f}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
