@@ -64,13 +64,13 @@ class World:
         return jax.tree_util.tree_map_with_path(normal, jax.eval_shape(network.init, jax.random.key(0)))
 
     def examples(self, count: int, seed: int = 0) -> list[Example]:
-        """Prompts of 1 to 7 tokens, answers of 0 to 7 (without their EOS)."""
+        """Prompts of 1 to 7 tokens, answers of 0 to 7 (without their EOS); the second token of a prefix is its own."""
         rng = np.random.default_rng(seed)
 
         def words(shortest: int) -> list[int]:
             return rng.integers(6, self.vocab, rng.integers(shortest, 8)).tolist()
 
-        return [Example(words(1), [3, *words(1)][:7], words(0), words(0)) for _ in range(count)]
+        return [Example(words(1), [3, 6 + i, *words(0)][:7], words(0), words(0)) for i in range(count)]
 
     def layout(self, examples: Sequence[Example]) -> Layout:
         lengths = np.array([[len(getattr(e, name)) for name in Example.__dataclass_fields__] for e in examples])

@@ -1,0 +1,141 @@
+"""The references of a round: the dataset's answers at first, then the sampler's, and each a function of the round."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pit_jax.batch import PromptBatch, RolloutPrompts
+from pit_jax.config import Config, RlConfig
+from pit_jax.data.features import Example
+from pit_jax.generation.decode import generate
+from pit_jax.generation.sampling import Sampling
+from pit_jax.stages.context import Context
+from pit_jax.stages.curriculum import EASY, HARD, Supply, prompt_arrays, stage_of, with_end
+
+BATCH, EASY_ROUNDS = 8, 3
+append_end = jax.jit(with_end)
+
+
+def supply_of(context: Any, make_mesh: Any, model: str, **rl: Any) -> Supply:
+    config = Config(rl=RlConfig(batch_size=BATCH, easy_rounds=EASY_ROUNDS, **rl))
+    return Supply(context(config, make_mesh(1, 1, 1)), model)
+
+
+@pytest.fixture(scope="module")
+def sampler(world: Any) -> Any:
+    return world.draw(world.language, 0)
+
+
+def real(tokens_BL: Any, mask_BL: Any) -> list[list[int]]:
+    return [row[mask].tolist() for row, mask in zip(np.asarray(tokens_BL), np.asarray(mask_BL), strict=True)]
+
+
+def fold(context: Context) -> list[Example]:
+    return context.data.folds["rl"]
+
+
+def owners(context: Context, prompts: RolloutPrompts) -> list[Example]:
+    """The example behind each row, told by the second token of its improver prompt."""
+    examples = {e.prefix[1]: e for e in fold(context)}
+    return [examples[row[1]] for row in real(prompts.prompt_BP, prompts.prompt_mask_BP)]
+
+
+def test_the_stage_changes_after_the_easy_rounds() -> None:
+    assert [stage_of(r, 2) for r in range(4)] == [EASY, EASY, HARD, HARD]
+    assert stage_of(0, 0) == HARD
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.lists(st.integers(6, 30), max_size=5), min_size=3, max_size=3))
+def test_a_reference_gets_its_eos_right_after_its_last_token(rows: list[list[int]]) -> None:
+    tokens_BR = np.array([row + [99] * (6 - len(row)) for row in rows], np.int32)
+    mask_BR = np.array([[True] * len(row) + [False] * (6 - len(row)) for row in rows])
+    assert real(*append_end(tokens_BR, mask_BR, 1)) == [[*row, 1] for row in rows]
+
+
+def test_prompt_rows_have_reference_slots_as_wide_as_the_response(context: Any, make_mesh: Any, world: Any) -> None:
+    supply = supply_of(context, make_mesh, "improver")
+    narrow = {name: x[:, :5] for name, x in supply.context.data.arrays("rl", "prompts").items()}
+    supply.context.data.__dict__["arrays"] = lambda fold, kind: narrow
+    arrays = prompt_arrays(supply.context, "rl")
+    for name in ("chosen_BR", "rejected_BR", "chosen_mask_BR", "rejected_mask_BR"):
+        assert arrays[name].shape == (24, world.slot)
+        np.testing.assert_array_equal(arrays[name][:, :5], narrow[name])
+        assert not arrays[name][:, 5:].any()
+    assert arrays["prompt_BP"].shape == (24, 5)
+
+
+def test_an_easy_round_holds_rejected_then_chosen_references_of_each_prompt(
+    context: Any, make_mesh: Any, world: Any, sampler: Any
+) -> None:
+    supply = supply_of(context, make_mesh, "improver")
+    draw = supply.draw(sampler)
+    rounds = [draw(r) for r in range(EASY_ROUNDS)]
+    for prompts in rounds:
+        examples = owners(supply.context, prompts)
+        assert examples[: BATCH // 2] == examples[BATCH // 2 :], "each prompt once with each reference"
+        references = [e.rejected for e in examples[: BATCH // 2]] + [e.chosen for e in examples[BATCH // 2 :]]
+        assert real(prompts.prompt_BP, prompts.prompt_mask_BP) == [
+            [*e.prefix, *reference, *world.suffix] for e, reference in zip(examples, references, strict=True)
+        ]
+        assert real(prompts.reference_BT, prompts.reference_mask_BT) == [[*r, world.eos_id] for r in references]
+        assert bool(prompts.prompt_mask_BP[:, -1].all()), "left-padded"
+        assert prompts.reference_BT.shape == (BATCH, world.slot)
+    seen = [id(e) for prompts in rounds for e in owners(supply.context, prompts)[: BATCH // 2]]
+    assert len(set(seen)) == EASY_ROUNDS * BATCH // 2, "a new prompt every time, until the fold is through"
+
+
+def test_a_hard_round_holds_the_samplers_own_answers(context: Any, make_mesh: Any, world: Any, sampler: Any) -> None:
+    """At temperature 0 the answers can be had by decoding each prompt greedily."""
+    supply = supply_of(context, make_mesh, "improver", temperature=0.0)
+    prompts = supply.draw(sampler)(EASY_ROUNDS)
+    examples = owners(supply.context, prompts)
+    rows = PromptBatch(**world.arrays("prompts", examples))
+    greedy = {"sampling": Sampling(0.0), "response_slot": world.slot, "eos_id": world.eos_id, "pad_id": world.pad_id}
+    drawn = jax.jit(
+        lambda params, prompt, mask: generate(world.language, params, prompt, mask, jax.random.key(5), **greedy)
+    )(sampler, rows.prompt_BP, rows.prompt_mask_BP)
+    answers = real(drawn.tokens_BT, drawn.mask_BT)
+    assert real(prompts.reference_BT, prompts.reference_mask_BT) == answers
+    assert real(prompts.prompt_BP, prompts.prompt_mask_BP) == [
+        [*e.prefix, *(t for t in answer if t != world.eos_id), *world.suffix]
+        for e, answer in zip(examples, answers, strict=True)
+    ]
+
+
+def test_a_hard_round_is_a_function_of_the_round_and_the_sampler(
+    context: Any, make_mesh: Any, world: Any, sampler: Any
+) -> None:
+    """Nothing has to be remembered to come back to a round."""
+    supply = supply_of(context, make_mesh, "improver", temperature=1.0)
+    draw = supply.draw(sampler)
+    first, second = draw(EASY_ROUNDS), draw(EASY_ROUNDS + 1)
+    again = supply.draw(sampler)(EASY_ROUNDS + 1)
+    for x, y in zip(jax.tree.leaves(second), jax.tree.leaves(again), strict=True):
+        np.testing.assert_array_equal(x, y)
+    assert owners(supply.context, first) != owners(supply.context, second)
+    _, _, hard = supply.programs()
+    rows = PromptBatch(**{k: v[:BATCH] for k, v in prompt_arrays(supply.context, "rl").items()})
+    one, same, other = (hard(rows, sampler, jax.random.key(k)).reference_BT for k in (1, 1, 2))
+    assert np.array_equal(one, same) and not np.array_equal(one, other)
+    swapped = jax.tree.map(lambda x: x * 1.5, sampler)
+    assert not np.array_equal(one, hard(rows, swapped, jax.random.key(1)).reference_BT)
+    assert hard._cache_size() == 1
+
+
+def test_the_policys_own_rounds_have_prompts_and_no_references(context: Any, make_mesh: Any, world: Any) -> None:
+    supply = supply_of(context, make_mesh, "policy")
+    draw = supply.draw(None)
+    plain = [list(e.prompt) for e in fold(supply.context)]
+    seen: list[list[int]] = []
+    for round in range(3):
+        prompts = draw(round)
+        assert prompts.reference_BT.shape == (BATCH, world.slot)
+        assert not bool(jnp.any(prompts.reference_mask_BT))
+        seen += real(prompts.prompt_BP, prompts.prompt_mask_BP)
+    assert sorted(seen) == sorted(plain), "three rounds of 8 meet the 24 prompts once each"

@@ -1,0 +1,164 @@
+"""A stage's folder: who may write into it, and what a person is told."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pit_jax.config import CheckpointConfig, Config, MeshConfig
+from pit_jax.stages import workspace
+from pit_jax.stages.workspace import PARENTS, StageFolder, relevant_config, write_json, write_jsonl
+
+CONFIG = Config()
+
+
+def finish(workdir: Path, *stages: tuple[str, str]) -> None:
+    for stage, model in stages:
+        folder = StageFolder(workdir, stage, model)
+        folder.path.mkdir(parents=True, exist_ok=True)
+        folder.finish(round=7, digest=f"digest of {folder.name}")
+
+
+def message(call: Any, *args: Any, **kwargs: Any) -> str:
+    with pytest.raises(ValueError) as error:
+        call(*args, **kwargs)
+    return str(error.value)
+
+
+def test_a_folder_is_named_by_stage_and_model(tmp_path: Path) -> None:
+    assert StageFolder(tmp_path, "rl", "improver").path == tmp_path / "rl-improver"
+    assert StageFolder(tmp_path, "evaluate", "").path == tmp_path / "evaluate"
+
+
+def test_every_stage_comes_after_its_parents() -> None:
+    order = list(PARENTS)
+    for stage, parents in PARENTS.items():
+        assert all(order.index(parent) < order.index(stage) for parent in parents)
+
+
+def test_missing_parents_are_named_with_the_commands_that_make_them(tmp_path: Path) -> None:
+    folder = StageFolder(tmp_path, "rl", "improver")
+    assert message(folder.check_parents) == (
+        f"stage rl-improver needs finished sft-improver, rm-improver, rl-policy in {tmp_path}, found no finished "
+        "stage; run first: --stage=sft --model=improver; --stage=rm --model=improver; --stage=rl --model=policy "
+        "(or --stage=all)"
+    )
+    finish(tmp_path, ("sft", "improver"), ("rl", "policy"))
+    assert "needs finished rm-improver in" in message(folder.check_parents)
+    assert "found rl-policy, sft-improver; run first: --stage=rm --model=improver (or" in message(folder.check_parents)
+    finish(tmp_path, ("rm", "improver"))
+    folder.check_parents()
+
+
+def test_a_started_parent_is_not_a_finished_one(tmp_path: Path) -> None:
+    StageFolder(tmp_path, "sft", "policy").begin(CONFIG, data_fingerprint="d")
+    assert "needs finished sft-policy" in message(StageFolder(tmp_path, "rm", "policy").check_parents)
+
+
+def test_beginning_again_with_the_same_config_is_resuming(tmp_path: Path) -> None:
+    folder = StageFolder(tmp_path, "sft", "policy")
+    first = folder.begin(CONFIG, data_fingerprint="d")
+    before = {p.name: p.read_text() for p in folder.path.iterdir()}
+    assert folder.begin(CONFIG, data_fingerprint="d") == first
+    assert {p.name: p.read_text() for p in folder.path.iterdir()} == before
+    assert set(before) == {"config.json", "lineage.json"}
+
+
+def test_a_changed_config_names_the_knobs_and_both_values(tmp_path: Path) -> None:
+    folder = StageFolder(tmp_path, "sft", "policy")
+    folder.begin(CONFIG, data_fingerprint="d")
+    before = (folder.path / "config.json").read_bytes()
+    changed = replace(CONFIG, seed=3, sft=replace(CONFIG.sft, batch_size=32))
+    assert message(folder.begin, changed, data_fingerprint="d") == (
+        f"the config of {folder.path} changed (seed: 0 -> 3, sft.batch_size: 64 -> 32); use another --workdir, "
+        f"restore the old values, or delete {folder.path} to run the stage again"
+    )
+    assert (folder.path / "config.json").read_bytes() == before, "nothing is written over"
+
+
+@pytest.mark.parametrize(
+    "harmless",
+    [
+        replace(CONFIG, mesh=MeshConfig(fsdp=4)),
+        replace(CONFIG, checkpoint=CheckpointConfig(every=5)),
+        replace(CONFIG, transformer=replace(CONFIG.transformer, remat=True, unroll=2)),
+        replace(CONFIG, rl=replace(CONFIG.rl, kl_coef=0.5)),
+        replace(CONFIG, stage="sft", model="policy", workdir="elsewhere"),
+    ],
+    ids=["mesh", "checkpoints", "remat", "another stage's knob", "stage and workdir"],
+)
+def test_knobs_that_do_not_decide_what_a_stage_computes_may_change(tmp_path: Path, harmless: Config) -> None:
+    folder = StageFolder(tmp_path, "sft", "policy")
+    folder.begin(CONFIG, data_fingerprint="d")
+    folder.begin(harmless, data_fingerprint="d")
+
+
+@pytest.mark.parametrize("stage", ["sft", "rm", "rl", "improve", "evaluate"])
+def test_every_stage_depends_on_seed_data_tokenizer_model_and_its_own_section(stage: str) -> None:
+    knobs = {name.split(".")[0] for name in relevant_config(CONFIG, stage)}
+    assert {"seed", "data", "tokenizer", "transformer", stage} <= knobs
+    assert not knobs & {"mesh", "checkpoint", "workdir", "stage"}
+
+
+def test_other_data_or_another_parent_are_named(tmp_path: Path) -> None:
+    finish(tmp_path, ("sft", "policy"))
+    folder = StageFolder(tmp_path, "rm", "policy")
+    lineage = folder.begin(CONFIG, data_fingerprint="first data")
+    assert lineage["data"] == "first data" and lineage["sft-policy"] == "digest of sft-policy"
+    text = message(folder.begin, CONFIG, data_fingerprint="second data")
+    assert text == (
+        f"{folder.path} was made from other inputs (data changed); delete {folder.path} to run the stage again, "
+        "or use another --workdir"
+    )
+    StageFolder(tmp_path, "sft", "policy").finish(round=9, digest="another digest")
+    assert "(sft-policy changed)" in message(folder.begin, CONFIG, data_fingerprint="first data")
+    assert json.loads((folder.path / "lineage.json").read_text()) == lineage
+
+
+def test_a_done_marker_says_which_round_children_read(tmp_path: Path) -> None:
+    folder = StageFolder(tmp_path, "sft", "policy")
+    assert folder.done() is None
+    finish(tmp_path, ("sft", "policy"))
+    assert folder.done() == {"round": 7, "digest": "digest of sft-policy"}
+
+
+@pytest.mark.parametrize(
+    ("write", "old", "new"), [(write_json, {"a": 1}, {"a": 2}), (write_jsonl, [{"a": 1}], [{"a": 2}])]
+)
+def test_files_appear_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Any, old: Any, new: Any
+) -> None:
+    """A reader, or a killed writer, leaves the old file as it was until the new one is complete."""
+    path = tmp_path / "file"
+    write(path, old)
+    before = path.read_text()
+    seen: list[str] = []
+
+    def killed(source: Any, target: Any) -> None:
+        seen.append(path.read_text())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(workspace.os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write(path, new)
+    assert seen == [before] and path.read_text() == before
+    monkeypatch.undo()
+    write(path, new)
+    assert path.read_text() != before and os.listdir(tmp_path) == ["file"]
+
+
+def test_json_that_cannot_be_written_leaves_the_file_alone(tmp_path: Path) -> None:
+    path = tmp_path / "file.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(TypeError):
+        write_json(path, {"a": object()})
+    assert json.loads(path.read_text()) == {"a": 1}
+
+
+def test_jsonl_is_one_object_a_line_with_text_as_it_is(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "rows", [{"text": "a\nb"}, {"text": "grüße"}])
+    lines = (tmp_path / "rows").read_text(encoding="utf-8").splitlines()
+    assert lines == ['{"text": "a\\nb"}', '{"text": "grüße"}']
