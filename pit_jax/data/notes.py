@@ -226,6 +226,8 @@ def parse_request(prompt: str) -> Request:
         first, second = prompt.strip().split(": ")
         head, topic = first.removeprefix("write a ").split(" about ")
         tone, kind, _, name = head.split()
+        if tone not in GREETINGS or kind not in OPENINGS:
+            raise ValueError
         found: list[tuple[str, str]] = []
         for ask in second.split(", "):
             value = ask.removeprefix("the ")
@@ -240,23 +242,23 @@ def score(prompt: str, response: str) -> float:
     closing; one off for each sentence that is rude, repeated, broken or states something the request did not ask."""
     request = parse_request(prompt)
     greeting, comma, rest = response.strip().partition(", ")
-    *sentences, closing = rest.split(". ") if comma else [*response.strip().split(". ")]
+    *sentences, closing = (rest if comma else response.strip()).split(". ")
+    if closing.endswith("."):  # the note stops at a sentence
+        sentences, closing = [*sentences, closing.removesuffix(".")], ""
     points = float(greeting in {g.format(request.name) for g in GREETINGS[request.tone]})
     points += float(closing in CLOSINGS[request.tone])
-    asked, met, faults = {*request.details, (request.kind, request.topic)}, set(), 0
-    kinds_or_topics: set[str] = set()
+    opening: set[str] = set()
+    met: set[tuple[str, str]] = set()
+    faults = 0
     for sentence in sentences:
-        meaning = _MEANINGS.get(sentence)
-        if meaning in asked and meaning not in met:
+        meaning = _MEANINGS.get(sentence, ("", ""))
+        if meaning[0] in OPENINGS and not opening:
+            opening = set(meaning)
+        elif meaning in request.details and meaning not in met:
             met.add(meaning)
-        elif meaning is not None and meaning[0] in OPENINGS and not kinds_or_topics:
-            kinds_or_topics = {meaning[0], meaning[1]}
         else:
             faults += 1
-    opening = (
-        2.0 if (request.kind, request.topic) in met else float(len(kinds_or_topics & {request.kind, request.topic}))
-    )
-    points += opening + len(met & set(request.details))
+    points += len(opening & {request.kind, request.topic}) + len(met)
     return max(0.0, points - faults)
 
 
