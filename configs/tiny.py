@@ -14,17 +14,18 @@ def get_config() -> Config:
     base = Config()
     return replace(
         base,
-        data=replace(base.data, notes_pairs=48_000, prompt_length=24, response_length=36),
+        data=replace(base.data, notes_pairs=60_000, prompt_length=24, response_length=36),
         tokenizer=replace(base.tokenizer, vocab_size=768),
         transformer=replace(base.transformer, query_heads=4, kv_heads=4, head_size=16, unroll=2, pooled_head=True),
         sft=replace(
-            base.sft, policy_steps=400, improver_steps=700, optimizer=replace(base.sft.optimizer, learning_rate=3e-3)
+            base.sft, policy_steps=400, improver_steps=600, optimizer=replace(base.sft.optimizer, learning_rate=3e-3)
         ),
         rm=replace(
             base.rm,
             policy_steps=600,
-            improver_steps=600,
+            improver_steps=800,
             batch_size=32,
             optimizer=replace(base.rm.optimizer, learning_rate=3e-3),
         ),
+        evaluate=replace(base.evaluate, prompts=2048),
     )

@@ -37,7 +37,12 @@ def pit_name(round: int) -> str:
 
 
 def generate_outputs(
-    context: Context, systems: Systems, params: dict[str, Any], temperature: float, advance: Callable[[int], None]
+    context: Context,
+    systems: Systems,
+    params: dict[str, Any],
+    temperature: float,
+    advance: Callable[[int], None],
+    rounds: int,
 ) -> dict[str, Output]:
     """Every system's answers. The trails share keys, so PIT and the SFT improver rewrite the same originals."""
     key = context.key("evaluate", str(temperature))
@@ -46,12 +51,12 @@ def generate_outputs(
         tokens_NT = np.asarray(answers.tokens_BT[round])
         return Output(systems.texts(tokens_NT), tokens_NT, np.asarray(answers.mask_BT[round]), reference)
 
-    trail = systems.trail(params["rl-policy"], params["rl-improver"], temperature, key, advance)
+    trail = systems.trail(params["rl-policy"], params["rl-improver"], temperature, key, advance, rounds=rounds)
     outputs = {POLICY: output(trail, 0, None)}
     for round in range(1, len(trail.tokens_BT)):
         before = outputs[POLICY if round == 1 else pit_name(round - 1)]
         outputs[pit_name(round)] = output(trail, round, before)
-    sft_trail = systems.trail(params["rl-policy"], params["sft-improver"], temperature, key, advance)
+    sft_trail = systems.trail(params["rl-policy"], params["sft-improver"], temperature, key, advance, rounds=1)
     outputs[IMPROVER_SFT] = output(sft_trail, 1, outputs[POLICY])
     sft = systems.answers(params["sft-policy"], temperature, jax.random.fold_in(key, 99))
     outputs[POLICY_SFT] = output(sft, 0, None)
@@ -95,7 +100,7 @@ def run(context: Context, progress: Progress) -> None:
     }
     size = context.config.improve.batch_size
     sampling = Sampling(top_k=context.config.improve.top_k, top_p=context.config.improve.top_p)
-    systems = Systems(context, prompts, rounds=rounds, batch_size=size, sampling=sampling)
+    systems = Systems(context, prompts, batch_size=size, sampling=sampling)
     judges: list[Judge] = [PairJudge("gap", GapScorer(context, context.load("rm", "improver"), batch_size=size))]
     if (truth := context.truth) is not None:
         judges.insert(
@@ -104,7 +109,9 @@ def run(context: Context, progress: Progress) -> None:
     bar = progress.add_task(folder.name, total=2 * len(prompts) * len(config.temperatures), note="")
     rows, described = [], []
     for temperature in config.temperatures:
-        outputs = generate_outputs(context, systems, params, temperature, lambda done: progress.advance(bar, done))
+        outputs = generate_outputs(
+            context, systems, params, temperature, lambda done: progress.advance(bar, done), rounds
+        )
         for name, output in outputs.items():
             scores = (
                 None

@@ -42,7 +42,7 @@ def run(context: Context, progress: Progress) -> None:
         prompts = [triple.prompt for triple in context.data.triples("heldout")]
     prompts = prompts[: config.limit]
     lineage = folder.begin(context.config, data_fingerprint=context.data.fingerprint)
-    systems = Systems(context, prompts, rounds=config.rounds, batch_size=config.batch_size, sampling=sampling)
+    systems = Systems(context, prompts, batch_size=config.batch_size, sampling=sampling)
     bar = progress.add_task(folder.name, total=len(prompts), note=f"{config.rounds} rounds")
     trail = systems.trail(
         context.load("rl", "policy"),
@@ -50,6 +50,7 @@ def run(context: Context, progress: Progress) -> None:
         config.temperature,
         context.key("improve"),
         lambda done: progress.advance(bar, done),
+        rounds=config.rounds,
     )
     answers = [systems.texts(tokens) for tokens in trail.tokens_BT]
     gap = GapScorer(context, context.load("rm", "improver"), batch_size=config.batch_size)

@@ -61,7 +61,7 @@ def right_padded(rows: Sequence[Sequence[int]], slot: int, pad: int) -> np.ndarr
 class Systems:
     """Batched answering and improving; one compiled program each, whatever the temperature and the weights."""
 
-    def __init__(self, context: Context, prompts: Sequence[str], *, rounds: int, batch_size: int, sampling: Sampling):
+    def __init__(self, context: Context, prompts: Sequence[str], *, batch_size: int, sampling: Sampling):
         self._context, self._size, self._sampling = context, batch_size, sampling
         self._count, self._arrays = len(prompts), tokenise_prompts(context, prompts)
         model, slots = context.language_model, slots_of(context)
@@ -69,21 +69,33 @@ class Systems:
         def run_answer(policy: Any, rows: PromptBatch, key: jax.Array, sampling: Sampling) -> Answers:
             return jax.tree.map(lambda x: x[None], answer(model, policy, rows, key, sampling, slots=slots))
 
-        def run_improve(policy: Any, improver: Any, rows: PromptBatch, key: jax.Array, sampling: Sampling) -> Answers:
+        def run_improve(
+            policy: Any, improver: Any, rows: PromptBatch, key: jax.Array, sampling: Sampling, *, rounds: int
+        ) -> Answers:
             return improve(model, policy, improver, rows, key, sampling, rounds=rounds, slots=slots)
 
-        self._answer, self._improve = jax.jit(run_answer), jax.jit(run_improve)
+        self._answer, self._improve = jax.jit(run_answer), jax.jit(run_improve, static_argnames="rounds")
 
     def answers(self, policy: Any, temperature: float, key: jax.Array) -> Answers:
         """Answers of all prompts, on the host: [1, N, T]."""
         return self._over_batches(lambda rows, key, at: self._answer(policy, rows, key, at), temperature, key, _quiet)
 
     def trail(
-        self, policy: Any, improver: Any, temperature: float, key: jax.Array, advance: Callable[[int], None]
+        self,
+        policy: Any,
+        improver: Any,
+        temperature: float,
+        key: jax.Array,
+        advance: Callable[[int], None],
+        *,
+        rounds: int,
     ) -> Answers:
         """y_0 .. y_K of all prompts, on the host: [K + 1, N, T]; `advance` hears how many prompts are done."""
         return self._over_batches(
-            lambda rows, key, at: self._improve(policy, improver, rows, key, at), temperature, key, advance
+            lambda rows, key, at: self._improve(policy, improver, rows, key, at, rounds=rounds),
+            temperature,
+            key,
+            advance,
         )
 
     def _over_batches(
