@@ -3,8 +3,8 @@
 import difflib
 import errno
 import importlib.util
-import logging
 import linecache
+import logging
 import os
 import sys
 import types
