@@ -1,5 +1,6 @@
 """Every program of every stage lowers for a TPU, from shapes alone: nothing that only a CPU can do creeps in."""
 
+import functools
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -138,11 +139,12 @@ def test_reference_programs(shapes: Shapes, context: Any) -> None:
 
 @pytest.mark.parametrize("truncation", [{}, {"top_k": 5, "top_p": 0.9}], ids=["whole", "truncated"])
 def test_improve_programs(shapes: Shapes, context: Any, truncation: dict[str, Any]) -> None:
-    systems = Systems(shapes.context(context), ["7 8", "9"], rounds=3, batch_size=ROWS, sampling=Sampling(**truncation))
+    systems = Systems(shapes.context(context), ["7 8", "9"], batch_size=ROWS, sampling=Sampling(**truncation))
     params, rows = shapes.params(shapes.language), shapes.batch("prompts")
     sampling = Sampling(shapes.scalar_input(), **truncation)
     check(shapes.lower(systems._answer, params, rows, shapes.key(), sampling), "answer")
-    check(shapes.lower(systems._improve, params, params, rows, shapes.key(), sampling), "improve")
+    three_rounds = jax.jit(functools.partial(systems._improve, rounds=3))
+    check(shapes.lower(three_rounds, params, params, rows, shapes.key(), sampling), "improve")
 
 
 def test_gap_scorers(shapes: Shapes, context: Any) -> None:
