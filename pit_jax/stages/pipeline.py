@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import jax
 from rich.console import Console
@@ -75,6 +76,8 @@ def run(config: Config) -> None:
     console = Console()
     folders = check(config)
     data = prepare(config.data, config.tokenizer, Path(config.workdir) / "data", say=console.print)
+    for line in data_summary(data.report):
+        console.print(line, soft_wrap=True)
     mesh = make_mesh(config.mesh)
     context = Context(config, mesh, data, console)
     with jax.set_mesh(mesh), make_progress(console) as progress:
@@ -86,6 +89,16 @@ def run(config: Config) -> None:
                 console.print(f"{folder.name}: finished before, skipped")
     if config.stage in ("evaluate", "all"):
         evaluate.show(context)
+
+
+def data_summary(report: dict[str, Any]) -> list[str]:
+    """What was read, kept and dropped (with reasons) per source, and the size of every fold."""
+    lines = []
+    for name, source in report["sources"].items():
+        drops = ", ".join(f"{count} {reason}" for reason, count in source["dropped"].items()) or "none"
+        lines.append(f"data: {name}: {source['read']} read, {source['kept']} kept; dropped: {drops}")
+    sizes = ", ".join(f"{name} {fold['examples']}" for name, fold in report["folds"].items())
+    return [*lines, f"data: folds {sizes}"]
 
 
 def run_stage(context: Context, folder: StageFolder, progress: Progress) -> None:
