@@ -4,7 +4,7 @@ Words are numbers: the text "7 8 9" is the tokens 7, 8, 9.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -84,8 +84,9 @@ class World:
         """The batch dataclass of `kind`, in NumPy."""
         return NOUNS[kind](**self.arrays(kind, examples))
 
-    def packed(self, kind: str, examples: Sequence[Example]) -> SftBatch:
-        return SftBatch(**pack_sft(kind, examples, self.layout(examples)))
+    def packed(self, kind: str, examples: Sequence[Example], length: int) -> SftBatch:
+        """SFT rows of `length` tokens that hold several examples."""
+        return SftBatch(**pack_sft(kind, examples, replace(self.layout(examples), row_lengths={kind: length})))
 
     def four_sequences(self, examples: Sequence[Example]) -> dict[str, np.ndarray]:
         return gap_pairs(examples, self.layout(examples))

@@ -17,12 +17,6 @@ from pit_jax.stages.rm import gap_accuracy, make_gap_loss, make_reward_loss, seq
 NAMES = ("wl", "ww", "ll", "lw")
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["last", "pooled"])
-def world(world: Any, request: pytest.FixtureRequest) -> Any:
-    """With both kinds of scalar head."""
-    return replace(world, config=replace(world.config, pooled_head=request.param))
-
-
 @pytest.fixture(scope="module")
 def params(world: Any) -> Any:
     return world.draw(world.scalar, 0)
@@ -57,11 +51,14 @@ def four_sequences(world: Any, examples: list[Example]) -> tuple[np.ndarray, np.
     return np.concatenate(tokens), np.concatenate(segments).astype(np.int32)
 
 
-def test_the_tree_equals_four_plain_sequences(
-    world: Any, params: Any, examples: list[Example], scores: Any, gaps: Any
-) -> None:
-    tree = gaps(params, world.batch("gap", examples))
-    plain_4B = np.split(np.asarray(scores(params, *four_sequences(world, examples))), 4)
+@pytest.mark.parametrize("pooled", [False, True])
+def test_the_tree_equals_four_plain_sequences(world: Any, examples: list[Example], pooled: bool) -> None:
+    """With both kinds of scalar head."""
+    model = replace(world, config=replace(world.config, pooled_head=pooled)).scalar
+    params = world.draw(model, 0)
+    tree = jax.jit(partial(tree_gaps, model))(params, world.batch("gap", examples))
+    plain = jax.jit(partial(sequence_scores, model))(params, *four_sequences(world, examples))
+    plain_4B = np.split(np.asarray(plain), 4)
     for name, plain_B in zip(NAMES, plain_4B, strict=True):
         np.testing.assert_allclose(tree[name], plain_B, rtol=1e-5, atol=1e-5)
     assert np.abs(plain_4B[0] - plain_4B[3]).max() > 0.1, "the gaps of a pair differ"
