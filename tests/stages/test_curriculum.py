@@ -128,6 +128,15 @@ def test_a_hard_round_is_a_function_of_the_round_and_the_sampler(
     assert hard._cache_size() == 1
 
 
+def test_every_hard_round_draws_anew(context: Any, make_mesh: Any, world: Any, sampler: Any) -> None:
+    """Rounds over one and the same prompt still meet different references."""
+    supply = supply_of(context, make_mesh, "improver", temperature=1.0)
+    supply.context.data.folds["rl"] = supply.context.data.folds["rl"][:1] * BATCH
+    draw = supply.draw(sampler)
+    first, second = draw(EASY_ROUNDS), draw(EASY_ROUNDS + 1)
+    assert not np.array_equal(first.reference_BT, second.reference_BT)
+
+
 def test_the_policys_own_rounds_have_prompts_and_no_references(context: Any, make_mesh: Any, world: Any) -> None:
     supply = supply_of(context, make_mesh, "policy")
     draw = supply.draw(None)
