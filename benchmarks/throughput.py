@@ -21,6 +21,7 @@ from pit_jax.generation.sampling import Sampling
 from pit_jax.model.attention import tree_visible
 from pit_jax.model.networks import LanguageModel, ScalarModel
 from pit_jax.objectives.gap import gap_loss
+from pit_jax.parallel.host_memory import keep_freed_memory
 from pit_jax.stages.command import DEFAULT_CONFIG, load_config
 from pit_jax.stages.rm import sequence_scores
 from pit_jax.stages.sft import make_loss
@@ -98,6 +99,7 @@ def decode_seconds(model: LanguageModel, batch: int) -> float:
 
 
 def main() -> None:
+    keep_freed_memory()
     config = load_config(DEFAULT_CONFIG)
     language, scalar = LanguageModel(config.transformer, VOCAB), ScalarModel(config.transformer, VOCAB)
     sft, rm, draw = config.sft.batch_size, config.rm.batch_size, config.improve.batch_size

@@ -23,9 +23,10 @@ def get_config() -> Config:
         rm=replace(
             base.rm,
             policy_steps=600,
-            improver_steps=800,
+            improver_steps=1000,
             batch_size=32,
             optimizer=replace(base.rm.optimizer, learning_rate=3e-3),
         ),
+        rl=replace(base.rl, hard_rounds=50),
         evaluate=replace(base.evaluate, prompts=2048),
     )

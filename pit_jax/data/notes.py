@@ -58,7 +58,7 @@ RUDE = ("you are always late", "this is your fault", "nobody likes your ideas", 
 
 MAX_SCORE = 7.0
 LIGHT_FAULTS = (0, 1, 1, 2, 2)  # faults of one answer of a pair, drawn evenly
-HEAVY_FAULTS = (2, 3, 3, 4)  # and of the other
+HEAVY_FAULTS = (2, 3, 4, 4)  # and of the other
 LABEL_SHARPNESS = 2.0  # P(a preferred to b) = sigmoid(LABEL_SHARPNESS * (score_a - score_b))
 
 

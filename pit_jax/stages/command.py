@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pit_jax.config import Config, config_hash, flatten
+from pit_jax.parallel.host_memory import keep_freed_memory
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DEFAULT_CONFIG = REPOSITORY / "configs" / "tiny.py"
@@ -208,6 +209,7 @@ def main(argv: Sequence[str]) -> int:
     """Parse, show the resolved config, run. Returns the exit code: 0, 2 for what the user can cure, 130 if stopped."""
     try:
         config = parse(argv)
+        keep_freed_memory()
         if config.mesh.simulate < 0:
             raise ValueError(
                 f"--mesh.simulate={config.mesh.simulate}: pass a number of devices, or 0 for the real ones"
