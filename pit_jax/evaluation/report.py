@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from rich import box
 from rich.table import Table
 
 from pit_jax.evaluation import records, sections, trails
@@ -103,9 +104,11 @@ def tone(row: dict[str, Any]) -> str:
 
 def summary_table(results: dict[str, Any]) -> Table:
     """The deltas for a terminal; green and red where the interval excludes 0."""
-    table = Table(title="win − lose at matched temperature, 95% interval over prompts", title_justify="left")
-    for column in ("temperature", "judge", "systems", "win %", "lose %", "tie %", "delta", "95% interval", "n"):
-        table.add_column(column, justify="left" if column in ("judge", "systems") else "right")
+    table = Table(
+        title="win − lose at matched temperature", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
+    for column in ("T", "judge", "systems", "win/lose/tie %", "delta", "95% interval", "n"):
+        table.add_column(column, justify="left" if column in ("judge", "systems") else "right", no_wrap=True)
     styles = {"good": "green", "bad": "red", "even": ""}
     for position, row in enumerate(results["rows"]):
         following = results["rows"][position + 1 : position + 2]
@@ -113,9 +116,9 @@ def summary_table(results: dict[str, Any]) -> Table:
             f"{row['temperature']:g}",
             row["judge"],
             f"{row['left']} vs {row['right']}",
-            *(number(row[name], 1) for name in ("win", "lose", "tie")),
+            "/".join(number(row[name], 1) for name in ("win", "lose", "tie")),
             signed(row["delta"]),
-            f"{signed(row['low'])} to {signed(row['high'])}",
+            f"[{signed(row['low'])}, {signed(row['high'])}]",
             f"{row['n']:,}",
             style=styles[tone(row)],
             end_section=bool(following) and following[0]["temperature"] != row["temperature"],
