@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from rich import box
 from rich.table import Table
 
 from pit_jax.evaluation import records, sections, trails
@@ -104,10 +103,10 @@ def tone(row: dict[str, Any]) -> str:
 
 def summary_table(results: dict[str, Any]) -> Table:
     """The deltas for a terminal; green and red where the interval excludes 0."""
-    table = Table(
-        title="win − lose at matched temperature", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
-    )
-    for column in ("T", "judge", "systems", "win/lose/tie %", "delta", "95% interval", "n"):
+    counts = ", ".join(f"{n:,}" for n in sorted({row["n"] for row in results["rows"]}))
+    title = f"win − lose at matched temperature T, n = {counts} prompts"
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0))
+    for column in ("T", "judge", "systems", "win/lose/tie %", "delta", "95% interval"):
         table.add_column(column, justify="left" if column in ("judge", "systems") else "right", no_wrap=True)
     styles = {"good": "green", "bad": "red", "even": ""}
     for position, row in enumerate(results["rows"]):
@@ -118,8 +117,7 @@ def summary_table(results: dict[str, Any]) -> Table:
             f"{row['left']} vs {row['right']}",
             "/".join(number(row[name], 1) for name in ("win", "lose", "tie")),
             signed(row["delta"]),
-            f"[{signed(row['low'])}, {signed(row['high'])}]",
-            f"{row['n']:,}",
+            f"{signed(row['low'])} to {signed(row['high'])}",
             style=styles[tone(row)],
             end_section=bool(following) and following[0]["temperature"] != row["temperature"],
         )

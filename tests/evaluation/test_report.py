@@ -185,9 +185,10 @@ def test_the_terminal_table_holds_the_deltas(finished: Path) -> None:
     results = json.loads((finished / "evaluate" / "results.json").read_text())
     console = Console(width=120, record=True, file=io.StringIO())
     console.print(report.summary_table(results))
-    lines = [line for line in console.export_text().splitlines() if "PIT x2 vs policy" in line and "rubric" in line]
+    text = console.export_text()
+    lines = [line for line in text.splitlines() if "PIT x2 vs policy" in line and "rubric" in line]
     assert len(lines) == 3
-    assert "+8.0" in lines[1] and "+4.6 to +11.4" in lines[1] and "1,024" in lines[1]
+    assert "+8.0" in lines[1] and "+4.6 to +11.4" in lines[1] and "n = 1,024" in text
 
 
 @pytest.mark.parametrize(
