@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from rich.progress import Progress
 
-from pit_jax.generation.sampling import Sampling, check_sampling
+from pit_jax.generation.sampling import Sampling
 from pit_jax.stages.context import Context
 from pit_jax.stages.systems import GapScorer, Systems
 from pit_jax.stages.workspace import write_jsonl
@@ -33,9 +33,7 @@ def read_prompts(path: Path) -> list[str]:
 
 def run(context: Context, progress: Progress) -> None:
     config, folder = context.config.improve, context.folder("improve", "")
-    sampling = check_sampling(Sampling(config.temperature, config.top_k, config.top_p))
-    if config.rounds < 1:
-        raise ValueError(f"--improve.rounds={config.rounds}: ask for at least one improvement")
+    sampling = Sampling(config.temperature, config.top_k, config.top_p)
     if config.prompts:
         prompts = read_prompts(Path(config.prompts))
     else:

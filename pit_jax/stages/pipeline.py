@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from pit_jax.config import Config
 from pit_jax.data.store import prepare
+from pit_jax.generation.sampling import Sampling, check_sampling
 from pit_jax.parallel.mesh import check_batch, make_mesh
 from pit_jax.stages import evaluate, improve, rl, rm, sft
 from pit_jax.stages.context import Context
@@ -46,6 +47,7 @@ def check(config: Config) -> list[StageFolder]:
         folder.check_config(config)
         if config.stage != "all":
             folder.check_parents()
+    check_sampling_knobs(config)
     mesh = make_mesh(config.mesh)
     for name, batch, accumulate in (
         ("--sft.batch-size", config.sft.batch_size, config.sft.accumulate),
@@ -57,6 +59,16 @@ def check(config: Config) -> list[StageFolder]:
     check_batch("--rl.batch-size (half of it for each reference)", config.rl.batch_size // 2, 1, mesh)
     check_workdir(Path(config.workdir))
     return folders
+
+
+def check_sampling_knobs(config: Config) -> None:
+    """ValueError for temperatures, truncation or rounds that cannot be sampled with."""
+    for temperature in (config.improve.temperature, *config.evaluate.temperatures):
+        check_sampling(Sampling(temperature, config.improve.top_k, config.improve.top_p))
+    if not config.rl.temperature > 0:
+        raise ValueError(f"--rl.temperature={config.rl.temperature}: rollouts need a temperature above 0 to explore")
+    if config.improve.rounds < 1:
+        raise ValueError(f"--improve.rounds={config.improve.rounds}: ask for at least one improvement")
 
 
 def make_progress(console: Console) -> Progress:

@@ -40,7 +40,7 @@ def pair(**columns: object) -> str:
 def test_bad_pairs(refused: Callable[..., str], tmp_path: Path, content: bytes, expected: str) -> None:
     path = tmp_path / "pairs.jsonl"
     path.write_bytes(content)
-    message = refused("--stage=sft", "--data.sources", f"jsonl:{path}")
+    message = refused("--stage=sft", "--model=policy", "--data.sources", f"jsonl:{path}")
     assert expected in message and "pairs.jsonl" in message
     assert path.read_bytes() == content
     assert not (tmp_path / "run" / "data").exists()
@@ -49,14 +49,20 @@ def test_bad_pairs(refused: Callable[..., str], tmp_path: Path, content: bytes, 
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        (("--stage=sft", "--data.sources", "jsonl:/no/such/file"), ("/no/such/file",)),
+        (("--stage=sft", "--model=policy", "--data.sources", "jsonl:/no/such/file"), ("/no/such/file",)),
         (("--stage=sfd",), ("sfd", "did you mean sft")),
         (("--rl.kl-ceof=1",), ("kl-ceof", "did you mean --rl.kl-coef")),
+        (("--stage=all", "--rl.temperature=0"), ("--rl.temperature=0",)),
+        (("--stage=all", "--evaluate.temperatures", "0.4", "-1.0"), ("temperature=-1.0",)),
+        (("--stage=all", "--improve.rounds=0"), ("--improve.rounds=0",)),
         (("--stage=rl",), ("rl-improver needs", "sft-improver", "--stage=sft --model=improver")),
         (("--stage=evaluate",), ("evaluate needs", "rl-policy")),
-        (("--stage=sft", "--mesh.fsdp=3"), ("mesh does not divide", "found 8")),
-        (("--stage=sft", "--mesh.fsdp=8", "--sft.batch-size=12"), ("--sft.batch-size=12", "multiple of 16")),
-        (("--stage=sft", "--workdir=/proc/nowhere"), ("/proc/nowhere",)),
+        (("--stage=sft", "--model=policy", "--mesh.fsdp=3"), ("mesh does not divide", "found 8")),
+        (
+            ("--stage=sft", "--model=policy", "--mesh.fsdp=8", "--sft.batch-size=12"),
+            ("--sft.batch-size=12", "multiple of 16"),
+        ),
+        (("--stage=sft", "--model=policy", "--workdir=/proc/nowhere"), ("/proc/nowhere",)),
     ],
 )
 def test_bad_commands(refused: Callable[..., str], flags: tuple[str, ...], expected: tuple[str, ...]) -> None:
