@@ -23,7 +23,7 @@ def get_config() -> Config:
         rm=replace(
             base.rm,
             policy_steps=600,
-            improver_steps=1000,
+            improver_steps=1400,
             batch_size=32,
             optimizer=replace(base.rm.optimizer, learning_rate=3e-3),
         ),
