@@ -28,5 +28,5 @@ def get_config() -> Config:
             optimizer=replace(base.rm.optimizer, learning_rate=3e-3),
         ),
         rl=replace(base.rl, hard_rounds=50),
-        evaluate=replace(base.evaluate, prompts=2048),
+        evaluate=replace(base.evaluate, prompts=1536),
     )
