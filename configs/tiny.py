@@ -27,6 +27,6 @@ def get_config() -> Config:
             batch_size=32,
             optimizer=replace(base.rm.optimizer, learning_rate=3e-3),
         ),
-        rl=replace(base.rl, hard_rounds=50),
+        rl=replace(base.rl, kl_coef=0.2),
         evaluate=replace(base.evaluate, prompts=1536),
     )
