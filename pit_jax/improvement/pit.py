@@ -35,18 +35,7 @@ def answer(
     model: LanguageModel, params: Any, rows: PromptBatch, key: jax.Array, sampling: Sampling, *, slots: Slots
 ) -> Answers:
     """y_0: the policy's answer."""
-    drawn = generate(
-        model,
-        params,
-        rows.prompt_BP,
-        rows.prompt_mask_BP,
-        key,
-        sampling=sampling,
-        response_slot=slots.response,
-        eos_id=slots.eos_id,
-        pad_id=slots.pad_id,
-    )
-    return Answers(drawn.tokens_BT, drawn.mask_BT)
+    return _draw(model, params, rows.prompt_BP, rows.prompt_mask_BP, key, sampling, slots)
 
 
 def improve_once(
@@ -64,18 +53,7 @@ def improve_once(
     prompt_BP, mask_BP = assemble_improver_prompt(
         rows.prefix_BP, rows.prefix_mask_BP, before.tokens_BT, reference_mask_BT, slots.suffix
     )
-    drawn = generate(
-        model,
-        params,
-        prompt_BP,
-        mask_BP,
-        key,
-        sampling=sampling,
-        response_slot=slots.response,
-        eos_id=slots.eos_id,
-        pad_id=slots.pad_id,
-    )
-    return Answers(drawn.tokens_BT, drawn.mask_BT)
+    return _draw(model, params, prompt_BP, mask_BP, key, sampling, slots)
 
 
 def improve(
@@ -101,3 +79,26 @@ def improve(
 
     _, later = jax.lax.scan(one, first, jnp.arange(1, rounds + 1, dtype=jnp.int32))
     return jax.tree.map(lambda x, y: jnp.concatenate([x[None], y]), first, later)
+
+
+def _draw(
+    model: LanguageModel,
+    params: Any,
+    prompt_BP: jax.Array,
+    mask_BP: jax.Array,
+    key: jax.Array,
+    sampling: Sampling,
+    slots: Slots,
+) -> Answers:
+    drawn = generate(
+        model,
+        params,
+        prompt_BP,
+        mask_BP,
+        key,
+        sampling=sampling,
+        response_slot=slots.response,
+        eos_id=slots.eos_id,
+        pad_id=slots.pad_id,
+    )
+    return Answers(drawn.tokens_BT, drawn.mask_BT)

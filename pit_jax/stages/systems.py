@@ -63,7 +63,7 @@ class Systems:
 
     def __init__(self, context: Context, prompts: Sequence[str], *, batch_size: int, sampling: Sampling):
         self._context, self._size, self._sampling = context, batch_size, sampling
-        self._count, self._arrays = len(prompts), tokenise_prompts(context, prompts)
+        self._arrays = tokenise_prompts(context, prompts)
         model, slots = context.language_model, slots_of(context)
 
         def run_answer(policy: Any, rows: PromptBatch, key: jax.Array, sampling: Sampling) -> Answers:
