@@ -3,7 +3,7 @@
 Command   make demo
           python launch/tpu_run.py --stage=all --config=configs/tiny.py --workdir=runs/tiny
 Model     two layers, width 64, a tokenizer trained on the data; CPU, float32.
-Hardware  two CPU cores: 12 to 14 minutes, 3.5 GiB at most.
+Hardware  two CPU cores: 11 to 14 minutes, 3.5 GiB at most.
 Expect    the README's table: PIT x1 beats the RLHF policy at matched temperature 1.0 and 0.8; at 0.4 the policy is near
           the ceiling. Longer RL (50 hard rounds, KL 0.15) raised the gap from +0.2 to +0.8 and the truth not at all.
 """
@@ -31,5 +31,5 @@ def get_config() -> Config:
             optimizer=replace(base.rm.optimizer, learning_rate=3e-3),
         ),
         rl=replace(base.rl, kl_coef=0.2),
-        evaluate=replace(base.evaluate, prompts=1536),
+        evaluate=replace(base.evaluate, prompts=2048),
     )

@@ -8,7 +8,6 @@ Bradley-Terry draw on the hidden score. Models see the texts alone.
 
 import math
 import random
-from collections import Counter
 from dataclasses import dataclass, replace
 
 from pit_jax.batch import Triple
@@ -238,9 +237,13 @@ def parse_request(prompt: str) -> Request:
 
 
 def score(prompt: str, response: str) -> float:
+    """Hidden score of a response. Raises ValueError for a prompt of another set."""
+    return grade(parse_request(prompt), response)
+
+
+def grade(request: Request, response: str) -> float:
     """Hidden score in [0, MAX_SCORE]: one point each for greeting, addressee and tone, kind, topic, each detail and
     closing; one off for each sentence that is rude, repeated, broken or states something the request did not ask."""
-    request = parse_request(prompt)
     greeting, comma, rest = response.strip().partition(", ")
     *sentences, closing = (rest if comma else response.strip()).split(". ")
     if closing.endswith("."):  # the note stops at a sentence
@@ -273,7 +276,7 @@ def draw_pair(rng: random.Random) -> Triple:
         light = corrupt(ideal, request, rng.choice(LIGHT_FAULTS), rng)
         base = light if rng.random() < 0.5 else ideal
         heavy = corrupt(base, request, rng.choice(HEAVY_FAULTS), rng)
-        scores = [score(request.prompt, note.text) for note in (light, heavy)]
+        scores = [grade(request, note.text) for note in (light, heavy)]
         if scores[0] != scores[1]:
             break
     keep = rng.random() < 1.0 / (1.0 + math.exp(LABEL_SHARPNESS * (scores[1] - scores[0])))
@@ -293,12 +296,3 @@ def pairs(count: int, seed: int) -> list[Triple]:
             seen.add(triple.prompt)
             rows.append(triple)
     return rows
-
-
-def statistics(triples: list[Triple]) -> Counter[str]:
-    """Counts of hidden scores of chosen and rejected answers, for the data report."""
-    counts: Counter[str] = Counter()
-    for t in triples:
-        counts[f"chosen {score(t.prompt, t.chosen):.0f}"] += 1
-        counts[f"rejected {score(t.prompt, t.rejected):.0f}"] += 1
-    return counts

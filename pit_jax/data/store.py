@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -164,23 +165,26 @@ def _build(
     fold = functools.cache(functools.partial(fold_of, heldout_fraction=data.heldout_fraction))
     folds = {source: [fold(triple.prompt) for triple in rows] for source, rows in read.items()}
 
-    tokenizer = _make_tokenizer(config, folder / "tokenizer", read, folds, say)
-    template = Template(tokenizer)
-    say("data: measuring lengths")
+    with ThreadPoolExecutor(1) as imports:  # seconds, which pass while native code tokenises
+        imports.submit(tasks.tensorflow_and_seqio)
+        tokenizer = _make_tokenizer(config, folder / "tokenizer", read, folds, say)
+        template = Template(tokenizer)
+        say("data: tokenising")
+        ids = tasks.encode((triple for rows in read.values() for triple in rows), template)
     lengths, keep = {}, {}
     for source, rows in read.items():
-        lengths[source], keep[source], long = tasks.admit(rows, template, data)
+        lengths[source], keep[source], long = tasks.admit(rows, template, ids, data)
         drops[source] += long
 
     sources, everything = _number(read, folds, keep)
     _need_examples(sources, drops, sum(map(len, read.values())))
     layout = _layout(template, np.concatenate([lengths[s][keep[s]] for s in read]), _kept(folds, keep))
-    mixture = tasks.build_mixture(sources, data.rates, template)
+    mixture = tasks.build_mixture(sources, data.rates, template, ids)
     counts: dict[str, Counter[str]] = {}
     for name in FOLDS:
         say(f"data: writing fold {name}")
-        ids = _write_fold(folder, name, mixture, layout, everything)
-        owner = np.searchsorted(np.cumsum([int(keep[source].sum()) for source in read]), ids, side="right")
+        numbers = _write_fold(folder, name, mixture, layout, everything)
+        owner = np.searchsorted(np.cumsum([int(keep[source].sum()) for source in read]), numbers, side="right")
         counts[name] = Counter(data.sources[number] for number in owner)
 
     report = {
@@ -229,7 +233,7 @@ def _make_tokenizer(
 def _number(
     read: Mapping[str, Sequence[Triple]], folds: Mapping[str, Sequence[str]], keep: Mapping[str, np.ndarray]
 ) -> tuple[dict[str, dict[str, list[tuple[int, Triple]]]], list[Triple]]:
-    """Kept triples as (id, triple) by source and fold, and the list that the ids point into."""
+    """Kept triples as (number, triple) by source and fold, and the list that the numbers point into."""
     sources: dict[str, dict[str, list[tuple[int, Triple]]]] = {}
     everything: list[Triple] = []
     for source, rows in read.items():
@@ -290,20 +294,20 @@ def _round_up(number: int, multiple: int) -> int:
 
 
 def _write_fold(folder: Path, fold: str, mixture: Any, layout: Layout, everything: Sequence[Triple]) -> np.ndarray:
-    """Write the arrays and texts of one fold; returns the ids [rows] of its examples."""
+    """Write the arrays and texts of one fold; returns the numbers [rows] of its examples."""
     arrays: Arrays = {}
-    ids = None
+    numbers = None
     for kind, rows in tasks.read(mixture, fold, FOLD_KINDS[fold], layout).items():
         found = rows.pop("id")
-        assert ids is None or np.array_equal(ids, found), f"rows of {kind} are not aligned in fold {fold}"
-        ids = found
+        assert numbers is None or np.array_equal(numbers, found), f"rows of {kind} are not aligned in fold {fold}"
+        numbers = found
         arrays |= {f"{kind}/{name}": array for name, array in rows.items()}
-    assert ids is not None
+    assert numbers is not None
     np.savez(folder / f"{fold}.npz", allow_pickle=False, **arrays)
     with (folder / f"{fold}.jsonl").open("w", encoding="utf-8") as file:
-        for number in ids:
+        for number in numbers:
             file.write(json.dumps(asdict(everything[number]), ensure_ascii=False) + "\n")
-    return ids
+    return numbers
 
 
 def _percentiles(lengths: np.ndarray) -> dict[str, dict[str, int]]:

@@ -12,6 +12,7 @@ import os
 import sys
 import tempfile
 import warnings
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -28,10 +29,18 @@ from pit_jax.data.tokenizers import hf_vocabulary
 _CHUNK = 1024  # examples tokenised at once
 
 
-def tokenise(triples: Sequence[Triple], template: Template) -> list[Example]:
-    """Triples as tokens; every distinct text is encoded once."""
+Ids = Mapping[str, Sequence[int]]
+
+
+def encode(triples: Iterable[Triple], template: Template) -> Ids:
+    """Tokens of every text of `triples`, each distinct text encoded once."""
     texts = list({text: None for triple in triples for text in (triple.prompt, triple.chosen, triple.rejected)})
-    ids = dict(zip(texts, template.tokenizer.encode_batch(texts), strict=True))
+    rows = (array("i", row) for row in template.tokenizer.encode_batch(texts))
+    return dict(zip(texts, rows, strict=True))
+
+
+def tokenise(triples: Sequence[Triple], template: Template, ids: Ids) -> list[Example]:
+    """Triples as tokens, looked up in `ids`."""
     return [
         Example(
             template.policy_prompt_of(ids[triple.prompt]),
@@ -57,14 +66,14 @@ def too_long(example: Example, frame_length: int, data: DataConfig) -> str | Non
 
 
 def admit(
-    triples: Sequence[Triple], template: Template, data: DataConfig
+    triples: Sequence[Triple], template: Template, ids: Ids, data: DataConfig
 ) -> tuple[np.ndarray, np.ndarray, Counter[str]]:
     """Lengths [rows, 4] of the features of each triple, which rows are kept, and the drops counted by reason."""
     frame_length = len(template.policy_prompt_of([]))
     lengths = np.zeros((len(triples), len(FEATURES)), np.int64)
     keep = np.ones(len(triples), bool)
     drops = Counter[str]()
-    for row, example in enumerate(tokenise(triples, template)):
+    for row, example in enumerate(tokenise(triples, template, ids)):
         lengths[row] = [len(getattr(example, name)) for name in FEATURES]
         reason = too_long(example, frame_length, data)
         if reason:
@@ -77,8 +86,9 @@ def build_mixture(
     sources: Mapping[str, Mapping[str, Sequence[tuple[int, Triple]]]],
     rates: Sequence[float],
     template: Template,
+    ids: Ids,
 ) -> Any:
-    """seqio mixture of one task a source. `sources[name][fold]` holds (id, triple); ids travel with the tokens.
+    """seqio mixture of one task a source. `sources[name][fold]` holds (number, triple); numbers travel with the tokens.
 
     Tasks and mixture are registered under names that hold a hash of their contents, and found again if built twice.
     """
@@ -97,7 +107,7 @@ def build_mixture(
                 source=seqio.FunctionDataSource(
                     functools.partial(_texts, filled), list(filled), {fold: len(rows) for fold, rows in filled.items()}
                 ),
-                preprocessors=[functools.partial(_tokens, template)],
+                preprocessors=[functools.partial(_tokens, template, ids)],
                 output_features=features,
             )
     mixture = f"pit_jax_mixture_{_hash([*names, *map(repr, rates)])}"
@@ -109,7 +119,7 @@ def build_mixture(
 def read(mixture: Any, fold: str, kinds: Sequence[str], layout: Layout, *, pack: bool = False) -> dict[str, Arrays]:
     """All rows of one pass over a fold, for each of `kinds`, with `id` [rows] unless packed; no feature is trimmed.
 
-    The same as `seqio.get_dataset` for each kind, but the text is tokenised once.
+    The same as `seqio.get_dataset` for each kind, but the tokens are made once.
     """
     assert fold in FOLDS, fold
     lengths: dict[str, int | None] = dict.fromkeys(FEATURES, layout.prompt_slot) | {"id": None}
@@ -177,12 +187,13 @@ def _texts(
     return tf.data.Dataset.from_tensor_slices(columns | {"id": np.array([number for number, _ in rows], np.int32)})
 
 
-def _tokens(template: Template, dataset: Any) -> Any:
+def _tokens(template: Template, ids: Ids, dataset: Any) -> Any:
     """seqio preprocessor: text columns to the token features, a chunk at a time."""
     tf, _ = tensorflow_and_seqio()
 
     def encode(*columns: np.ndarray) -> list[np.ndarray]:
-        examples = tokenise([Triple(*(text.decode() for text in row)) for row in zip(*columns, strict=True)], template)
+        triples = [Triple(*(text.decode() for text in row)) for row in zip(*columns, strict=True)]
+        examples = tokenise(triples, template, ids)
         outputs = []
         for name in FEATURES:
             rows = [getattr(example, name) for example in examples]

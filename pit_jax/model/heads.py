@@ -8,14 +8,16 @@ POOL_SCALE = 8.0
 
 
 class ScalarHead(nnx.Module):
-    """hidden_BLD -> scalar_BL; weights start at N(0, 1/(d+1)), bias at 0 (the N details of RLHF, item 4)."""
+    """hidden_BLD -> scalar_BL; weights start at N(0, 1/(d+1)) (the N details of RLHF, item 4).
+
+    No bias: no preference loss sees one, so Adam would move it on rounding noise alone.
+    """
 
     def __init__(self, width: int, *, rngs: nnx.Rngs):
         self.kernel = nnx.Param(jax.random.normal(rngs.params(), (width,)) * (width + 1) ** -0.5)
-        self.bias = nnx.Param(jnp.zeros((), jnp.float32))
 
     def __call__(self, hidden_BLD: jax.Array, visible_BLS: jax.Array) -> jax.Array:
-        return _dot(hidden_BLD, self.kernel[...]) + self.bias[...]
+        return _dot(hidden_BLD, self.kernel[...])
 
 
 class PooledScalarHead(nnx.Module):

@@ -17,7 +17,7 @@ from pit_jax.masked import Mean
 from pit_jax.objectives.ppo import AdaptiveKL
 from pit_jax.parallel.sharding import batch_sharding, param_sharding, replicated
 from pit_jax.stages.context import Context
-from pit_jax.stages.curriculum import Supply, prompt_arrays, stage_of
+from pit_jax.stages.curriculum import EASY, Supply, prompt_arrays, stage_of
 from pit_jax.stages.rollout import Metrics, Rollout, make_ppo_loss, make_rollout
 from pit_jax.stages.supervised import summary_line
 from pit_jax.training.checkpoint import Checkpoints
@@ -197,7 +197,7 @@ class Rounds:
         return self._config.stop_kl > 0 and metrics["policy/approxkl_avg"].value > self._config.stop_kl
 
     def finish(self, state: TrainState, totals: Metrics) -> tuple[TrainState, Metrics]:
-        """Move the KL coefficient, note curriculum stage and data position, and add the rollout's metrics."""
+        """Move the KL coefficient, note curriculum stage and prompts drawn so far, and add the rollout's metrics."""
         config, extras = self._config, dict(state.extras)
         round = int(state.round)
         stage = 0 if self._model == "policy" else stage_of(round, config.easy_rounds)
@@ -213,7 +213,8 @@ class Rounds:
             updated = controller.update(state.extras["kl_coef"], jnp.float32(kl), config.batch_size)
             extras["kl_coef"] = jax.device_put(updated, place)
         extras["curriculum"] = jax.device_put(np.int32(stage), place)
-        extras["position"] = jax.device_put(np.int32((round + 1) * config.batch_size), place)
+        drawn = config.batch_size // 2 if self._model == "improver" and stage == EASY else config.batch_size
+        extras["position"] = jax.device_put(np.int32(int(extras["position"]) + drawn), place)
         return dataclasses.replace(state, extras=extras), {**totals, **self._metrics, **own}
 
 

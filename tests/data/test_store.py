@@ -40,7 +40,8 @@ def test_arrays_and_texts_are_row_aligned(prepared: Prepared) -> None:
     saved = prepared.report["layout"]
     layout = Layout(**saved | {"suffix": tuple(saved["suffix"])})
     for fold, kinds in FOLD_KINDS.items():
-        examples = tasks.tokenise(prepared.triples(fold), prepared.template)
+        rows = prepared.triples(fold)
+        examples = tasks.tokenise(rows, prepared.template, tasks.encode(rows, prepared.template))
         for kind in kinds:
             expected, arrays = build(kind, examples, layout), prepared.arrays(fold, kind)
             assert arrays.keys() == expected.keys()

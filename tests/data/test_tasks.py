@@ -1,6 +1,8 @@
 """The seqio side. Imports TensorFlow (0.9 GB), so it stands apart from the other data tests."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,6 +31,11 @@ def layout_of(template: Template) -> Layout:
     return Layout(tokenizer.pad_id, tokenizer.eos_id, tuple(template.improver_suffix), lengths, 32, 32)
 
 
+def mixture_of(sources: Sources, rates: Sequence[float], template: Template) -> Any:
+    rows = (triple for folds in sources.values() for numbered in folds.values() for _, triple in numbered)
+    return tasks.build_mixture(sources, rates, template, tasks.encode(rows, template))
+
+
 def triples(count: int, word: str) -> list[Triple]:
     return [Triple(f"{word} {i} 🙂", f"see you{'!' * (i % 4)}\n", f"no {i}") for i in range(count)]
 
@@ -47,9 +54,9 @@ def numbered(sizes: dict[str, int], fold: str = "sft") -> tuple[Sources, list[Tr
 @pytest.mark.parametrize(("kind", "pack"), KINDS_AND_PACKING)
 def test_converters_give_what_the_row_builders_give(template: Template, kind: str, pack: bool) -> None:
     sources, everything = numbered({"a": 50})
-    mixture = tasks.build_mixture(sources, [1.0], template)
+    mixture = mixture_of(sources, [1.0], template)
     rows = tasks.read(mixture, "sft", [kind], layout_of(template), pack=pack)[kind]
-    examples = tasks.tokenise(everything, template)
+    examples = tasks.tokenise(everything, template, tasks.encode(everything, template))
     if pack:
         expected = pack_sft(kind, examples, layout_of(template))
         assert len(expected["tokens_BL"]) < 25
@@ -63,7 +70,7 @@ def test_converters_give_what_the_row_builders_give(template: Template, kind: st
 
 def test_tokens_are_the_template_s(template: Template) -> None:
     triple = Triple("write a note", "see you", "no")
-    (example,) = tasks.tokenise([triple], template)
+    (example,) = tasks.tokenise([triple], template, tasks.encode([triple], template))
     assert list(example.prompt) == template.policy_prompt(triple.prompt)
     assert list(example.prefix) == template.improver_prefix(triple.prompt)
     assert list(example.chosen) == template.response(triple.chosen)
@@ -84,7 +91,7 @@ def test_a_pass_honours_the_rates_and_repeats_nothing(
     template: Template, sizes: tuple[int, int], rates: tuple[float, float], expected: tuple[int, int]
 ) -> None:
     sources, _ = numbered({"a": sizes[0], "b": sizes[1]})
-    mixture = tasks.build_mixture(sources, rates, template)
+    mixture = mixture_of(sources, rates, template)
     ids = tasks.read(mixture, "sft", ["prompts"], layout_of(template))["prompts"]["id"]
     assert len(set(ids.tolist())) == len(ids)
     first = ids < sizes[0]
@@ -99,24 +106,24 @@ def test_a_pass_honours_the_rates_and_repeats_nothing(
 def test_a_source_without_rows_in_a_fold_sits_it_out(template: Template) -> None:
     sources, _ = numbered({"a": 30, "b": 4})
     sources["b"] = {fold: sources["b"]["sft"] if fold == "rm" else [] for fold in FOLDS}
-    mixture = tasks.build_mixture(sources, [1.0, 1.0], template)
+    mixture = mixture_of(sources, [1.0, 1.0], template)
     ids = tasks.read(mixture, "sft", ["prompts"], layout_of(template))["prompts"]["id"]
     assert ids.tolist() == list(range(30))
 
 
 def test_building_twice_finds_the_registered_names_and_other_contents_get_others(template: Template) -> None:
     sources, _ = numbered({"a": 3})
-    first, second = (tasks.build_mixture(sources, [1.0], template) for _ in range(2))
+    first, second = (mixture_of(sources, [1.0], template) for _ in range(2))
     assert first is second
     changed, _ = numbered({"a": 4})
-    assert tasks.build_mixture(changed, [1.0], template).name != first.name
-    assert tasks.build_mixture(sources, [2.0], template).name != first.name
+    assert mixture_of(changed, [1.0], template).name != first.name
+    assert mixture_of(sources, [2.0], template).name != first.name
 
 
 def test_folds_are_splits(template: Template) -> None:
     rows = list(enumerate(triples(8, "a")))
     sources = {"a": {fold: rows[2 * i : 2 * i + 2] for i, fold in enumerate(FOLDS)}}
-    mixture = tasks.build_mixture(sources, [1.0], template)
+    mixture = mixture_of(sources, [1.0], template)
     assert set(mixture.splits) == set(FOLDS)
     for i, fold in enumerate(FOLDS):
         ids = tasks.read(mixture, fold, ["prompts"], layout_of(template))["prompts"]["id"]
@@ -132,7 +139,7 @@ def test_over_long_examples_are_counted_by_reason_and_never_cut(template: Templa
         Triple("xyz", "xyz xyz x", "no"),
         Triple("xyz", "no", "xyz xyz x"),
     ]
-    lengths, keep, drops = tasks.admit(rows, template, data)
+    lengths, keep, drops = tasks.admit(rows, template, tasks.encode(rows, template), data)
     assert keep.tolist() == [True, False, False, False]
     assert lengths[0].tolist() == [size + 1, size + 1, size, len(template.tokenizer.encode("xyz"))]
     assert drops == {

@@ -1,4 +1,4 @@
-"""Eight simulated devices (fsdp x tensor = 4 x 2) give the losses of one device, in every stage."""
+"""Eight simulated devices (fsdp x tensor = 4 x 2) give the metrics of one device, in every stage."""
 
 import json
 import shutil
@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+COUNTED = 2e-3  # a share of tokens over a threshold: rounding may carry one token across
 STAGES = {
     ("sft", "policy"): (),
     ("sft", "improver"): ("sft-policy",),
@@ -19,34 +20,28 @@ STAGES = {
 
 
 @pytest.mark.parametrize(("stage", "model"), STAGES)
-def test_losses_do_not_depend_on_the_mesh(
+def test_metrics_do_not_depend_on_the_mesh(
     stage: str, model: str, finished: tuple[Path, str], execute: Callable[..., str], tmp_path: Path
 ) -> None:
     one, name = finished[0], f"{stage}-{model}"
     for parent in ("data", *STAGES[stage, model]):
         shutil.copytree(one / parent, tmp_path / parent)
     execute(tmp_path, f"--stage={stage}", f"--model={model}", "--mesh.simulate=8", "--mesh.fsdp=4", "--mesh.tensor=2")
-    compared = first_rows if stage == "rl" else losses
-    ours, theirs = (compared(folder / name) for folder in (tmp_path, one))
-    assert ours.keys() == theirs.keys()
-    for key, value in theirs.items():
-        assert ours[key] == pytest.approx(value, rel=1e-5, abs=1e-6), key
+    rows = first_rows if stage == "rl" else read
+    ours, theirs = (rows(folder / name) for folder in (tmp_path, one))
+    assert len(ours) == len(theirs) > 1
+    for mine, other in zip(ours, theirs, strict=True):
+        assert mine.keys() == other.keys()
+        for key in mine.keys() - {"time", "phase"}:
+            tolerance = COUNTED if key.endswith("clipfrac_avg") else 1e-6
+            assert mine[key] == pytest.approx(other[key], rel=1e-5, abs=tolerance), (key, mine["step"])
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def losses(folder: Path) -> dict[tuple[str, int], float]:
-    """The loss of every row. (The offset of a reward or gap is free: no loss sees it, and rounding moves it.)"""
-    return {(row["phase"], row["step"]): row["loss"] for row in read(folder)}
-
-
-def first_rows(folder: Path) -> dict[tuple[str, str], float]:
-    """Every metric of the first train and the first eval row: once rounding moves a sampled token, rollouts differ."""
-    found: dict[tuple[str, str], float] = {}
-    for row in read(folder):
-        for name, value in row.items():
-            if name not in ("time", "phase", "step"):
-                found.setdefault((row["phase"], name), value)
-    return found
+def first_rows(folder: Path) -> list[dict[str, Any]]:
+    """The first train and the first eval row: once rounding moves a sampled token, rollouts differ."""
+    rows = read(folder)
+    return [next(row for row in rows if row["phase"] == phase) for phase in ("train", "eval")]

@@ -16,23 +16,21 @@ def test_weights_start_with_variance_one_over_width_plus_one() -> None:
     kernel_D = np.asarray(head.kernel[...])
     assert abs(kernel_D.std() * (width + 1) ** 0.5 - 1) < 5 / (2 * width) ** 0.5
     assert abs(kernel_D.mean()) < 5 / width
-    assert float(head.bias[...]) == 0.0
 
 
 def test_a_head_is_an_inner_product_in_float32() -> None:
     head = ScalarHead(3, rngs=nnx.Rngs(params=0))
-    head.kernel[...], head.bias[...] = jnp.asarray([1.0, -2.0, 0.5]), jnp.asarray(0.25)
+    head.kernel[...] = jnp.asarray([1.0, -2.0, 0.5])
     hidden_BLD = jnp.asarray([[[2.0, 1.0, 4.0], [0.0, 0.0, 0.0]]], jnp.bfloat16)
     scalars_BL = jax.jit(head)(hidden_BLD, causal_visible(jnp.ones((1, 2), jnp.int32)))
     assert scalars_BL.dtype == jnp.float32
-    np.testing.assert_array_equal(scalars_BL, [[2.25, 0.25]])
+    np.testing.assert_array_equal(scalars_BL, [[2.0, 0.0]])
 
 
 def test_a_pooled_head_adds_what_the_visible_tokens_contribute() -> None:
     """Width 1, last weight 2, pooled weight POOL_SCALE: 2 h[t] plus the sum of h over the tokens t sees."""
     head = PooledScalarHead(1, rngs=nnx.Rngs(params=0))
-    head.last.kernel[...], head.last.bias[...] = jnp.asarray([2.0]), jnp.asarray(0.5)
-    head.pooled[...] = jnp.asarray([POOL_SCALE])
+    head.last.kernel[...], head.pooled[...] = jnp.asarray([2.0]), jnp.asarray([POOL_SCALE])
     hidden_BLD = jnp.asarray([1.0, 3.0, 5.0, 7.0], jnp.float32).reshape(1, 4, 1)
     scalars_BL = jax.jit(head)(hidden_BLD, causal_visible(jnp.asarray([[1, 1, 1, 0]], jnp.int32)))
-    np.testing.assert_allclose(scalars_BL[:, :3], [[2 + 1 + 0.5, 6 + 4 + 0.5, 10 + 9 + 0.5]])
+    np.testing.assert_allclose(scalars_BL[:, :3], [[2 + 1, 6 + 4, 10 + 9]])

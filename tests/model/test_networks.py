@@ -66,16 +66,14 @@ def test_the_trunk_is_copied_not_shared(trunk: Any) -> None:
 
 
 def test_a_scalar_is_the_head_over_the_trunks_hidden_state(trunk: Any) -> None:
-    params = {"trunk": trunk, "head": {"kernel": jnp.arange(16, dtype=jnp.float32) - 7.0, "bias": jnp.float32(0.5)}}
+    params = {"trunk": trunk, "head": {"kernel": jnp.arange(16, dtype=jnp.float32) - 7.0}}
     tokens_BL = jnp.asarray([[3, 1, 4, 1, 5], [9, 2, 6, 5, 3]], jnp.int32)
     segments_BL = jnp.ones_like(tokens_BL)
     place = (tokens_BL, segment_positions(segments_BL), causal_visible(segments_BL))
     hidden_BLD = jax.jit(MODEL.hidden)(trunk, *place)
     scalars_BL = jax.jit(SCALAR.scalars)(params, *place)
     assert scalars_BL.shape == (2, 5) and scalars_BL.dtype == jnp.float32
-    np.testing.assert_allclose(
-        scalars_BL, np.asarray(hidden_BLD) @ np.asarray(params["head"]["kernel"]) + 0.5, atol=1e-5
-    )
+    np.testing.assert_allclose(scalars_BL, np.asarray(hidden_BLD) @ np.asarray(params["head"]["kernel"]), atol=1e-5)
 
 
 def test_models_are_hashable_by_value() -> None:
