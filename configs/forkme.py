@@ -33,5 +33,5 @@ def get_config() -> Config:
         sft=replace(base.sft, policy_steps=800, improver_steps=1600),
         rm=replace(base.rm, policy_steps=500, improver_steps=600),
         # Watch proxy against truth in the report before you lower kl_coef: a rising gap alone proves nothing.
-        rl=replace(base.rl, kl_coef=0.15, easy_rounds=25, hard_rounds=35),
+        rl=replace(base.rl, kl_coef=0.15, curriculum=replace(base.rl.curriculum, rounds=(25, 35))),
     )

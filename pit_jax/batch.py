@@ -118,3 +118,4 @@ class Experience:
     old_values_BT: jax.Array  # f32
     advantages_BT: jax.Array  # f32, whitened over the whole rollout
     returns_BT: jax.Array  # f32
+    scores_B: jax.Array  # f32, reward or gap of each response, as it is maximised

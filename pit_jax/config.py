@@ -126,13 +126,26 @@ class RmConfig:
 
 
 @dataclass(frozen=True)
+class CurriculumConfig:
+    references: tuple[str, ...] = ("rejected+chosen", "policy-rl")
+    """References of each stage, in order: rejected, chosen, policy-sft, policy-rl, improver; `+` shares them evenly."""
+    rounds: tuple[int, ...] = (25, 35)
+    """Rounds of each stage; a stage that ends sooner leaves its rounds to the last one."""
+    switch: Literal["rounds", "plateau", "success"] = "rounds"
+    """What else ends a stage: nothing, a held-out gap that stopped rising, or rollouts that beat their reference."""
+    patience: int = 3
+    """plateau: evaluations without a better held-out gap."""
+    success: float = 0.6
+    """success: share of a round's rollouts whose gap is above 0."""
+    anchor: Literal["sft", "previous"] = "sft"
+    """KL against the SFT improver in every stage, or against the improver as the previous stage left it."""
+
+
+@dataclass(frozen=True)
 class RlConfig:
     policy_rounds: int = 30
     """Rounds of the policy's RL."""
-    easy_rounds: int = 25
-    """Rounds of the improver's stage 0: references are the dataset's rejected and chosen answers."""
-    hard_rounds: int = 35
-    """Rounds of the improver's stage 1: references are sampled from the trained policy."""
+    curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
     batch_size: int = 128
     """Rollouts per round."""
     epochs: int = 2

@@ -1,5 +1,6 @@
 """The curves of the report, one section per part of the recipe: a title, what to look for, a figure, a small table."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -51,13 +52,17 @@ def _figure(panels: Sequence[Panel | None], *, xlabel: str, marks: Sequence[Mark
 
 
 def reinforcement(model: str, rows: list[Row], done: Row | None) -> Section:
-    """Proxy, truth and KL over the rounds of RL, on held-out prompts; dashed: the switch to hard references.
+    """Proxy, truth and KL over the rounds of RL, on held-out prompts; dashed: a new stage of the curriculum.
 
     `done` is the marker of a finished stage; its `round` is that of the selected checkpoint.
     """
     proxy = "gap" if model == "improver" else "reward"
-    switched = [row["step"] for row in rows if row["phase"] == "train" and row.get("curriculum/stage") == 1]
-    marks = [Mark(step, "references from the policy") for step in switched[:1]]
+    trained = [row for row in rows if row["phase"] == "train"]
+    marks = [
+        Mark(row["step"], f"references: {'+'.join(_names(_providers([row])))}")
+        for before, row in zip(trained, trained[1:], strict=False)
+        if row["curriculum/stage"] != before["curriculum/stage"]
+    ]
     if done is not None:
         marks.append(Mark(done["round"], "selected"))
     panels = [
@@ -69,6 +74,13 @@ def reinforcement(model: str, rows: list[Row], done: Row | None) -> Section:
             _line("end", rows, "val/eos_rate", COLORS[5]),
             _line("copy", rows, "val/copy_rate", COLORS[4]) if model == "improver" else None,
         ),
+        _panel(
+            "share of rollouts that beat their reference, by where it came from",
+            *(
+                _line(label, rows, name, color, phase="train")
+                for label, name, color in zip(_names(_providers(rows)), _providers(rows), COLORS, strict=False)
+            ),
+        ),
     ]
     truth = (
         ""
@@ -79,6 +91,16 @@ def reinforcement(model: str, rows: list[Row], done: Row | None) -> Section:
     svg = _figure(panels, xlabel="round", marks=marks)
     where = f"--stage=rl --model={model}", f"rl-{model}/metrics.jsonl"
     return Section(f"RL of the {model}", note if svg else "", *where, svg=svg)
+
+
+def _providers(rows: Sequence[Row]) -> list[str]:
+    """Metrics with the success share of each of the curriculum's references, in the order in which they were met."""
+    return list(dict.fromkeys(name for row in rows for name in row if re.fullmatch(r"curriculum/.+/success", name)))
+
+
+def _names(metrics: Sequence[str]) -> list[str]:
+    """curriculum/policy-rl/success -> policy-rl."""
+    return [metric.split("/")[1] for metric in metrics]
 
 
 def gaps(values: dict[str, list[float]] | None, rows: list[Row]) -> Section:

@@ -1,107 +1,93 @@
-"""Which references the improver sees in RL: the dataset's answers first, then answers of the trained policy."""
+"""Where a run stands in its curriculum: an ordered list of stages, each with its references and its time to leave."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from pit_jax.batch import PromptBatch, RolloutPrompts
-from pit_jax.data.stream import Stream
-from pit_jax.generation.decode import assemble_improver_prompt, generate
-from pit_jax.generation.sampling import Sampling
-from pit_jax.stages.context import Context
+from pit_jax.config import CurriculumConfig
 
-EASY, HARD = 0, 1
+PROVIDERS = ("rejected", "chosen", "policy-sft", "policy-rl", "improver")
 
 
-def stage_of(round: int, easy_rounds: int) -> int:
-    """Curriculum stage of a round: EASY (references y_l and y_w) or HARD (references from M_P)."""
-    return EASY if round < easy_rounds else HARD
+def providers_of(references: str) -> tuple[str, ...]:
+    """The providers of one stage: "rejected+chosen" -> ("rejected", "chosen")."""
+    return tuple(references.split("+"))
 
 
-def prompt_arrays(context: Context, fold: str) -> dict[str, np.ndarray]:
-    """Prompt rows of a fold with the reference slots widened to the response slot."""
-    arrays, slot = dict(context.data.arrays(fold, "prompts")), context.data.response_slot
-    for name in ("chosen_BR", "rejected_BR", "chosen_mask_BR", "rejected_mask_BR"):
-        arrays[name] = np.pad(arrays[name], ((0, 0), (0, slot - arrays[name].shape[1])))
-    return arrays
-
-
-def policy_prompts(rows: PromptBatch) -> RolloutPrompts:
-    nothing = jnp.zeros_like(rows.chosen_BR)
-    return RolloutPrompts(rows.prompt_BP, rows.prompt_mask_BP, nothing, nothing.astype(bool))
-
-
-def with_end(reference_BR: jax.Array, mask_BR: jax.Array, eos_id: int) -> tuple[jax.Array, jax.Array]:
-    """References with their EOS appended: same slot, mask one longer."""
-    length_B1 = jnp.sum(mask_BR, axis=1, dtype=jnp.int32)[:, None]
-    slots_1R = jnp.arange(mask_BR.shape[1], dtype=jnp.int32)[None]
-    return jnp.where(slots_1R == length_B1, eos_id, reference_BR), slots_1R <= length_B1
-
-
-def improver_prompts(
-    rows: PromptBatch, reference_BT: jax.Array, reference_mask_BT: jax.Array, *, suffix: tuple[int, ...], eos_id: int
-) -> RolloutPrompts:
-    """prompt(x, y_ref) for references that hold their EOS."""
-    without_end = reference_mask_BT & (reference_BT != eos_id)
-    prompt, mask = assemble_improver_prompt(rows.prefix_BP, rows.prefix_mask_BP, reference_BT, without_end, suffix)
-    return RolloutPrompts(prompt, mask, reference_BT, reference_mask_BT)
+def check_curriculum(config: CurriculumConfig, batch_size: int) -> None:
+    """ValueError for unknown providers, lists that do not fit, and rollouts that providers cannot share evenly."""
+    if not config.references or len(config.references) != len(config.rounds):
+        raise ValueError(
+            f"--rl.curriculum: every stage needs references and rounds, found {len(config.references)} references "
+            f"{config.references} and {len(config.rounds)} rounds {config.rounds}"
+        )
+    if min(config.rounds) < 0 or sum(config.rounds) < 1:
+        raise ValueError(f"--rl.curriculum.rounds={config.rounds}: no stage below 0 rounds, at least 1 in all")
+    for references in config.references:
+        names = providers_of(references)
+        unknown = [name for name in names if name not in PROVIDERS]
+        if unknown or len(set(names)) != len(names):
+            raise ValueError(
+                f"--rl.curriculum.references: found {references!r}; join different names of {', '.join(PROVIDERS)} by +"
+            )
+        if batch_size % len(names):
+            raise ValueError(
+                f"--rl.batch-size={batch_size} cannot be shared by the {len(names)} references {references!r}; "
+                f"choose a multiple of {len(names)}"
+            )
 
 
 @dataclass(frozen=True)
-class Supply:
-    """The prompts of every round, a pure function of (round, frozen sampler): nothing else has to be remembered."""
+class Place:
+    """Saved with every checkpoint; with the held-out gap of the evaluation at hand it decides the next round."""
 
-    context: Context
-    model: str
+    stage: int = 0
+    entered: int = 0
+    """Round at which the stage began."""
+    best: float = float(np.finfo(np.float32).min)
+    """Best held-out gap of the stage."""
+    stale: int = 0
+    """Evaluations since then."""
+    success: float = 0.0
+    """Share of the last round's rollouts that beat their reference."""
 
-    def programs(
-        self,
-    ) -> tuple[Callable[..., RolloutPrompts], Callable[..., RolloutPrompts], Callable[..., RolloutPrompts]]:
-        """Jitted (own, easy, hard): the policy's prompts; dataset references; references from the sampler."""
-        data, config = self.context.data, self.context.config.rl
-        eos_id, suffix = data.tokenizer.eos_id, tuple(data.template.improver_suffix)
+    @classmethod
+    def read(cls, arrays: Mapping[str, jax.Array]) -> "Place":
+        """From the arrays that a checkpoint holds."""
+        return cls(**{name: np.asarray(array).item() for name, array in arrays.items()})
 
-        def easy(rows: PromptBatch) -> RolloutPrompts:
-            rejected = with_end(rows.rejected_BR, rows.rejected_mask_BR, eos_id)
-            chosen = with_end(rows.chosen_BR, rows.chosen_mask_BR, eos_id)
-            twice = jax.tree.map(lambda x: jnp.concatenate([x, x]), rows)
-            reference, mask = (jnp.concatenate(both) for both in zip(rejected, chosen, strict=True))
-            return improver_prompts(twice, reference, mask, suffix=suffix, eos_id=eos_id)
+    def arrays(self) -> dict[str, np.ndarray]:
+        """As a checkpoint holds it: scalars, float32 or int32."""
+        return {
+            name: np.asarray(value, np.float32 if isinstance(value, float) else np.int32)
+            for name, value in vars(self).items()
+        }
 
-        def hard(rows: PromptBatch, sampler: Any, key: jax.Array) -> RolloutPrompts:
-            drawn = generate(
-                self.context.language_model,
-                sampler,
-                rows.prompt_BP,
-                rows.prompt_mask_BP,
-                key,
-                sampling=Sampling(config.temperature),
-                response_slot=data.response_slot,
-                eos_id=eos_id,
-                pad_id=data.tokenizer.pad_id,
-            )
-            return improver_prompts(rows, drawn.tokens_BT, drawn.mask_BT, suffix=suffix, eos_id=eos_id)
 
-        return jax.jit(policy_prompts), jax.jit(easy), jax.jit(hard)
+def advance(config: CurriculumConfig, place: Place, round: int, heldout_gap: float | None) -> Place:
+    """The place at the start of `round`; `heldout_gap` is that of the evaluation before it, None where none was made.
 
-    def draw(self, sampler: Any) -> Callable[[int], RolloutPrompts]:
-        """round -> prompts of that round."""
-        context, config = self.context, self.context.config.rl
-        arrays = prompt_arrays(context, "rl")
-        whole = Stream(arrays, batch_size=config.batch_size, seed=context.config.seed)
-        half = Stream(arrays, batch_size=config.batch_size // 2, seed=context.config.seed + 1)
-        own, easy, hard = self.programs()
-        key = context.key("references")
+    A stage ends after its rounds, and sooner by config.switch: "plateau" after `patience` evaluations without a
+    better held-out gap, "success" once `success` of a round's rollouts beat their reference. The last stage never
+    ends, so the number of rounds in all is the same under every rule.
+    """
+    if heldout_gap is not None:
+        better = heldout_gap > place.best
+        place = replace(place, best=max(place.best, heldout_gap), stale=0 if better else place.stale + 1)
+    while place.stage + 1 < len(config.references) and _is_over(config, place, round):
+        place = Place(stage=place.stage + 1, entered=round)
+    return place
 
-        def prompts(round: int) -> RolloutPrompts:
-            if self.model == "policy":
-                return own(context.put_rows(PromptBatch, whole.batch(round)))
-            if stage_of(round, config.easy_rounds) == EASY:
-                return easy(context.put_rows(PromptBatch, half.batch(round)))
-            return hard(context.put_rows(PromptBatch, whole.batch(round)), sampler, jax.random.fold_in(key, round))
 
-        return prompts
+def _is_over(config: CurriculumConfig, place: Place, round: int) -> bool:
+    if round - place.entered >= config.rounds[place.stage]:
+        return True
+    match config.switch:
+        case "plateau":
+            return place.stale >= config.patience
+        case "success":
+            return round > place.entered and place.success >= config.success
+        case "rounds":
+            return False

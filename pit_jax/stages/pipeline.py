@@ -14,6 +14,7 @@ from pit_jax.generation.sampling import Sampling, check_sampling
 from pit_jax.parallel.mesh import check_batch, make_mesh
 from pit_jax.stages import evaluate, improve, rl, rm, sft
 from pit_jax.stages.context import Context
+from pit_jax.stages.curriculum import check_curriculum, providers_of
 from pit_jax.stages.workspace import PARENTS, StageFolder
 
 ORDER = tuple(PARENTS)
@@ -48,6 +49,7 @@ def check(config: Config) -> list[StageFolder]:
         if config.stage != "all":
             folder.check_parents()
     check_sampling_knobs(config)
+    check_curriculum(config.rl.curriculum, config.rl.batch_size)
     mesh = make_mesh(config.mesh)
     for name, batch, accumulate in (
         ("--sft.batch-size", config.sft.batch_size, config.sft.accumulate),
@@ -56,7 +58,8 @@ def check(config: Config) -> list[StageFolder]:
         ("--improve.batch-size", config.improve.batch_size, 1),
     ):
         check_batch(name, batch, accumulate, mesh)
-    check_batch("--rl.batch-size (half of it for each reference)", config.rl.batch_size // 2, 1, mesh)
+    parts = max(len(providers_of(references)) for references in config.rl.curriculum.references)
+    check_batch(f"--rl.batch-size (1/{parts} of it for each reference)", config.rl.batch_size // parts, 1, mesh)
     check_workdir(Path(config.workdir))
     return folders
 

@@ -17,8 +17,9 @@ from pit_jax.masked import Mean
 from pit_jax.objectives.ppo import AdaptiveKL
 from pit_jax.parallel.sharding import batch_sharding, param_sharding, replicated
 from pit_jax.stages.context import Context
-from pit_jax.stages.curriculum import EASY, Supply, prompt_arrays, stage_of
-from pit_jax.stages.rollout import Metrics, Rollout, make_ppo_loss, make_rollout
+from pit_jax.stages.curriculum import Place, advance, providers_of
+from pit_jax.stages.references import Supply, prompt_arrays
+from pit_jax.stages.rollout import Metrics, Rollout, make_ppo_loss, make_rollout, provider_metrics
 from pit_jax.stages.supervised import summary_line
 from pit_jax.training.checkpoint import Checkpoints
 from pit_jax.training.loop import run as run_loop
@@ -35,12 +36,27 @@ class Actors:
     """The frozen models of an RL stage."""
 
     frozen: Any  # {"anchor": SFT model of the KL, "scorer": reward or gap model}
-    sampler: Any  # M_P, whose answers the improver meets as references; None for the policy's own RL
+    samplers: dict[str, Any]  # whose answers the improver meets as references; empty for the policy's own RL
 
 
 def load_actors(context: Context, model: str) -> Actors:
     frozen = {"anchor": context.load("sft", model), "scorer": context.load("rm", model)}
-    return Actors(frozen, None if model == "policy" else context.load("rl", "policy"))
+    if model == "policy":
+        return Actors(frozen, {})
+    asked = {name for references in context.config.rl.curriculum.references for name in providers_of(references)}
+    samplers = {"policy-rl": context.load("rl", "policy")}
+    return Actors(frozen, samplers | ({"policy-sft": context.load("sft", "policy")} if "policy-sft" in asked else {}))
+
+
+def start_extras(config: RlConfig, model: str, anchor: Any) -> dict[str, Any]:
+    """What a state of this stage holds beside parameters and optimizer."""
+    extras: dict[str, Any] = {
+        "kl_coef": np.float32(config.kl_coef),
+        "position": np.int32(0),
+        "curriculum": Place().arrays(),
+    }
+    moving = model == "improver" and config.curriculum.anchor == "previous"
+    return extras | ({"anchor": {"policy": anchor}} if moving else {})
 
 
 def run(context: Context, model: str, progress: Progress) -> None:
@@ -63,7 +79,7 @@ def run(context: Context, model: str, progress: Progress) -> None:
 def train(context: Context, model: str, actors: Actors, checkpoints: Checkpoints, progress: Progress) -> None:
     """From the newest checkpoint, or from the SFT model with the scorer as value model, through all rounds."""
     config, mesh, folder = context.config.rl, context.mesh, context.folder("rl", model)
-    rounds = config.policy_rounds if model == "policy" else config.easy_rounds + config.hard_rounds
+    rounds = config.policy_rounds if model == "policy" else sum(config.curriculum.rounds)
     optimizer = make_actor_critic_optimizer(
         config.optimizer, rounds * config.epochs * config.minibatches, value_learning_rate=config.value_learning_rate
     )
@@ -74,7 +90,7 @@ def train(context: Context, model: str, actors: Actors, checkpoints: Checkpoints
         param_sharding(params, mesh),
         replicated(mesh),
         seed=context.config.seed,
-        extras={"kl_coef": jnp.float32(config.kl_coef), "curriculum": jnp.int32(0), "position": jnp.int32(0)},
+        extras=start_extras(config, model, actors.frozen["anchor"]),
     )
     checkpoints.check_space(fresh)
     restored = checkpoints.restore_latest(abstract_state(fresh))
@@ -102,9 +118,11 @@ def train(context: Context, model: str, actors: Actors, checkpoints: Checkpoints
     heldout = Heldout(context, config, model, actors, rollout)
 
     def evaluate(state: TrainState, round: int) -> dict[str, float] | None:
+        trainer.heldout_gap = None
         if round % config.evaluate_every and round != rounds:
             return None
         metrics = heldout.measure(state)
+        trainer.heldout_gap = metrics["objective/scores"]
         log.eval(round, metrics)
         return metrics
 
@@ -158,8 +176,11 @@ class Rounds:
     def __init__(self, context: Context, config: RlConfig, model: str, actors: Actors, rollout: Rollout, bars: Bars):
         self._context, self._config, self._model, self._bars = context, config, model, bars
         self._actors, self._rollout = actors, rollout
-        self._draw = Supply(context, model).draw(actors.sampler)
+        self._supply = Supply(context, actors.samplers)
         self._key = context.key("rollout", model)
+        self._providers = jax.jit(provider_metrics, static_argnames="names")
+        self._place, self._anchor = Place(), actors.frozen["anchor"]
+        self.heldout_gap: float | None = None  # of the evaluation before the coming round, if there was one
         sharding = batch_sharding(context.mesh)
         self._take = jax.jit(lambda rows, tree: jax.tree.map(lambda x: x[rows], tree), out_shardings=sharding)
         self._metrics: Metrics = {}
@@ -169,20 +190,33 @@ class Rounds:
         config, round = self._config, int(state.round)
         self._done = 0
         self._bars.rollout()
-        prompts = self._draw(round)
+        prompts = self._supply.own(round) if self._model == "policy" else self._draw(state, round)
         experience, self._metrics = self._rollout(
             state.params,
-            self._actors.frozen,
+            {**self._actors.frozen, "anchor": self._anchor},
             prompts,
             jax.random.fold_in(self._key, round),
             state.extras["kl_coef"],
         )
+        if self._model == "improver":
+            names = providers_of(config.curriculum.references[self._place.stage])
+            self._metrics |= self._providers(experience.scores_B, names=names)
         size = config.batch_size // config.minibatches
         for epoch in range(config.epochs):
             order = np.random.default_rng((self._context.config.seed, round, epoch)).permutation(config.batch_size)
             for i in range(config.minibatches):
                 rows = self._context.put_replicated(order[i * size : (i + 1) * size])
                 yield self._take(rows, experience)
+
+    def _draw(self, state: TrainState, round: int) -> RolloutPrompts:
+        """Prompts of the curriculum stage that begins or goes on; a moving anchor follows when one begins."""
+        before = Place.read(state.extras["curriculum"])
+        self._place = advance(self._config.curriculum, before, round, self.heldout_gap)
+        if "anchor" in state.extras:
+            moved = self._place.stage > before.stage
+            source = state.params["policy"] if moved else state.extras["anchor"]["policy"]
+            self._anchor = jax.tree.map(jnp.copy, source)  # the step donates the state
+        return self._supply.prompts(round, self._place.stage, state.params["policy"])
 
     def stop(self, metrics: Metrics) -> bool:
         """True once the round's approximate KL to the sampler is spent; also proves ratio = 1 before any update."""
@@ -199,22 +233,22 @@ class Rounds:
     def finish(self, state: TrainState, totals: Metrics) -> tuple[TrainState, Metrics]:
         """Move the KL coefficient, note curriculum stage and prompts drawn so far, and add the rollout's metrics."""
         config, extras = self._config, dict(state.extras)
-        round = int(state.round)
-        stage = 0 if self._model == "policy" else stage_of(round, config.easy_rounds)
         one = jnp.ones((), jnp.float32)
         own = {
             "kl_coef": Mean(state.extras["kl_coef"], one),
-            "curriculum/stage": Mean(jnp.float32(stage), one),
+            "curriculum/stage": Mean(jnp.float32(self._place.stage), one),
         }
-        place = state.extras["kl_coef"].sharding
         if config.kl_target > 0:
             controller = AdaptiveKL(target=config.kl_target, horizon=config.kl_horizon)
             kl = self._metrics["objective/kl"].value
             updated = controller.update(state.extras["kl_coef"], jnp.float32(kl), config.batch_size)
-            extras["kl_coef"] = jax.device_put(updated, place)
-        extras["curriculum"] = jax.device_put(np.int32(stage), place)
-        drawn = config.batch_size // 2 if self._model == "improver" and stage == EASY else config.batch_size
-        extras["position"] = jax.device_put(np.int32(int(extras["position"]) + drawn), place)
+            extras["kl_coef"] = updated
+        shared = 1 if self._model == "policy" else len(providers_of(config.curriculum.references[self._place.stage]))
+        extras["position"] = np.int32(int(extras["position"]) + config.batch_size // shared)
+        success = float(self._metrics["objective/success"].value)
+        extras["curriculum"] = dataclasses.replace(self._place, success=success).arrays()
+        if "anchor" in extras:
+            extras["anchor"] = {"policy": self._anchor}
         return dataclasses.replace(state, extras=extras), {**totals, **self._metrics, **own}
 
 
@@ -224,13 +258,14 @@ class Heldout:
     def __init__(self, context: Context, config: RlConfig, model: str, actors: Actors, rollout: Rollout):
         self._context, self._actors, self._rollout = context, actors, rollout
         self._key = context.key("heldout", model)
-        own, _, hard = Supply(context, model).programs()
+        supply = Supply(context, actors.samplers)
         arrays = {k: v[: config.heldout_prompts] for k, v in prompt_arrays(context, "heldout").items()}
         self._chunks: list[tuple[RolloutPrompts, int]] = []
         for i, (rows, real) in enumerate(sequential(arrays, config.batch_size)):
             batch = context.put_rows(PromptBatch, rows)
             key = jax.random.fold_in(context.key("heldout-references"), i)
-            self._chunks.append((own(batch) if model == "policy" else hard(batch, actors.sampler, key), real))
+            prompts = supply.programs["own"](batch) if model == "policy" else supply.heldout(batch, key)
+            self._chunks.append((prompts, real))
         self._texts = [triple.prompt for triple in context.data.triples("heldout")[: config.heldout_prompts]]
 
     def measure(self, state: TrainState) -> dict[str, float]:

@@ -101,11 +101,13 @@ def make_rollout(
             old_values_BT=values_BT,
             advantages_BT=whiten(advantages_BT, mask_BT),
             returns_BT=returns_BT,
+            scores_B=score_B,
         )
         real_B = jnp.any(mask_BT, axis=1)
         copied_B = jnp.all((drawn.tokens_BT == reference_BT) | ~(mask_BT | reference_mask_BT), axis=1)
         metrics = {
             "objective/scores": Mean.of(score_B, real_B),
+            "objective/success": Mean.of(score_B > 0.0, real_B),
             "objective/rlhf_reward": Mean.of(jnp.sum(rewards_BT, axis=1), real_B),
             "objective/kl": Mean.of(sequence_kl(drawn, ref_logprobs_BT, kind="k1"), real_B),
             "objective/kl_k3": Mean.of(sequence_kl(drawn, ref_logprobs_BT, kind="k3"), real_B),
@@ -117,6 +119,15 @@ def make_rollout(
         return experience, metrics
 
     return rollout
+
+
+def provider_metrics(scores_B: jax.Array, names: tuple[str, ...]) -> Metrics:
+    """Mean score of the rollouts over each provider's references, and the share above 0; providers share B evenly."""
+    metrics: Metrics = {}
+    for name, part_B in zip(names, jnp.split(scores_B, len(names)), strict=True):
+        metrics[f"curriculum/{name}/scores"] = Mean.of(part_B)
+        metrics[f"curriculum/{name}/success"] = Mean.of(part_B > 0.0)
+    return metrics
 
 
 def make_ppo_loss(policy: LanguageModel, scalar: ScalarModel, config: RlConfig, *, slot: int) -> Loss:

@@ -24,7 +24,7 @@ PARENTS = {
     ("rm", "policy"): (("sft", "policy"),),
     ("rm", "improver"): (("sft", "improver"),),
     ("rl", "policy"): (("sft", "policy"), ("rm", "policy")),
-    ("rl", "improver"): (("sft", "improver"), ("rm", "improver"), ("rl", "policy")),
+    ("rl", "improver"): (("sft", "policy"), ("sft", "improver"), ("rm", "improver"), ("rl", "policy")),
     ("improve", ""): (("rl", "policy"), ("rl", "improver"), ("rm", "improver")),
     ("evaluate", ""): (
         ("sft", "policy"),

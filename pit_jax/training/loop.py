@@ -55,7 +55,7 @@ def run(
         if totals is None:
             raise ValueError(f"no batch for round {round}: the data supply is empty; check the data and the batch size")
         if finish_round is not None:
-            places = {name: x.sharding for name, x in state.extras.items()}
+            places = jax.tree.map(lambda x: x.sharding, state.extras)
             state, totals = finish_round(state, totals)
             assert state.extras.keys() == places.keys(), f"extras changed keys: {state.extras.keys() ^ places.keys()}"
             state = dataclasses.replace(state, extras=jax.device_put(state.extras, places))

@@ -19,11 +19,11 @@ class TrainState:
     step: jax.Array  # int32 scalar, optimizer updates so far
     round: jax.Array  # int32 scalar, outer rounds finished
     key: jax.Array  # typed PRNG key of the stage; never advanced, folded with step or round
-    extras: dict[str, jax.Array]  # what else must survive: KL coefficient, curriculum stage, data position
+    extras: dict[str, Any]  # what else must survive: KL coefficient, curriculum, data position, a moving anchor
 
 
 def create_state(
-    params: Any, optimizer: optax.GradientTransformation, *, seed: int, extras: dict[str, jax.Array]
+    params: Any, optimizer: optax.GradientTransformation, *, seed: int, extras: dict[str, Any]
 ) -> TrainState:
     """The state before the first update. Pure; holds `params` itself, not a copy (`place_state` copies)."""
     return TrainState(
@@ -46,8 +46,9 @@ def abstract_state(state: TrainState, sharding: TrainState | None = None) -> Tra
 def state_sharding(state: TrainState, param_sharding: Any, replicated: NamedSharding) -> TrainState:
     """A NamedSharding for every leaf of `state` (arrays or ShapeDtypeStructs).
 
-    An optimizer leaf whose path ends in a parameter's path and that has its shape (a moment) lives where the parameter
-    lives, also below `optax.partition` and `optax.masked`; every other leaf is replicated.
+    A leaf of the optimizer or the extras whose path ends in a parameter's path and that has its shape (a moment, a
+    frozen copy) lives where the parameter lives, also below `optax.partition` and `optax.masked`; every other leaf is
+    replicated.
     """
     shapes = {_path(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(state.params)}
     places = {_path(path): place for path, place in jax.tree_util.tree_leaves_with_path(param_sharding)}
@@ -57,7 +58,7 @@ def state_sharding(state: TrainState, param_sharding: Any, replicated: NamedShar
         parts = _path(path)
         for start in range(1, len(parts)):
             tail = parts[start:]
-            if parts[0] in ("params", "opt_state") and tail in places and shapes[tail] == leaf.shape:
+            if parts[0] in ("params", "opt_state", "extras") and tail in places and shapes[tail] == leaf.shape:
                 return places[tail]
         return replicated
 
@@ -71,7 +72,7 @@ def place_state(
     replicated: NamedSharding,
     *,
     seed: int,
-    extras: dict[str, jax.Array],
+    extras: dict[str, Any],
 ) -> tuple[TrainState, TrainState]:
     """A fresh state on the mesh and the shardings of its leaves.
 
@@ -79,8 +80,9 @@ def place_state(
     The shardings are pinned on the way out, since zero moments depend on no input and would gather on one device.
     """
 
-    def create(params: Any, extras: dict[str, jax.Array]) -> TrainState:
-        return create_state(jax.tree.map(jnp.copy, params), optimizer, seed=seed, extras=extras)
+    def create(params: Any, extras: dict[str, Any]) -> TrainState:
+        params, extras = jax.tree.map(jnp.copy, (params, extras))
+        return create_state(params, optimizer, seed=seed, extras=extras)
 
     sharding = state_sharding(jax.eval_shape(create, params, extras), param_sharding, replicated)
     return jax.jit(create, out_shardings=sharding)(params, extras), sharding

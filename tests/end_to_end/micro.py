@@ -18,8 +18,7 @@ def get_config() -> Config:
         rl=replace(
             base.rl,
             policy_rounds=2,
-            easy_rounds=3,
-            hard_rounds=3,
+            curriculum=replace(base.rl.curriculum, rounds=(3, 3), anchor="previous"),
             batch_size=16,
             minibatches=2,
             evaluate_every=1,

@@ -40,7 +40,10 @@ def write_training(root: Path, rng: np.random.Generator) -> None:
         for step in range(60):
             kl = float(0.05 * step + 0.1 * rng.normal())
             stage = float(step >= 25)
-            rounds.append({"step": step, "phase": "train", "time": step, "objective/kl": kl, "curriculum/stage": stage})
+            names = ("policy-rl",) if stage else ("rejected", "chosen")
+            shares = {f"curriculum/{name}/success": 0.3 + step / 200 for name in names} if model == "improver" else {}
+            row = {"step": step, "phase": "train", "time": step, "objective/kl": kl, "curriculum/stage": stage}
+            rounds.append(row | shares)
             if step % 5 == 0:
                 proxy, truth = step / 20, 3.5 + step / 40 - max(0, step - 40) / 15
                 scores = {"objective/scores": proxy, "truth/score": truth}

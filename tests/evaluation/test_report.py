@@ -67,7 +67,13 @@ def test_a_finished_run_fills_every_section(finished: Path) -> None:
     assert "PIT x1 beats policy by 5.0 points" in text
     assert "95% interval +1.6 to +8.4" in text
     assert "judged by rubric on 1,024 held-out prompts" in text
-    for word in ("proxy: the gap", "truth: the hidden score", "references from the policy", "selected"):
+    for word in (
+        "proxy: the gap",
+        "truth: the hidden score",
+        "references: policy-rl",
+        "beat their reference",
+        "selected",
+    ):
         assert word in text
     assert "wl: chosen over rejected, mean +2." in text
     assert text.index("Win, lose and delta") < text.index("RL of the improver") < text.index("Config and lineage")

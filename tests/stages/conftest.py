@@ -118,6 +118,7 @@ class World:
             old_values_BT=numbers[1],
             advantages_BT=numbers[2],
             returns_BT=numbers[3],
+            scores_B=numbers[0, :, 0],
         )
 
 

@@ -1,150 +1,92 @@
-"""The references of a round: the dataset's answers at first, then the sampler's, and each a function of the round."""
+"""When a stage of the curriculum ends, and that the place survives a checkpoint."""
 
-from typing import Any
+from dataclasses import replace
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from pit_jax.batch import PromptBatch, RolloutPrompts
-from pit_jax.config import Config, RlConfig
-from pit_jax.data.features import Example
-from pit_jax.generation.decode import generate
-from pit_jax.generation.sampling import Sampling
-from pit_jax.stages.context import Context
-from pit_jax.stages.curriculum import EASY, HARD, Supply, prompt_arrays, stage_of, with_end
+from pit_jax.config import CurriculumConfig
+from pit_jax.stages.curriculum import Place, advance, check_curriculum, providers_of
 
-BATCH, EASY_ROUNDS = 8, 3
-append_end = jax.jit(with_end)
+THREE = CurriculumConfig(references=("rejected+chosen", "policy-sft", "policy-rl"), rounds=(2, 3, 4))
 
 
-def supply_of(context: Any, make_mesh: Any, model: str, **rl: Any) -> Supply:
-    config = Config(rl=RlConfig(batch_size=BATCH, easy_rounds=EASY_ROUNDS, **rl))
-    return Supply(context(config, make_mesh(1, 1, 1)), model)
+def stages(config: CurriculumConfig, rounds: int, gaps: dict[int, float], success: list[float]) -> list[int]:
+    """The stage of every round; `gaps` are the held-out gaps of the rounds that have an evaluation before them."""
+    place, found = Place(), []
+    for round in range(rounds):
+        place = advance(config, place, round, gaps.get(round))
+        found.append(place.stage)
+        place = replace(place, success=success[round])
+    return found
 
 
-@pytest.fixture(scope="module")
-def sampler(world: Any) -> Any:
-    return world.draw(world.language, 0)
+def test_a_stage_lasts_its_rounds_and_the_last_one_to_the_end() -> None:
+    assert stages(THREE, 9, {}, [0.9] * 9) == [0, 0, 1, 1, 1, 2, 2, 2, 2]
 
 
-def real(tokens_BL: Any, mask_BL: Any) -> list[list[int]]:
-    return [row[mask].tolist() for row, mask in zip(np.asarray(tokens_BL), np.asarray(mask_BL), strict=True)]
+def test_a_stage_of_no_rounds_is_skipped() -> None:
+    assert stages(replace(THREE, rounds=(0, 0, 4)), 4, {}, [0.0] * 4) == [2] * 4
 
 
-def fold(context: Context) -> list[Example]:
-    return context.data.folds["rl"]
+def test_a_plateau_is_patience_evaluations_without_a_better_gap_of_the_same_stage() -> None:
+    """Rounds 0, 2, 4.. are evaluated. Best 0.5 before round 2, then 0.4 and 0.5: stale twice before round 6. Stage 1
+    starts afresh: 0.1 is its best, 0.1 and 0.0 are stale, so stage 2 begins before round 12."""
+    config = replace(THREE, rounds=(50, 50, 50), switch="plateau", patience=2)
+    gaps = {0: 0.2, 2: 0.5, 4: 0.4, 6: 0.5, 8: 0.1, 10: 0.1, 12: 0.0, 14: -1.0, 16: -1.0, 18: -1.0}
+    assert stages(config, 20, gaps, [0.0] * 20) == [0] * 6 + [1] * 6 + [2] * 8
 
 
-def owners(context: Context, prompts: RolloutPrompts) -> list[Example]:
-    """The example behind each row, told by the second token of its improver prompt."""
-    examples = {e.prefix[1]: e for e in fold(context)}
-    return [examples[row[1]] for row in real(prompts.prompt_BP, prompts.prompt_mask_BP)]
+def test_success_ends_a_stage_after_the_round_that_had_it() -> None:
+    """A new stage forgets the success of the one before: it plays a round of its own first."""
+    config = replace(THREE, rounds=(50, 50, 50), switch="success", success=0.6)
+    assert stages(config, 6, {}, [0.1, 0.6, 0.59, 0.7, 0.9, 0.9]) == [0, 0, 1, 1, 2, 2]
 
 
-def test_the_stage_changes_after_the_easy_rounds() -> None:
-    assert [stage_of(r, 2) for r in range(4)] == [EASY, EASY, HARD, HARD]
-    assert stage_of(0, 0) == HARD
+@pytest.mark.parametrize("switch", ["plateau", "success"])
+def test_rounds_bound_every_rule(switch: str) -> None:
+    config = replace(THREE, switch=switch)
+    gaps = {round: float(round) for round in range(9)}
+    assert stages(config, 9, gaps, [0.0] * 9) == [0, 0, 1, 1, 1, 2, 2, 2, 2]
 
 
-@settings(deadline=None, max_examples=30)
-@given(st.lists(st.lists(st.integers(6, 30), max_size=5), min_size=3, max_size=3))
-def test_a_reference_gets_its_eos_right_after_its_last_token(rows: list[list[int]]) -> None:
-    tokens_BR = np.array([row + [99] * (6 - len(row)) for row in rows], np.int32)
-    mask_BR = np.array([[True] * len(row) + [False] * (6 - len(row)) for row in rows])
-    assert real(*append_end(tokens_BR, mask_BR, 1)) == [[*row, 1] for row in rows]
+@given(
+    st.integers(0, 5),
+    st.integers(0, 1000),
+    st.floats(-10, 10, width=32),
+    st.integers(0, 9),
+    st.floats(0, 1, width=32),
+)
+def test_a_place_survives_a_checkpoint(stage: int, entered: int, best: float, stale: int, success: float) -> None:
+    place = Place(stage, entered, best, stale, success)
+    arrays = {name: jnp.asarray(x) for name, x in place.arrays().items()}
+    assert Place.read(arrays) == place
+    assert {str(x.dtype) for x in arrays.values()} == {"int32", "float32"}
 
 
-def test_prompt_rows_have_reference_slots_as_wide_as_the_response(context: Any, make_mesh: Any, world: Any) -> None:
-    supply = supply_of(context, make_mesh, "improver")
-    narrow = {name: x[:, :5] for name, x in supply.context.data.arrays("rl", "prompts").items()}
-    supply.context.data.__dict__["arrays"] = lambda fold, kind: narrow
-    arrays = prompt_arrays(supply.context, "rl")
-    for name in ("chosen_BR", "rejected_BR", "chosen_mask_BR", "rejected_mask_BR"):
-        assert arrays[name].shape == (24, world.slot)
-        np.testing.assert_array_equal(arrays[name][:, :5], narrow[name])
-        assert not arrays[name][:, 5:].any()
-    assert arrays["prompt_BP"].shape == (24, 5)
+def test_the_first_place_is_finite() -> None:
+    assert all(bool(jnp.isfinite(x)) for x in Place().arrays().values())
 
 
-def test_an_easy_round_holds_rejected_then_chosen_references_of_each_prompt(
-    context: Any, make_mesh: Any, world: Any, sampler: Any
-) -> None:
-    supply = supply_of(context, make_mesh, "improver")
-    draw = supply.draw(sampler)
-    rounds = [draw(r) for r in range(EASY_ROUNDS)]
-    for prompts in rounds:
-        examples = owners(supply.context, prompts)
-        assert examples[: BATCH // 2] == examples[BATCH // 2 :], "each prompt once with each reference"
-        references = [e.rejected for e in examples[: BATCH // 2]] + [e.chosen for e in examples[BATCH // 2 :]]
-        assert real(prompts.prompt_BP, prompts.prompt_mask_BP) == [
-            [*e.prefix, *reference, *world.suffix] for e, reference in zip(examples, references, strict=True)
-        ]
-        assert real(prompts.reference_BT, prompts.reference_mask_BT) == [[*r, world.eos_id] for r in references]
-        assert bool(prompts.prompt_mask_BP[:, -1].all()), "left-padded"
-        assert prompts.reference_BT.shape == (BATCH, world.slot)
-    seen = [id(e) for prompts in rounds for e in owners(supply.context, prompts)[: BATCH // 2]]
-    assert len(set(seen)) == EASY_ROUNDS * BATCH // 2, "a new prompt every time, until the fold is through"
+def test_the_default_is_the_papers_two_stages() -> None:
+    assert [providers_of(r) for r in CurriculumConfig().references] == [("rejected", "chosen"), ("policy-rl",)]
 
 
-def test_a_hard_round_holds_the_samplers_own_answers(context: Any, make_mesh: Any, world: Any, sampler: Any) -> None:
-    """At temperature 0 the answers can be had by decoding each prompt greedily."""
-    supply = supply_of(context, make_mesh, "improver", temperature=0.0)
-    prompts = supply.draw(sampler)(EASY_ROUNDS)
-    examples = owners(supply.context, prompts)
-    rows = PromptBatch(**world.arrays("prompts", examples))
-    greedy = {"sampling": Sampling(0.0), "response_slot": world.slot, "eos_id": world.eos_id, "pad_id": world.pad_id}
-    drawn = jax.jit(
-        lambda params, prompt, mask: generate(world.language, params, prompt, mask, jax.random.key(5), **greedy)
-    )(sampler, rows.prompt_BP, rows.prompt_mask_BP)
-    answers = real(drawn.tokens_BT, drawn.mask_BT)
-    assert real(prompts.reference_BT, prompts.reference_mask_BT) == answers
-    assert real(prompts.prompt_BP, prompts.prompt_mask_BP) == [
-        [*e.prefix, *(t for t in answer if t != world.eos_id), *world.suffix]
-        for e, answer in zip(examples, answers, strict=True)
-    ]
-
-
-def test_a_hard_round_is_a_function_of_the_round_and_the_sampler(
-    context: Any, make_mesh: Any, world: Any, sampler: Any
-) -> None:
-    """Nothing has to be remembered to come back to a round."""
-    supply = supply_of(context, make_mesh, "improver", temperature=1.0)
-    draw = supply.draw(sampler)
-    first, second = draw(EASY_ROUNDS), draw(EASY_ROUNDS + 1)
-    again = supply.draw(sampler)(EASY_ROUNDS + 1)
-    for x, y in zip(jax.tree.leaves(second), jax.tree.leaves(again), strict=True):
-        np.testing.assert_array_equal(x, y)
-    assert owners(supply.context, first) != owners(supply.context, second)
-    _, _, hard = supply.programs()
-    rows = PromptBatch(**{k: v[:BATCH] for k, v in prompt_arrays(supply.context, "rl").items()})
-    one, same, other = (hard(rows, sampler, jax.random.key(k)).reference_BT for k in (1, 1, 2))
-    assert np.array_equal(one, same) and not np.array_equal(one, other)
-    swapped = jax.tree.map(lambda x: x * 1.5, sampler)
-    assert not np.array_equal(one, hard(rows, swapped, jax.random.key(1)).reference_BT)
-    assert hard._cache_size() == 1
-
-
-def test_every_hard_round_draws_anew(context: Any, make_mesh: Any, world: Any, sampler: Any) -> None:
-    """Rounds over one and the same prompt still meet different references."""
-    supply = supply_of(context, make_mesh, "improver", temperature=1.0)
-    supply.context.data.folds["rl"] = supply.context.data.folds["rl"][:1] * BATCH
-    draw = supply.draw(sampler)
-    first, second = draw(EASY_ROUNDS), draw(EASY_ROUNDS + 1)
-    assert not np.array_equal(first.reference_BT, second.reference_BT)
-
-
-def test_the_policys_own_rounds_have_prompts_and_no_references(context: Any, make_mesh: Any, world: Any) -> None:
-    supply = supply_of(context, make_mesh, "policy")
-    draw = supply.draw(None)
-    plain = [list(e.prompt) for e in fold(supply.context)]
-    seen: list[list[int]] = []
-    for round in range(3):
-        prompts = draw(round)
-        assert prompts.reference_BT.shape == (BATCH, world.slot)
-        assert not bool(jnp.any(prompts.reference_mask_BT))
-        seen += real(prompts.prompt_BP, prompts.prompt_mask_BP)
-    assert sorted(seen) == sorted(plain), "three rounds of 8 meet the 24 prompts once each"
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"references": ("chosen",)}, "found 1 references ('chosen',) and 3 rounds (2, 3, 4)"),
+        ({"references": (), "rounds": ()}, "every stage needs references and rounds"),
+        ({"rounds": (2, -1, 4)}, "--rl.curriculum.rounds=(2, -1, 4): no stage below 0 rounds"),
+        ({"rounds": (0, 0, 0)}, "at least 1 in all"),
+        ({"references": ("chosen", "policy", "improver")}, "found 'policy'; join different names of rejected, chosen,"),
+        ({"references": ("chosen+chosen", "chosen", "improver")}, "found 'chosen+chosen'; join different names"),
+        ({"references": ("rejected+chosen+improver", "chosen", "improver")}, "--rl.batch-size=8 cannot be shared by"),
+    ],
+)
+def test_what_cannot_be_trained_is_said_before_it_is_tried(changes: dict[str, object], text: str) -> None:
+    with pytest.raises(ValueError) as error:
+        check_curriculum(replace(THREE, **changes), 8)
+    assert text in str(error.value)

@@ -15,7 +15,7 @@ from pit_jax.config import Config, OptimizerConfig, RlConfig
 from pit_jax.generation.sampling import Sampling
 from pit_jax.improvement.pit import Answers
 from pit_jax.parallel.sharding import batch_sharding, param_sharding, replicated
-from pit_jax.stages.curriculum import Supply
+from pit_jax.stages.references import Supply
 from pit_jax.stages.rm import make_gap_loss, make_reward_loss
 from pit_jax.stages.rollout import make_ppo_loss, make_rollout
 from pit_jax.stages.sft import make_loss
@@ -129,12 +129,14 @@ def test_rollouts(shapes: Shapes, centered: bool) -> None:
 
 
 def test_reference_programs(shapes: Shapes, context: Any) -> None:
-    supply = Supply(shapes.context(context), "improver")
-    own, easy, hard = supply.programs()
+    programs = Supply(shapes.context(context), {}).programs
     rows: PromptBatch = shapes.batch("prompts")
-    check(shapes.lower(own, rows), "policy prompts")
-    check(shapes.lower(easy, rows), "easy references")
-    check(shapes.lower(hard, rows, shapes.params(shapes.language), shapes.key()), "sampled references")
+    params, answers = shapes.params(shapes.language), shapes.answers()
+    check(shapes.lower(programs["own"], rows), "policy prompts")
+    check(shapes.lower(programs["end"], rows.chosen_BR, rows.chosen_mask_BR), "dataset references")
+    check(shapes.lower(programs["answer"], params, rows, shapes.key()), "sampled references")
+    check(shapes.lower(programs["rewrite"], params, rows, answers, shapes.key()), "references of the improver")
+    check(shapes.lower(programs["assemble"], rows, [answers, answers]), "improver prompts")
 
 
 @pytest.mark.parametrize("truncation", [{}, {"top_k": 5, "top_p": 0.9}], ids=["whole", "truncated"])

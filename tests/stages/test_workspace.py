@@ -42,9 +42,9 @@ def test_every_stage_comes_after_its_parents() -> None:
 def test_missing_parents_are_named_with_the_commands_that_make_them(tmp_path: Path) -> None:
     folder = StageFolder(tmp_path, "rl", "improver")
     assert message(folder.check_parents) == (
-        f"stage rl-improver needs finished sft-improver, rm-improver, rl-policy in {tmp_path}, found no finished "
-        "stage; run first: --stage=sft --model=improver; --stage=rm --model=improver; --stage=rl --model=policy "
-        "(or --stage=all)"
+        f"stage rl-improver needs finished sft-policy, sft-improver, rm-improver, rl-policy in {tmp_path}, "
+        "found no finished stage; run first: --stage=sft --model=policy; --stage=sft --model=improver; "
+        "--stage=rm --model=improver; --stage=rl --model=policy (or --stage=all)"
     )
     finish(tmp_path, ("sft", "improver"), ("rl", "policy"))
     assert "needs finished rm-improver in" in message(folder.check_parents)
