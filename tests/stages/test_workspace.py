@@ -46,9 +46,10 @@ def test_missing_parents_are_named_with_the_commands_that_make_them(tmp_path: Pa
         "found no finished stage; run first: --stage=sft --model=policy; --stage=sft --model=improver; "
         "--stage=rm --model=improver; --stage=rl --model=policy (or --stage=all)"
     )
-    finish(tmp_path, ("sft", "improver"), ("rl", "policy"))
-    assert "needs finished rm-improver in" in message(folder.check_parents)
-    assert "found rl-policy, sft-improver; run first: --stage=rm --model=improver (or" in message(folder.check_parents)
+    finish(tmp_path, ("sft", "policy"), ("sft", "improver"), ("rl", "policy"))
+    text = message(folder.check_parents)
+    assert "needs finished rm-improver in" in text
+    assert "found rl-policy, sft-improver, sft-policy; run first: --stage=rm --model=improver (or" in text
     finish(tmp_path, ("rm", "improver"))
     folder.check_parents()
 
