@@ -12,23 +12,27 @@ from dataclasses import dataclass, replace
 
 from pit_jax.batch import Triple
 
-NAMES = ["anna", "ben", "clara", "david", "emma", "felix", "greta", "henry", "ines", "jonas", "kira", "leon"]
-HELPERS = ["tom", "lucy", "oscar", "nina", "hugo", "sara"]
-TOPICS = [
-    "the book club",
-    "the garden day",
-    "the choir evening",
-    "the school play",
-    "the chess night",
-    "the bake sale",
-    "the film night",
-    "the city walk",
-    "the spring fair",
-    "the boat trip",
-]
-TIMES = ["five", "six", "seven", "eight", "nine", "ten"]
-PLACES = ["hall", "park", "library", "kitchen", "garden", "studio"]
-ITEMS = ["tea", "bread", "lamps", "chairs", "soup", "paper", "apples", "music"]
+
+def _listed(text: str) -> list[str]:
+    return [entry.strip() for entry in text.split(",")]
+
+
+NAMES = _listed(
+    "anna, ben, clara, david, emma, felix, greta, henry, ines, jonas, kira, leon, mara, nils, olga, paul, rita, simon, "
+    "tessa, victor, wanda, xaver, yara, adam, bella, carlo, dora, elias, fiona, georg, heidi, ivan, julia, karl, lena, "
+    "moritz, nora, otto, petra, rosa"
+)
+HELPERS = _listed("tom, lucy, oscar, nina, hugo, sara, max, ida, theo, lara, finn, zoe, erik, maya, jan, ruth")
+TOPICS = _listed(
+    "the book club, the garden day, the choir evening, the school play, the chess night, the bake sale, "
+    "the film night, the city walk, the spring fair, the boat trip, the quiz round, the dance class, the bike tour, "
+    "the yoga hour, the street party, the art show, the flea market, the camp fire, the board meeting, the wine tasting"
+)
+TIMES = _listed("five, six, seven, eight, nine, ten, eleven, noon")
+PLACES = _listed("hall, park, library, kitchen, garden, studio, cellar, barn, church, office, tent, cafe")
+ITEMS = _listed(
+    "tea, bread, lamps, chairs, soup, paper, apples, music, salt, cups, forks, candles, flowers, rope, towels, pens"
+)
 
 OPENINGS = {
     "reminder": ("please remember {}", "do not forget {}"),
@@ -133,6 +137,16 @@ def _wrong_value(note: Note, request: Request, rng: random.Random) -> Note:
     return replace(note, sentences=tuple(wrong.get(s, s) for s in note.sentences))
 
 
+def _unasked_detail(note: Note, request: Request, rng: random.Random) -> Note:
+    """A detail that the request did not name, added or in the place of another sentence."""
+    asked = {slot for slot, _ in request.details}
+    slot = rng.choice([slot for slot in DETAILS if slot not in asked])
+    sentence = rng.choice(DETAILS[slot]).format(rng.choice(VALUES[slot]))
+    i = rng.randrange(len(note.sentences) + 1)
+    kept = i + 1 if rng.random() < 0.5 else i
+    return replace(note, sentences=(*note.sentences[:i], sentence, *note.sentences[kept:]))
+
+
 def _wrong_opening(note: Note, request: Request, rng: random.Random) -> Note:
     if not note.sentences:
         return note
@@ -190,6 +204,7 @@ def _break_words(note: Note, request: Request, rng: random.Random) -> Note:
 FAULTS = (
     (_drop_sentence, 4),
     (_wrong_value, 6),
+    (_unasked_detail, 3),
     (_wrong_opening, 3),
     (_wrong_name, 3),
     (_wrong_closing, 1),

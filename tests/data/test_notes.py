@@ -91,6 +91,7 @@ def test_an_ideal_note_holds_choices_that_the_prompt_does_not_determine() -> Non
 COSTS = {
     notes._drop_sentence: {1, 2},  # the opening is worth two
     notes._wrong_value: {2},
+    notes._unasked_detail: {1, 2, 3},  # added, for another detail, or for the opening
     notes._wrong_opening: {1},
     notes._wrong_name: {1},
     notes._wrong_closing: {1},
