@@ -197,6 +197,10 @@ class RlConfig:
 class ImproveConfig:
     rounds: int = 3
     """Improvements K after the first answer."""
+    stop: Literal["rounds", "threshold", "best"] = "rounds"
+    """Answer returned: the last of K; the last before a centred gap below stop_threshold; the best by chained gaps."""
+    stop_threshold: float = 0.0
+    """Least centred gap over the answer before with which a row goes on; only under stop=threshold."""
     temperature: float = 0.8
     """Sampling temperature of the answer and of every improvement; 0 = greedy."""
     top_k: int = 0

@@ -17,13 +17,17 @@ class Change:
 
 @dataclass(frozen=True)
 class Step:
-    """One answer of a trail; `score` is its grade, `gap` its gap over the answer before it."""
+    """One answer of a trail: `score` is its grade, `gap` that of the round's draft over the answer before.
+
+    The answer is a copy where the draft was one, or where the stop rule threw the draft away.
+    """
 
     label: str
     changes: list[Change]
     score: float | None
     gap: float | None
     copied: bool
+    chosen: bool
 
 
 @dataclass(frozen=True)
@@ -49,14 +53,17 @@ def changes(before: str, after: str) -> list[Change]:
 
 
 def trail(row: dict[str, Any]) -> Trail:
-    """A row of trails.jsonl: prompt, answers [y0 .. yK], scores [K + 1] or null, gaps [K] or null."""
+    """A row of trails.jsonl: prompt, answers [y0 .. yK], scores [K + 1] or null, gaps [K] or null, and, where a stop
+    rule was asked, tokens [K + 1] and the chosen round. Rounds in which nothing was drawn are left out."""
     answers: Sequence[str] = row["answers"]
-    scores, gaps = row.get("scores"), row.get("gaps")
-    steps = [Step("original", [Change("same", answers[0])], scores[0] if scores else None, None, False)]
+    scores, gaps, tokens, chosen = (row.get(name) for name in ("scores", "gaps", "tokens", "chosen"))
+    steps = [Step("original", [Change("same", answers[0])], scores[0] if scores else None, None, False, chosen == 0)]
     for i in range(1, len(answers)):
+        if tokens and not tokens[i]:
+            break
         before, after = answers[i - 1], answers[i]
         score, gap = scores[i] if scores else None, gaps[i - 1] if gaps else None
-        steps.append(Step(str(i), changes(before, after), score, gap, before == after))
+        steps.append(Step(str(i), changes(before, after), score, gap, before == after, chosen == i))
     return Trail(row["prompt"], steps)
 
 

@@ -31,6 +31,12 @@ class Answers:
     mask_BT: jax.Array  # bool
 
 
+def improver_prompt(rows: PromptBatch, reference: Answers, *, slots: Slots) -> tuple[jax.Array, jax.Array]:
+    """prompt(x, y_ref) of improver and gap model, left-padded: tokens and mask [B, P + T + suffix]; no EOS of y_ref."""
+    mask_BT = reference.mask_BT & (reference.tokens_BT != slots.eos_id)
+    return assemble_improver_prompt(rows.prefix_BP, rows.prefix_mask_BP, reference.tokens_BT, mask_BT, slots.suffix)
+
+
 def answer(
     model: LanguageModel, params: Any, rows: PromptBatch, key: jax.Array, sampling: Sampling, *, slots: Slots
 ) -> Answers:
@@ -49,10 +55,7 @@ def improve_once(
     slots: Slots,
 ) -> Answers:
     """The improver's rewrite of `before`, sampled from prompt(x, y_ref)."""
-    reference_mask_BT = before.mask_BT & (before.tokens_BT != slots.eos_id)
-    prompt_BP, mask_BP = assemble_improver_prompt(
-        rows.prefix_BP, rows.prefix_mask_BP, before.tokens_BT, reference_mask_BT, slots.suffix
-    )
+    prompt_BP, mask_BP = improver_prompt(rows, before, slots=slots)
     return _draw(model, params, prompt_BP, mask_BP, key, sampling, slots)
 
 

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from pit_jax.config import Config
 from pit_jax.data.store import prepare
 from pit_jax.generation.sampling import Sampling, check_sampling
+from pit_jax.improvement.stopping import check_stop
 from pit_jax.parallel.mesh import check_batch, make_mesh
 from pit_jax.stages import evaluate, improve, rl, rm, sft
 from pit_jax.stages.context import Context
@@ -65,13 +66,14 @@ def check(config: Config) -> list[StageFolder]:
 
 
 def check_sampling_knobs(config: Config) -> None:
-    """ValueError for temperatures, truncation or rounds that cannot be sampled with."""
+    """ValueError for temperatures, truncation, rounds or a stop rule that cannot be sampled with."""
     for temperature in (config.improve.temperature, *config.evaluate.temperatures):
         check_sampling(Sampling(temperature, config.improve.top_k, config.improve.top_p))
     if not config.rl.temperature > 0:
         raise ValueError(f"--rl.temperature={config.rl.temperature}: rollouts need a temperature above 0 to explore")
     if config.improve.rounds < 1:
         raise ValueError(f"--improve.rounds={config.improve.rounds}: ask for at least one improvement")
+    check_stop(config.improve.stop, config.improve.stop_threshold)
 
 
 def make_progress(console: Console) -> Progress:

@@ -1,7 +1,8 @@
 """The trained models as systems over text: prompts in, answers out, and the gap model as a judge."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -9,11 +10,13 @@ import numpy as np
 
 from pit_jax.batch import PromptBatch
 from pit_jax.data.stream import sequential
-from pit_jax.generation.decode import assemble_improver_prompt
 from pit_jax.generation.sampling import Sampling
-from pit_jax.improvement.pit import Answers, Slots, answer, improve
+from pit_jax.improvement.pit import Answers, Slots, answer, improve, improver_prompt
+from pit_jax.improvement.stopping import ScoredTrail, improve_scored
 from pit_jax.stages.context import Context
 from pit_jax.stages.rm import sequence_scores
+
+Found = TypeVar("Found")  # a pytree of arrays whose second axis is the prompts
 
 
 def slots_of(context: Context) -> Slots:
@@ -74,7 +77,26 @@ class Systems:
         ) -> Answers:
             return improve(model, policy, improver, rows, key, sampling, rounds=rounds, slots=slots)
 
+        gap = make_gap(context)
+
+        def run_scored(
+            policy: Any,
+            improver: Any,
+            scorer: Any,
+            rows: PromptBatch,
+            key: jax.Array,
+            sampling: Sampling,
+            threshold: jax.Array,
+            *,
+            rounds: int,
+        ) -> ScoredTrail:
+            own = partial(gap, scorer)
+            return improve_scored(
+                model, policy, improver, rows, key, sampling, own, threshold, rounds=rounds, slots=slots
+            )
+
         self._answer, self._improve = jax.jit(run_answer), jax.jit(run_improve, static_argnames="rounds")
+        self._scored = jax.jit(run_scored, static_argnames="rounds")
 
     def answers(self, policy: Any, temperature: float, key: jax.Array) -> Answers:
         """Answers of all prompts, on the host: [1, N, T]."""
@@ -98,16 +120,38 @@ class Systems:
             advance,
         )
 
+    def scored_trail(
+        self,
+        policy: Any,
+        improver: Any,
+        scorer: Any,
+        temperature: float,
+        key: jax.Array,
+        advance: Callable[[int], None],
+        *,
+        rounds: int,
+        threshold: float,
+    ) -> ScoredTrail:
+        """`trail` with the gap model's word on every round; a prompt stops where its gap is below `threshold`."""
+        least = jnp.float32(threshold)
+        return self._over_batches(
+            lambda rows, key, at: self._scored(policy, improver, scorer, rows, key, at, least, rounds=rounds),
+            temperature,
+            key,
+            advance,
+        )
+
     def _over_batches(
-        self, program: Callable[..., Answers], temperature: float, key: jax.Array, advance: Callable[[int], None]
-    ) -> Answers:
+        self, program: Callable[..., Found], temperature: float, key: jax.Array, advance: Callable[[int], None]
+    ) -> Found:
         at = Sampling(jnp.float32(temperature), self._sampling.top_k, self._sampling.top_p)
         pieces = []
         for i, (arrays, real) in enumerate(sequential(self._arrays, self._size)):
-            found = program(self._context.put_rows(PromptBatch, arrays), jax.random.fold_in(key, i), at)
-            pieces.append(jax.tree.map(lambda x, real=real: np.asarray(x)[:, :real], found))
+            piece = program(self._context.put_rows(PromptBatch, arrays), jax.random.fold_in(key, i), at)
+            pieces.append(jax.tree.map(lambda x, real=real: np.asarray(x)[:, :real], piece))
             advance(real)
-        return jax.tree.map(lambda *xs: np.concatenate(xs, axis=1), *pieces)
+        found: Found = jax.tree.map(lambda *xs: np.concatenate(xs, axis=1), *pieces)
+        return found
 
     def texts(self, tokens_NT: Any) -> list[str]:
         """One text a row, special tokens left out."""
@@ -118,22 +162,25 @@ def _quiet(done: int) -> None:
     """Nobody watches."""
 
 
+def make_gap(context: Context) -> Callable[[Any, PromptBatch, Answers, Answers], jax.Array]:
+    """gap(params, rows, reference, candidate) -> gap_B of the candidate over the reference, scored in place."""
+    model, slots = context.scalar_model, slots_of(context)
+
+    def gap(params: Any, rows: PromptBatch, reference: Answers, candidate: Answers) -> jax.Array:
+        prompt_BP, prompt_mask_BP = improver_prompt(rows, reference, slots=slots)
+        tokens_BL = jnp.concatenate([prompt_BP, candidate.tokens_BT], axis=1)
+        segments_BL = jnp.concatenate([prompt_mask_BP, candidate.mask_BT], axis=1).astype(jnp.int32)
+        return sequence_scores(model, params, tokens_BL, segments_BL)
+
+    return gap
+
+
 class GapScorer:
     """The gap model over texts, in batches of one shape."""
 
     def __init__(self, context: Context, params: Any, *, batch_size: int):
         self._context, self._params, self._size = context, params, batch_size
-        model, suffix = context.scalar_model, slots_of(context).suffix
-
-        def gap(params: Any, rows: PromptBatch, reference: Answers, candidate: Answers) -> jax.Array:
-            prompt_BP, prompt_mask_BP = assemble_improver_prompt(
-                rows.prefix_BP, rows.prefix_mask_BP, reference.tokens_BT, reference.mask_BT, suffix
-            )
-            tokens_BL = jnp.concatenate([prompt_BP, candidate.tokens_BT], axis=1)
-            segments_BL = jnp.concatenate([prompt_mask_BP, candidate.mask_BT], axis=1).astype(jnp.int32)
-            return sequence_scores(model, params, tokens_BL, segments_BL)
-
-        self._gap = jax.jit(gap)
+        self._gap = jax.jit(make_gap(context))
 
     def __call__(self, prompts: Sequence[str], candidates: Sequence[str], references: Sequence[str]) -> np.ndarray:
         """gap_N of each candidate over its reference, not centred."""

@@ -65,6 +65,7 @@ def test_the_trails_and_the_table_are_written(finished: tuple[Path, str]) -> Non
     trails = [json.loads(line) for line in (workdir / "improve" / "trails.jsonl").read_text().splitlines()]
     assert len(trails) == 16
     assert all(len(t["answers"]) == 3 and len(t["gaps"]) == 2 and len(t["scores"]) == 3 for t in trails)
+    assert all(len(t["tokens"]) == 3 and t["chosen"] == 2 for t in trails)
     results = json.loads((workdir / "evaluate" / "results.json").read_text())
     for row in results["rows"]:
         assert row["n"] == 16 and row["low"] <= row["delta"] <= row["high"]

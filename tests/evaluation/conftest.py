@@ -72,7 +72,8 @@ def write_evaluation(root: Path, rng: np.random.Generator) -> None:
         "dear anna , the book club meets on monday at six . please bring a cake . warmly , the club",
         "dear anna , the book club meets on monday at six . please bring a cake . warmly , the club",
     ]
-    rows = [{"prompt": p, "answers": answers, "scores": [3.0, 4.0, 6.0, 6.0], "gaps": [0.8, 1.9, 0.0]} for p in prompts]
+    spent = {"scores": [3.0, 4.0, 6.0, 6.0], "gaps": [0.8, 1.9, 0.0], "tokens": [12, 15, 19, 19], "chosen": 2}
+    rows = [{"prompt": p, "answers": answers, **spent} for p in prompts]
     rows.append({"prompt": "attack", "answers": [HOSTILE, "calm " + HOSTILE], "scores": None, "gaps": [1.0]})
     write_lines(root / "improve" / "trails.jsonl", rows)
     table, systems = [], []

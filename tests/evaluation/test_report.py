@@ -79,6 +79,14 @@ def test_a_finished_run_fills_every_section(finished: Path) -> None:
     assert text.index("Win, lose and delta") < text.index("RL of the improver") < text.index("Config and lineage")
 
 
+def test_the_chosen_answer_of_a_trail_is_marked(finished: Path) -> None:
+    """The three prompts of the set chose round 2; the last row comes from a run without a choice."""
+    drop_training(finished)
+    page, text = built(finished)
+    assert page.words.count("chosen") == 3
+    assert re.search(r"PIT x2\s*<div[^\n]*chosen</div>", text)
+
+
 def test_the_page_needs_nothing_from_outside(finished: Path) -> None:
     page, text = built(finished)
     assert not {"script", "link", "img", "iframe"} & set(page.tags)

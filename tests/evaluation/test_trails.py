@@ -32,6 +32,19 @@ def test_a_trail_pairs_scores_and_gaps_with_answers() -> None:
     assert [(step.score, step.gap) for step in bare.steps] == [(None, None), (None, None)]
 
 
+def test_a_trail_ends_where_its_prompt_stopped_and_marks_what_was_chosen() -> None:
+    """Three rounds; the draft of the second was thrown away, so nothing was drawn in the third."""
+    spent = {"gaps": [0.5, -0.2, 0.0], "tokens": [2, 2, 3, 0], "chosen": 1}
+    row = {"prompt": "x", "answers": ["a", "b", "b", "b"], **spent}
+    steps = trail(row).steps
+    assert [(step.label, step.gap, step.copied, step.chosen) for step in steps] == [
+        ("original", None, False, False),
+        ("1", 0.5, False, True),
+        ("2", -0.2, True, False),
+    ]
+    assert [step.chosen for step in trail(row | {"chosen": 0}).steps] == [True, False, False]
+
+
 def test_the_sample_is_spread_and_small() -> None:
     rows = [{"prompt": str(i), "answers": ["a"], "scores": None, "gaps": []} for i in range(100)]
     assert [trail.prompt for trail in sample(rows, 4)] == ["0", "25", "50", "75"]

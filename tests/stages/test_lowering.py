@@ -147,6 +147,9 @@ def test_improve_programs(shapes: Shapes, context: Any, truncation: dict[str, An
     check(shapes.lower(systems._answer, params, rows, shapes.key(), sampling), "answer")
     three_rounds = jax.jit(functools.partial(systems._improve, rounds=3))
     check(shapes.lower(three_rounds, params, params, rows, shapes.key(), sampling), "improve")
+    models = (params, params, shapes.params(shapes.scalar))
+    scored = jax.jit(functools.partial(systems._scored, rounds=3))
+    check(shapes.lower(scored, *models, rows, shapes.key(), sampling, shapes.scalar_input()), "improve and stop")
 
 
 def test_gap_scorers(shapes: Shapes, context: Any) -> None:
