@@ -3,7 +3,7 @@
 Dimension key (suffix of every array name):
   B batch          L whole sequence   P prompt slot      R reference slot   T response slot
   V vocabulary     D width            F feed-forward     N query heads      K key/value heads
-  H head size      S cache            U layers
+  H head size      S cache            U layers           C candidates of a prompt
 """
 
 from dataclasses import dataclass

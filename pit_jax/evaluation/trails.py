@@ -53,8 +53,8 @@ def changes(before: str, after: str) -> list[Change]:
 
 
 def trail(row: dict[str, Any]) -> Trail:
-    """A row of trails.jsonl: prompt, answers [y0 .. yK], scores [K + 1] or null, gaps [K] or null, and, where a stop
-    rule was asked, tokens [K + 1] and the chosen round. Rounds in which nothing was drawn are left out."""
+    """A row of trails.jsonl: prompt, answers [y0 .. yK], and if known scores [K + 1], gaps [K], tokens drawn [K + 1]
+    and the chosen round. Rounds in which nothing was drawn are left out."""
     answers: Sequence[str] = row["answers"]
     scores, gaps, tokens, chosen = (row.get(name) for name in ("scores", "gaps", "tokens", "chosen"))
     steps = [Step("original", [Change("same", answers[0])], scores[0] if scores else None, None, False, chosen == 0)]

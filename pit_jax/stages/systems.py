@@ -11,8 +11,10 @@ import numpy as np
 from pit_jax.batch import PromptBatch
 from pit_jax.data.stream import sequential
 from pit_jax.generation.sampling import Sampling
+from pit_jax.improvement.best_of_n import Best, best_of_n
 from pit_jax.improvement.pit import Answers, Slots, answer, improve, improver_prompt
 from pit_jax.improvement.stopping import ScoredTrail, improve_scored
+from pit_jax.model.networks import ScalarModel
 from pit_jax.stages.context import Context
 from pit_jax.stages.rm import sequence_scores
 
@@ -95,8 +97,17 @@ class Systems:
                 model, policy, improver, rows, key, sampling, own, threshold, rounds=rounds, slots=slots
             )
 
+        score = make_score(context)
+
+        def run_best(
+            policy: Any, reward: Any, rows: PromptBatch, key: jax.Array, sampling: Sampling, *, n: int
+        ) -> Best:
+            found = best_of_n(model, policy, rows, key, sampling, partial(score, reward), n=n, slots=slots)
+            return jax.tree.map(lambda x: x[None], found)
+
         self._answer, self._improve = jax.jit(run_answer), jax.jit(run_improve, static_argnames="rounds")
         self._scored = jax.jit(run_scored, static_argnames="rounds")
+        self._best = jax.jit(run_best, static_argnames="n")
 
     def answers(self, policy: Any, temperature: float, key: jax.Array) -> Answers:
         """Answers of all prompts, on the host: [1, N, T]."""
@@ -141,6 +152,12 @@ class Systems:
             advance,
         )
 
+    def best(self, policy: Any, reward: Any, temperature: float, key: jax.Array, *, n: int) -> Best:
+        """The best of n answers of every prompt, on the host: [1, N, ..]. n times the rows of a batch are decoded."""
+        return self._over_batches(
+            lambda rows, key, at: self._best(policy, reward, rows, key, at, n=n), temperature, key, _quiet
+        )
+
     def _over_batches(
         self, program: Callable[..., Found], temperature: float, key: jax.Array, advance: Callable[[int], None]
     ) -> Found:
@@ -162,17 +179,34 @@ def _quiet(done: int) -> None:
     """Nobody watches."""
 
 
+def answer_scores(
+    model: ScalarModel, params: Any, prompt_BP: jax.Array, prompt_mask_BP: jax.Array, answers: Answers
+) -> jax.Array:
+    """score_B of answers behind their prompts, in place: no text is tokenised again."""
+    tokens_BL = jnp.concatenate([prompt_BP, answers.tokens_BT], axis=1)
+    segments_BL = jnp.concatenate([prompt_mask_BP, answers.mask_BT], axis=1).astype(jnp.int32)
+    return sequence_scores(model, params, tokens_BL, segments_BL)
+
+
 def make_gap(context: Context) -> Callable[[Any, PromptBatch, Answers, Answers], jax.Array]:
     """gap(params, rows, reference, candidate) -> gap_B of the candidate over the reference, scored in place."""
     model, slots = context.scalar_model, slots_of(context)
 
     def gap(params: Any, rows: PromptBatch, reference: Answers, candidate: Answers) -> jax.Array:
         prompt_BP, prompt_mask_BP = improver_prompt(rows, reference, slots=slots)
-        tokens_BL = jnp.concatenate([prompt_BP, candidate.tokens_BT], axis=1)
-        segments_BL = jnp.concatenate([prompt_mask_BP, candidate.mask_BT], axis=1).astype(jnp.int32)
-        return sequence_scores(model, params, tokens_BL, segments_BL)
+        return answer_scores(model, params, prompt_BP, prompt_mask_BP, candidate)
 
     return gap
+
+
+def make_score(context: Context) -> Callable[[Any, PromptBatch, Answers], jax.Array]:
+    """score(params, rows, answers) -> score_B of the pointwise reward model, in place."""
+    model = context.scalar_model
+
+    def score(params: Any, rows: PromptBatch, answers: Answers) -> jax.Array:
+        return answer_scores(model, params, rows.prompt_BP, rows.prompt_mask_BP, answers)
+
+    return score
 
 
 class GapScorer:

@@ -150,6 +150,8 @@ def test_improve_programs(shapes: Shapes, context: Any, truncation: dict[str, An
     models = (params, params, shapes.params(shapes.scalar))
     scored = jax.jit(functools.partial(systems._scored, rounds=3))
     check(shapes.lower(scored, *models, rows, shapes.key(), sampling, shapes.scalar_input()), "improve and stop")
+    best_of_three = jax.jit(functools.partial(systems._best, n=3))
+    check(shapes.lower(best_of_three, params, models[2], rows, shapes.key(), sampling), "best of n")
 
 
 def test_gap_scorers(shapes: Shapes, context: Any) -> None:

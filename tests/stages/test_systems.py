@@ -1,0 +1,67 @@
+"""The systems over text, at a tiny size: what the models score in place, and budgets that match."""
+
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from pit_jax.batch import PromptBatch
+from pit_jax.config import Config
+from pit_jax.data.features import Example
+from pit_jax.generation.sampling import Sampling
+from pit_jax.improvement.best_of_n import n_for_budget
+from pit_jax.improvement.pit import Answers
+from pit_jax.improvement.stopping import NEVER
+from pit_jax.stages.context import Context
+from pit_jax.stages.rm import sequence_scores
+from pit_jax.stages.systems import Systems, make_score, right_padded, tokenise_prompts
+
+TEMPERATURE, BATCH = 0.8, 8
+EXAMPLES = [Example([6 + i] * (1 + i % 4), [], [7 + i, 9], [8] * (i % 5)) for i in range(12)]
+PROMPTS = [" ".join(map(str, example.prompt)) for example in EXAMPLES]
+
+
+@pytest.fixture
+def tiny_context(context: Any, make_mesh: Any) -> Context:
+    return context(Config(), make_mesh(1, 1, 1))
+
+
+def test_scores_in_place_are_those_of_reward_rows(world: Any, tiny_context: Context) -> None:
+    """Left-padded prompt and answer slot, or the right-padded rows [prompt | y EOS] of the reward model's training."""
+    params, eos = world.draw(world.scalar, 0), world.eos_id
+    batch = world.batch("reward", EXAMPLES)
+    expected_N = jax.jit(lambda tokens, segments: sequence_scores(world.scalar, params, tokens, segments))(
+        batch.rejected_BL, batch.rejected_segments_BL
+    )
+    ids = [[*example.rejected, eos] for example in EXAMPLES]
+    mask_NT = np.arange(world.slot)[None] < np.array([[len(row)] for row in ids])
+    answers = Answers(right_padded(ids, world.slot, world.pad_id), mask_NT)
+    rows = PromptBatch(**tokenise_prompts(tiny_context, PROMPTS))
+    np.testing.assert_allclose(jax.jit(make_score(tiny_context))(params, rows, answers), expected_N, rtol=1e-5)
+
+
+def test_best_of_n_spends_about_what_improving_spends(world: Any, tiny_context: Context) -> None:
+    """n comes from the tokens of a trail: what the n answers then take misses the budget by rounding n, and by luck."""
+    policy, improver = world.draw(world.language, 0), world.draw(world.language, 1)
+    systems = Systems(tiny_context, PROMPTS, batch_size=BATCH, sampling=Sampling())
+    key = tiny_context.key("test")
+    with jax.set_mesh(tiny_context.mesh):
+        trail = systems.scored_trail(
+            policy,
+            improver,
+            world.draw(world.scalar, 2),
+            TEMPERATURE,
+            key,
+            lambda done: None,
+            rounds=3,
+            threshold=NEVER,
+        )
+        first = int(trail.answers.mask_BT[0].sum())
+        budget = first + int(trail.tokens_B.sum())
+        n = n_for_budget(budget, first)
+        best = systems.best(policy, world.draw(world.scalar, 3), TEMPERATURE, key, n=n)
+    assert 2 <= n <= 6
+    assert best.answers.tokens_BT.shape == (1, len(PROMPTS), world.slot) and best.tokens_B.shape == (1, len(PROMPTS))
+    assert (best.score_B >= best.mean_score_B).all() and (best.score_B > best.mean_score_B).any()
+    assert abs(int(best.tokens_B.sum()) - budget) <= 0.25 * budget
