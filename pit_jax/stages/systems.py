@@ -26,8 +26,8 @@ def slots_of(context: Context) -> Slots:
     return Slots(data.response_slot, data.tokenizer.eos_id, data.tokenizer.pad_id, tuple(data.template.improver_suffix))
 
 
-def tokenise_prompts(context: Context, prompts: Sequence[str]) -> dict[str, np.ndarray]:
-    """Arrays of a PromptBatch (references left empty) for any prompts.
+def tokenise_prompts(context: Context, prompts: Sequence[str], *, least: int = 0) -> dict[str, np.ndarray]:
+    """Arrays of a PromptBatch (references left empty) for any prompts, in slots of at least `least` tokens.
 
     Raises ValueError for an empty prompt and for one over data.prompt_length tokens (never cut).
     """
@@ -42,7 +42,7 @@ def tokenise_prompts(context: Context, prompts: Sequence[str]) -> dict[str, np.n
                 f"prompt {number} has {len(ids)} tokens, the models were trained on at most {limit}; "
                 "shorten it (a prompt is never cut)"
             )
-    slot = -(-max(len(ids) for ids in policy + prefix) // 4) * 4
+    slot = -(-max(least, *(len(ids) for ids in policy + prefix)) // 4) * 4
     empty = np.zeros((len(prompts), 1), np.int32)
     arrays: dict[str, np.ndarray] = {}
     for name, rows in (("prompt", policy), ("prefix", prefix)):
@@ -61,6 +61,24 @@ def left_padded(rows: Sequence[Sequence[int]], slot: int, pad: int) -> np.ndarra
 def right_padded(rows: Sequence[Sequence[int]], slot: int, pad: int) -> np.ndarray:
     """[rows, slot] int32."""
     return np.asarray([list(row) + [pad] * (slot - len(row)) for row in rows], np.int32)
+
+
+def over_batches(
+    context: Context,
+    arrays: dict[str, np.ndarray],
+    size: int,
+    program: Callable[[PromptBatch, jax.Array], Found],
+    key: jax.Array,
+    advance: Callable[[int], None],
+) -> Found:
+    """program(rows, fold_in(key, i)) of batch i of the prompts, on the host and joined along the second axis."""
+    pieces = []
+    for i, (batch, real) in enumerate(sequential(arrays, size)):
+        piece = program(context.put_rows(PromptBatch, batch), jax.random.fold_in(key, i))
+        pieces.append(jax.tree.map(lambda x, real=real: np.asarray(x)[:, :real], piece))
+        advance(real)
+    found: Found = jax.tree.map(lambda *xs: np.concatenate(xs, axis=1), *pieces)
+    return found
 
 
 class Systems:
@@ -111,7 +129,7 @@ class Systems:
 
     def answers(self, policy: Any, temperature: float, key: jax.Array) -> Answers:
         """Answers of all prompts, on the host: [1, N, T]."""
-        return self._over_batches(lambda rows, key, at: self._answer(policy, rows, key, at), temperature, key, _quiet)
+        return self._over_batches(lambda rows, key, at: self._answer(policy, rows, key, at), temperature, key, quiet)
 
     def trail(
         self,
@@ -155,27 +173,23 @@ class Systems:
     def best(self, policy: Any, reward: Any, temperature: float, key: jax.Array, *, n: int) -> Best:
         """The best of n answers of every prompt, on the host: [1, N, ..]. n times the rows of a batch are decoded."""
         return self._over_batches(
-            lambda rows, key, at: self._best(policy, reward, rows, key, at, n=n), temperature, key, _quiet
+            lambda rows, key, at: self._best(policy, reward, rows, key, at, n=n), temperature, key, quiet
         )
 
     def _over_batches(
         self, program: Callable[..., Found], temperature: float, key: jax.Array, advance: Callable[[int], None]
     ) -> Found:
         at = Sampling(jnp.float32(temperature), self._sampling.top_k, self._sampling.top_p)
-        pieces = []
-        for i, (arrays, real) in enumerate(sequential(self._arrays, self._size)):
-            piece = program(self._context.put_rows(PromptBatch, arrays), jax.random.fold_in(key, i), at)
-            pieces.append(jax.tree.map(lambda x, real=real: np.asarray(x)[:, :real], piece))
-            advance(real)
-        found: Found = jax.tree.map(lambda *xs: np.concatenate(xs, axis=1), *pieces)
-        return found
+        return over_batches(
+            self._context, self._arrays, self._size, lambda rows, key: program(rows, key, at), key, advance
+        )
 
     def texts(self, tokens_NT: Any) -> list[str]:
         """One text a row, special tokens left out."""
         return [self._context.data.template.text(row.tolist()) for row in np.asarray(tokens_NT)]
 
 
-def _quiet(done: int) -> None:
+def quiet(done: int) -> None:
     """Nobody watches."""
 
 
