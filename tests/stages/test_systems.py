@@ -13,6 +13,7 @@ from pit_jax.generation.sampling import Sampling
 from pit_jax.improvement.best_of_n import n_for_budget
 from pit_jax.improvement.pit import Answers
 from pit_jax.improvement.stopping import NEVER
+from pit_jax.parallel.sharding import param_sharding
 from pit_jax.stages.context import Context
 from pit_jax.stages.rm import sequence_scores
 from pit_jax.stages.systems import Systems, make_score, right_padded, tokenise_prompts
@@ -65,3 +66,24 @@ def test_best_of_n_spends_about_what_improving_spends(world: Any, tiny_context: 
     assert best.answers.tokens_BT.shape == (1, len(PROMPTS), world.slot) and best.tokens_B.shape == (1, len(PROMPTS))
     assert (best.score_B >= best.mean_score_B).all() and (best.score_B > best.mean_score_B).any()
     assert abs(int(best.tokens_B.sum()) - budget) <= 0.25 * budget
+
+
+def test_a_mesh_moves_neither_stops_nor_choices(world: Any, context: Any, make_mesh: Any) -> None:
+    """One device, or eight with parameters and batch split: the same answers, decisions and tokens."""
+    networks = (world.language, world.language, world.scalar, world.scalar)
+    found = []
+    for shape in ((1, 1, 1), (2, 2, 2)):
+        tiny = context(Config(), make_mesh(*shape))
+        policy, improver, gap, reward = (
+            jax.device_put(params, param_sharding(params, tiny.mesh))
+            for params in (world.draw(network, seed) for seed, network in enumerate(networks))
+        )
+        systems = Systems(tiny, PROMPTS, batch_size=BATCH, sampling=Sampling())
+        settings = (TEMPERATURE, tiny.key("test"))
+        with jax.set_mesh(tiny.mesh):
+            trail = systems.scored_trail(policy, improver, gap, *settings, lambda done: None, rounds=3, threshold=0.0)
+            found.append((trail, systems.best(policy, reward, *settings, n=3)))
+    for one, eight in zip(jax.tree.leaves(found[0]), jax.tree.leaves(found[1]), strict=True):
+        np.testing.assert_allclose(eight, one, atol=1e-5)
+    kept_KN = found[0][0].kept_B
+    assert kept_KN.any() and not kept_KN[0].all(), "some rows stop and some go on"
