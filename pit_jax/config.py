@@ -173,7 +173,7 @@ class RlConfig:
     gae_lambda: float = 0.95
     """GAE lambda."""
     missing_eos_penalty: float = 1.0
-    """Subtracted from the score of an answer that did not end."""
+    """Subtracted from the score of an answer that did not end, which counts as 0 if it is above."""
     center_gap: bool = True
     """Subtract r(x, y_ref, y_ref), so that copying the reference earns 0; off = paper-literal."""
     stop_kl: float = 0.1

@@ -11,9 +11,8 @@ import numpy as np
 
 from pit_jax.batch import PromptBatch, RolloutPrompts
 from pit_jax.data.stream import Stream
-from pit_jax.generation.decode import assemble_improver_prompt
 from pit_jax.generation.sampling import Sampling
-from pit_jax.improvement.pit import Answers, answer, improve_once
+from pit_jax.improvement.pit import Answers, answer, improve_once, improver_prompt
 from pit_jax.stages.context import Context
 from pit_jax.stages.curriculum import PROVIDERS, providers_of
 from pit_jax.stages.systems import slots_of
@@ -99,13 +98,10 @@ class Supply:
             return improve_once(model, params, rows, before, jax.random.fold_in(key, 1), sampling, slots=slots)
 
         def assemble(rows: PromptBatch, references: Sequence[Answers]) -> RolloutPrompts:
-            """prompt(x, y_ref) for references that hold their EOS."""
+            """prompt(x, y_ref): every row once with each of the references."""
             repeated = jax.tree.map(lambda x: jnp.concatenate([x] * len(references)), rows)
             reference = jax.tree.map(lambda *xs: jnp.concatenate(xs), *references)
-            without_end_BT = reference.mask_BT & (reference.tokens_BT != slots.eos_id)
-            prompt_BP, mask_BP = assemble_improver_prompt(
-                repeated.prefix_BP, repeated.prefix_mask_BP, reference.tokens_BT, without_end_BT, slots.suffix
-            )
+            prompt_BP, mask_BP = improver_prompt(repeated, reference, slots=slots)
             return RolloutPrompts(prompt_BP, mask_BP, reference.tokens_BT, reference.mask_BT)
 
         return {

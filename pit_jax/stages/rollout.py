@@ -87,7 +87,8 @@ def make_rollout(
         score_B = score(frozen["scorer"], prompt_BP, prompt_mask_BP, drawn.tokens_BT, mask_BT)
         if centered:
             score_B -= score(frozen["scorer"], prompt_BP, prompt_mask_BP, reference_BT, reference_mask_BT)
-        penalised_B = score_B - config.missing_eos_penalty * (1.0 - drawn.ended_B.astype(jnp.float32))
+        unfinished_B = jnp.minimum(score_B, 0.0) - config.missing_eos_penalty
+        penalised_B = jnp.where(drawn.ended_B, score_B, unfinished_B)
         kl_BT = kl_estimate(drawn.logprobs_BT, ref_logprobs_BT, kind=config.kl_kind)
         rewards_BT = shaped_rewards(penalised_B, kl_BT, mask_BT, kl_coef=kl_coef)
         advantages_BT, returns_BT = gae(

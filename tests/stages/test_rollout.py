@@ -143,7 +143,7 @@ def test_advantages_and_returns_equal_a_plain_recomputation(
     for b in range(ROWS):
         length = int(mask_BT[b].sum())
         rewards = [-float(KL_COEF) * (np.exp(-d) - 1 + d) for d in d_BT[b, :length]]
-        rewards[-1] += score_B[b] - (0.0 if ended_B[b] else CONFIG.missing_eos_penalty)
+        rewards[-1] += score_B[b] if ended_B[b] else min(score_B[b], 0.0) - CONFIG.missing_eos_penalty
         advantages.append(plain_advantages(rewards, values_BT[b, :length].tolist()))
         returns_T = np.array(advantages[b]) + values_BT[b, :length]
         np.testing.assert_allclose(experience.returns_BT[b, :length], returns_T, rtol=1e-4, atol=1e-4)
@@ -152,7 +152,9 @@ def test_advantages_and_returns_equal_a_plain_recomputation(
     np.testing.assert_allclose(experience.advantages_BT[mask_BT], white, atol=1e-4)
     np.testing.assert_allclose(experience.old_logprobs_BT[mask_BT], logprobs_BT[mask_BT], atol=1e-5)
     np.testing.assert_allclose(experience.old_values_BT[mask_BT], values_BT[mask_BT], atol=1e-5)
+    np.testing.assert_allclose(experience.scores_B, score_B, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(metrics["objective/scores"].value, score_B.mean(), rtol=1e-4, atol=1e-5)
+    assert metrics["objective/success"].value == (experience.scores_B > 0).mean()
     sequence_kl = np.where(mask_BT, d_BT, 0).sum(axis=1).mean()
     np.testing.assert_allclose(metrics["objective/kl"].value, sequence_kl, rtol=1e-4, atol=1e-5)
     assert np.abs(score_B).max() > 0.1 and np.abs(d_BT[mask_BT]).max() > 0.1
@@ -173,26 +175,31 @@ def test_an_exact_copy_of_the_reference_has_centred_gap_zero(
     assert rollout(params, frozen, mixed, KEY, KL_COEF)[1]["val/copy_rate"].value == 0.5
 
 
-def test_the_missing_eos_penalty_is_taken_off_once_an_unfinished_answer(
+@pytest.mark.parametrize("sign", [1, -1])
+def test_an_unfinished_answer_earns_nothing_and_pays_the_penalty(
+    world: Any, rollout: Any, params: Any, frozen: Any, prompts: RolloutPrompts, sign: int
+) -> None:
+    """Without a KL penalty rewards add up to the scores; where no EOS came, to min(score, 0) less the penalty."""
+    scorer = {**frozen["scorer"], "head": jax.tree.map(lambda x: sign * x, frozen["scorer"]["head"])}
+    experience, metrics = jax.device_get(rollout(params, {**frozen, "scorer": scorer}, prompts, KEY, jnp.float32(0.0)))
+    unfinished_B = ~ended(experience, world)
+    assert (sign * experience.scores_B[unfinished_B] > 0).any() and not unfinished_B.all()
+    np.testing.assert_allclose(metrics["objective/rlhf_reward"].sum, earned(experience, world), rtol=1e-5)
+
+
+def test_a_policy_that_is_its_anchor_has_no_kl(
     world: Any, rollout: Any, params: Any, frozen: Any, prompts: RolloutPrompts
 ) -> None:
-    """Without a KL penalty a row's rewards add up to its score, less the penalty where no EOS came."""
-    experience, metrics = jax.device_get(rollout(params, frozen, prompts, KEY, jnp.float32(0.0)))
-    unfinished = ROWS - ended(experience, world).sum()
-    expected = float(metrics["objective/scores"].sum) - CONFIG.missing_eos_penalty * unfinished
-    np.testing.assert_allclose(metrics["objective/rlhf_reward"].sum, expected, rtol=1e-5)
-
-
-def test_a_policy_that_is_its_anchor_has_no_kl(rollout: Any, params: Any, frozen: Any, prompts: RolloutPrompts) -> None:
     same = {**frozen, "anchor": params["policy"]}
-    _, metrics = rollout(params, same, prompts, KEY, KL_COEF)
+    experience, metrics = jax.device_get(rollout(params, same, prompts, KEY, KL_COEF))
     assert abs(metrics["objective/kl"].value) < 1e-5 and abs(metrics["objective/kl_k3"].value) < 1e-5
-    np.testing.assert_allclose(metrics["objective/rlhf_reward"].value * ROWS, rewards_without_kl(metrics), atol=1e-4)
+    np.testing.assert_allclose(metrics["objective/rlhf_reward"].sum, earned(experience, world), atol=1e-4)
 
 
-def rewards_without_kl(metrics: Any) -> float:
-    unfinished = ROWS * (1 - metrics["val/eos_rate"].value)
-    return float(metrics["objective/scores"].sum) - CONFIG.missing_eos_penalty * unfinished
+def earned(experience: Any, world: Any) -> float:
+    """Sum over rows of the score with the rule for unfinished answers."""
+    unfinished_B = np.minimum(experience.scores_B, 0.0) - CONFIG.missing_eos_penalty
+    return float(np.where(ended(experience, world), experience.scores_B, unfinished_B).sum())
 
 
 def test_rows_without_a_prompt_count_nowhere(
