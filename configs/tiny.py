@@ -30,6 +30,12 @@ def get_config() -> Config:
             batch_size=32,
             optimizer=replace(base.rm.optimizer, learning_rate=3e-3),
         ),
-        rl=replace(base.rl, kl_coef=0.2),
+        rl=replace(
+            base.rl,
+            policy_rounds=25,
+            curriculum=replace(base.rl.curriculum, rounds=(30, 60)),
+            kl_coef=0.2,
+            select_kl=2.5,
+        ),
         evaluate=replace(base.evaluate, prompts=2048),
     )
