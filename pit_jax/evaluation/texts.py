@@ -1,0 +1,57 @@
+"""How far texts are from the texts they were made of: exact copies and word-level edit distance."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def copy_rate(texts: Sequence[str], references: Sequence[str]) -> float:
+    """Share of texts that repeat their reference character by character. ValueError as in `edit_distances`."""
+    _check(texts, references)
+    return float(np.mean([text == reference for text, reference in zip(texts, references, strict=True)]))
+
+
+def edit_distances(texts: Sequence[str], references: Sequence[str]) -> np.ndarray:
+    """[N] Levenshtein distance of every text to its reference over words, divided by the longer one's words.
+
+    0 is the same words, 1 nothing in common. Words are what white space separates; each is put in, taken out or
+    replaced at a cost of 1. "bring a cake" to "please bring two cakes": put in "please", replace "a" and "cake": 3 / 4.
+
+    The dynamic programme runs over one row of all pairs at a time (W the most words of a text, plus 1):
+    D[i, j] = min(D[i-1, j] + 1, D[i-1, j-1] + (word_i != word_j), D[i, j-1] + 1), where the last term along a row is
+    a running minimum of D[i, j] - j.
+
+    Raises:
+        ValueError: no texts, or not one reference a text.
+    """
+    _check(texts, references)
+    vocabulary: dict[str, int] = {}
+    words_NW, lengths_N = _numbered(texts, vocabulary)
+    others_NW, other_lengths_N = _numbered(references, vocabulary)
+    columns = np.arange(others_NW.shape[1] + 1)
+    row_NW = np.broadcast_to(columns, (len(texts), columns.size))
+    distances_N = other_lengths_N.copy()
+    for i in range(1, words_NW.shape[1] + 1):
+        replaced_NW = row_NW[:, :-1] + (others_NW != words_NW[:, i - 1 : i])
+        stepped_NW = np.concatenate([row_NW[:, :1] + 1, np.minimum(row_NW[:, 1:] + 1, replaced_NW)], axis=1)
+        row_NW = np.minimum.accumulate(stepped_NW - columns, axis=1) + columns
+        done_N = lengths_N == i
+        distances_N[done_N] = row_NW[done_N, other_lengths_N[done_N]]
+    return distances_N / np.maximum(np.maximum(lengths_N, other_lengths_N), 1)
+
+
+def _numbered(texts: Sequence[str], vocabulary: dict[str, int]) -> tuple[np.ndarray, np.ndarray]:
+    """(words [N, W] as numbers, right-padded; how many words each text has). New words join the vocabulary."""
+    rows = [[vocabulary.setdefault(word, len(vocabulary)) for word in text.split()] for text in texts]
+    lengths_N = np.array([len(row) for row in rows])
+    words_NW = np.full((len(rows), int(lengths_N.max())), -1)
+    for padded_W, row in zip(words_NW, rows, strict=True):
+        padded_W[: len(row)] = row
+    return words_NW, lengths_N
+
+
+def _check(texts: Sequence[str], references: Sequence[str]) -> None:
+    if not len(texts) == len(references) > 0:
+        raise ValueError(
+            f"found {len(texts)} texts and {len(references)} references; pass one of each per prompt, and at least one"
+        )
