@@ -121,7 +121,7 @@ def run(context: Context, progress: Progress) -> None:
             described.append(describe(name, temperature, output, context.data.tokenizer.eos_id, scores))
         for judge in judges:
             for left, right in pairs_of(rounds):
-                margins = judge.scores(prompts, outputs[left].texts, outputs[right].texts)
+                margins = judge.ask(prompts, outputs[left].texts, outputs[right].texts).scores_N
                 found = compare(
                     margins,
                     np.zeros_like(margins),
