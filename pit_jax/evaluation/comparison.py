@@ -18,24 +18,16 @@ class Comparison:
     n: int
 
 
-def compare(
-    left_scores_N: np.ndarray, right_scores_N: np.ndarray, *, tie_margin: float, resamples: int, seed: int
-) -> Comparison:
-    """Left wins a prompt when its score exceeds right's by more than `tie_margin`.
-
-    The interval is the percentile bootstrap over prompts. A resample of n prompts only matters through its counts of
-    wins, losses and ties, and those counts are multinomial: drawing them directly is the same bootstrap, and fast.
-    It cannot see past the sample: when every prompt ties, or every prompt is won, it has no width.
+def outcomes(left_scores_N: np.ndarray, right_scores_N: np.ndarray, *, tie_margin: float) -> np.ndarray:
+    """[N] 1 where left's score exceeds right's by more than `tie_margin`, 0 where right's does, 0.5 for a tie.
 
     Args:
         left_scores_N: [N] finite scores of the left system.
         right_scores_N: [N] scores of the right system on the same prompts.
         tie_margin: largest absolute difference that counts as a tie, >= 0.
-        resamples: bootstrap resamples, >= 1.
-        seed: of the resampling.
 
     Raises:
-        ValueError: different lengths, no prompt, NaN or infinite scores, negative margin, no resample.
+        ValueError: different lengths, no prompt, NaN or infinite scores, negative margin.
     """
     left_N, right_N = np.asarray(left_scores_N, np.float64), np.asarray(right_scores_N, np.float64)
     if left_N.ndim != 1 or left_N.shape != right_N.shape:
@@ -49,11 +41,34 @@ def compare(
         raise ValueError(f"{bad.size} of {left_N.size} prompts have a NaN or infinite score, first at index {bad[0]}")
     if not tie_margin >= 0:
         raise ValueError(f"tie_margin={tie_margin}: a difference is never negative; pass 0 or more")
+    difference_N = left_N - right_N
+    return np.where(np.abs(difference_N) <= tie_margin, 0.5, (difference_N > 0).astype(np.float64))
+
+
+def compare(
+    left_scores_N: np.ndarray, right_scores_N: np.ndarray, *, tie_margin: float, resamples: int, seed: int
+) -> Comparison:
+    """The `outcomes` of two systems, counted.
+
+    The interval is the percentile bootstrap over prompts. A resample of n prompts only matters through its counts of
+    wins, losses and ties, and those counts are multinomial: drawing them directly is the same bootstrap, and fast.
+    It cannot see past the sample: when every prompt ties, or every prompt is won, it has no width.
+
+    Args:
+        left_scores_N: [N] finite scores of the left system.
+        right_scores_N: [N] scores of the right system on the same prompts.
+        tie_margin: largest absolute difference that counts as a tie, >= 0.
+        resamples: bootstrap resamples, >= 1.
+        seed: of the resampling.
+
+    Raises:
+        ValueError: what `outcomes` raises, or no resample.
+    """
+    outcomes_N = outcomes(left_scores_N, right_scores_N, tie_margin=tie_margin)
     if resamples < 1:
         raise ValueError(f"resamples={resamples}: pass at least 1 (2000 gives steady intervals)")
-    difference_N, n = left_N - right_N, left_N.size
-    wins = int(np.sum(difference_N > tie_margin))
-    losses = int(np.sum(difference_N < -tie_margin))
+    n = outcomes_N.size
+    wins, losses = int(np.sum(outcomes_N == 1)), int(np.sum(outcomes_N == 0))
     shares = np.array([wins, losses, n - wins - losses]) / n
     counts = np.random.default_rng(seed).multinomial(n, shares, size=resamples)
     low, high = np.percentile((counts[:, 0] - counts[:, 1]) * (100.0 / n), [2.5, 97.5])

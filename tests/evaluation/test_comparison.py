@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pit_jax.evaluation.comparison import compare
+from pit_jax.evaluation.comparison import compare, outcomes
 
 
 def test_known_numbers() -> None:
@@ -21,6 +21,12 @@ def test_the_margin_decides_ties() -> None:
     wide = compare(left_N, right_N, tie_margin=0.4, resamples=10, seed=0)
     assert (strict.win, strict.lose, strict.tie) == (50.0, 50.0, 0.0)
     assert (wide.win, wide.lose, wide.tie) == (50.0, 0.0, 50.0)
+
+
+def test_outcomes_are_wins_ties_and_losses() -> None:
+    """Differences 2, 0.5, 0, -0.5, -0.6 with a margin of 0.5."""
+    outcomes_N = outcomes(np.array([2.0, 0.5, 0.0, -0.5, -0.6]), np.zeros(5), tie_margin=0.5)
+    assert outcomes_N.tolist() == [1.0, 0.5, 0.5, 0.5, 0.0]
 
 
 def test_swapping_the_systems_flips_the_delta() -> None:
