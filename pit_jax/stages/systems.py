@@ -231,12 +231,17 @@ class GapScorer:
         self._gap = jax.jit(make_gap(context))
 
     def __call__(self, prompts: Sequence[str], candidates: Sequence[str], references: Sequence[str]) -> np.ndarray:
-        """gap_N of each candidate over its reference, not centred."""
+        """gap_N of each candidate over its reference, not centred.
+
+        The slot holds every text with an EOS, on either side: a pair asked in both orders meets one program, and two
+        equal texts get one number, to the last bit.
+        """
         context, data = self._context, self._context.data
         reference_ids = [data.template.response(text) for text in references]
-        candidate_ids = [[*data.template.response(text), data.tokenizer.eos_id] for text in candidates]
-        longest = max(len(ids) for ids in reference_ids + candidate_ids)
-        slot = -(-longest // data.response_slot) * data.response_slot
+        candidate_ids = [data.template.response(text) for text in candidates]
+        longest = 1 + max(len(ids) for ids in reference_ids + candidate_ids)
+        slot = max(data.response_slot, -(-longest // 8) * 8)
+        candidate_ids = [[*ids, data.tokenizer.eos_id] for ids in candidate_ids]
         arrays = tokenise_prompts(context, prompts)
         pad = data.tokenizer.pad_id
         for side, ids in (("reference", reference_ids), ("candidate", candidate_ids)):

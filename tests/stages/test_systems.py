@@ -9,6 +9,7 @@ import pytest
 from pit_jax.batch import PromptBatch
 from pit_jax.config import Config
 from pit_jax.data.features import Example
+from pit_jax.evaluation.judges import PairJudge
 from pit_jax.generation.sampling import Sampling
 from pit_jax.improvement.best_of_n import n_for_budget
 from pit_jax.improvement.pit import Answers
@@ -16,7 +17,7 @@ from pit_jax.improvement.stopping import NEVER
 from pit_jax.parallel.sharding import param_sharding
 from pit_jax.stages.context import Context
 from pit_jax.stages.rm import sequence_scores
-from pit_jax.stages.systems import Systems, make_score, right_padded, tokenise_prompts
+from pit_jax.stages.systems import GapScorer, Systems, make_score, right_padded, tokenise_prompts
 
 TEMPERATURE, BATCH = 0.8, 8
 EXAMPLES = [Example([6 + i] * (1 + i % 4), [], [7 + i, 9], [8] * (i % 5)) for i in range(12)]
@@ -87,3 +88,18 @@ def test_a_mesh_moves_neither_stops_nor_choices(world: Any, context: Any, make_m
         np.testing.assert_allclose(eight, one, atol=1e-5)
     kept_KN = found[0][0].kept_B
     assert kept_KN.any() and not kept_KN[0].all(), "some rows stop and some go on"
+
+
+def test_equal_texts_tie_beside_one_that_overflows_the_slot(context: Any, make_mesh: Any, world: Any) -> None:
+    """A sampled answer may fill the slot without an EOS: with one it is longer, on one side of the pair only. Two
+    programs for two lengths would give equal texts gaps that differ in their last bits."""
+    mesh, rng = make_mesh(1, 1, 1), np.random.default_rng(0)
+    texts = [" ".join(map(str, rng.integers(6, world.vocab, rng.integers(0, world.slot)))) for _ in range(15)]
+    full, prompts = " ".join(["7"] * world.slot), ["7 8"] * 16
+    with jax.set_mesh(mesh):
+        judge = PairJudge("gap", GapScorer(context(Config(), mesh), world.draw(world.scalar, seed=0), batch_size=8))
+        beside_full_N = judge.ask(prompts, [full, *texts], ["13", *texts]).scores_N
+        short_N = judge.ask(prompts, ["10", *texts], ["13", *texts[::-1]]).scores_N
+        long_N = judge.ask(prompts, [full, *texts], ["13", *texts[::-1]]).scores_N
+    assert beside_full_N[0] != 0.0 and beside_full_N[1:].tolist() == [0.0] * 15
+    assert long_N[1:] == pytest.approx(short_N[1:], abs=1e-5)
