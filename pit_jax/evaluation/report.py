@@ -16,6 +16,7 @@ from pit_jax.evaluation.sections import Section
 
 STAGES = ("sft-policy", "sft-improver", "rm-policy", "rm-improver", "rl-policy", "rl-improver")
 FOLDERS = (*STAGES, "improve", "evaluate")
+RESULTS = ("judge_names", "headline_temperature", "rows", "controls", "systems", "max_score")
 TRAILS_SHOWN = 8
 
 
@@ -42,7 +43,7 @@ def build(workdir: Path) -> Path:
         raise ValueError(
             f"report: asked for {workdir}, found no such folder; run a stage with --workdir={workdir} first"
         )
-    results = records.read_json(workdir / "evaluate" / "results.json")
+    results = _results(workdir / "evaluate" / "results.json")
     rows = results["rows"] if results else []
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
@@ -58,8 +59,10 @@ def build(workdir: Path) -> Path:
         groups=_by_temperature(rows),
         bar=_Bar(rows),
         tone=tone,
+        controls=results["controls"] if results else [],
+        headline_temperature=results["headline_temperature"] if results else None,
         systems=results["systems"] if results else [],
-        max_score=results.get("max_score") if results else None,
+        max_score=results["max_score"] if results else None,
         curves=_curves(workdir),
         trails=trails.sample(records.read_lines(workdir / "improve" / "trails.jsonl"), TRAILS_SHOWN),
         documents=_documents(workdir),
@@ -124,6 +127,16 @@ def summary_table(results: dict[str, Any]) -> Table:
     return table
 
 
+def control_lines(results: dict[str, Any]) -> str:
+    """For a terminal, one line a judge with the deltas of the controls; what does not hold says so."""
+    lines = []
+    for judge in results["judge_names"]:
+        rows = [row for row in results["controls"] if row["judge"] == judge]
+        found = [f"{row['left']} {signed(row['delta'])}{'' if row['holds'] else ' (does not hold)'}" for row in rows]
+        lines.append(f"controls at T {results['headline_temperature']:g}, {judge}: {', '.join(found)}")
+    return "\n".join(lines)
+
+
 def number(value: Any, digits: int = 2) -> str:
     """A number for a table; an en dash for what is missing or not finite."""
     if not isinstance(value, int | float) or not math.isfinite(value):
@@ -164,6 +177,16 @@ def _by_temperature(rows: Sequence[dict[str, Any]]) -> list[tuple[float, list[di
     return [
         (t, [row for row in rows if row["temperature"] == t]) for t in dict.fromkeys(row["temperature"] for row in rows)
     ]
+
+
+def _results(path: Path) -> dict[str, Any] | None:
+    results = records.read_json(path)
+    if results is not None and (missing := [name for name in RESULTS if name not in results]):
+        raise ValueError(
+            f"{path}: asked for what --stage=evaluate writes, found nothing under {', '.join(missing)}; "
+            f"delete {path.parent} and run that stage again"
+        )
+    return results
 
 
 def _curves(workdir: Path) -> list[Section]:

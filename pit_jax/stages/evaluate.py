@@ -9,13 +9,17 @@ import jax
 import numpy as np
 from rich.progress import Progress
 
+from pit_jax.config import Config
 from pit_jax.data import notes
 from pit_jax.evaluation import report
-from pit_jax.evaluation.comparison import compare
-from pit_jax.evaluation.judges import Judge, PairJudge, PointwiseJudge
+from pit_jax.evaluation.comparison import Comparison, compare, outcomes
+from pit_jax.evaluation.controls import CONTROLS
+from pit_jax.evaluation.judges import Judge, PairJudge, PointwiseJudge, Texts
+from pit_jax.evaluation.length_control import control_length
+from pit_jax.evaluation.texts import copy_rate, edit_distances
 from pit_jax.generation.sampling import Sampling
 from pit_jax.improvement.pit import Answers
-from pit_jax.stages.context import Context
+from pit_jax.stages.context import Context, TruthScore
 from pit_jax.stages.systems import GapScorer, Systems
 from pit_jax.stages.workspace import write_json
 
@@ -24,11 +28,12 @@ POLICY, POLICY_SFT, IMPROVER_SFT = "policy", "policy SFT", "SFT improver x1"
 
 @dataclass(frozen=True)
 class Output:
-    """What one system answered at one temperature."""
+    """What one system answered at one temperature: texts, their lengths in tokens (EOS included), which of them ended
+    by themselves, and the answers they were made from, if any."""
 
     texts: list[str]
-    tokens_NT: np.ndarray
-    mask_NT: np.ndarray
+    lengths_N: np.ndarray
+    ended_N: np.ndarray
     reference: "Output | None" = None
 
 
@@ -48,8 +53,9 @@ def generate_outputs(
     key = context.key("evaluate", str(temperature))
 
     def output(answers: Answers, round: int, reference: Output | None) -> Output:
-        tokens_NT = np.asarray(answers.tokens_BT[round])
-        return Output(systems.texts(tokens_NT), tokens_NT, np.asarray(answers.mask_BT[round]), reference)
+        tokens_NT, mask_NT = np.asarray(answers.tokens_BT[round]), np.asarray(answers.mask_BT[round])
+        ended_N = np.any((tokens_NT == context.data.tokenizer.eos_id) & mask_NT, axis=1)
+        return Output(systems.texts(tokens_NT), mask_NT.sum(axis=1), ended_N, reference)
 
     trail = systems.trail(params["rl-policy"], params["rl-improver"], temperature, key, advance, rounds=rounds)
     outputs = {POLICY: output(trail, 0, None)}
@@ -69,24 +75,61 @@ def pairs_of(rounds: int) -> list[tuple[str, str]]:
     return [*trail, (IMPROVER_SFT, POLICY), (pit_name(1), IMPROVER_SFT), (POLICY, POLICY_SFT)]
 
 
-def describe(name: str, temperature: float, output: Output, eos_id: int, scores: np.ndarray | None) -> dict[str, Any]:
-    """One row of the systems table. The copy rate is the share of exact copies of the answer that was improved."""
-    ended = np.any((output.tokens_NT == eos_id) & output.mask_NT, axis=1)
+def describe(name: str, temperature: float, output: Output, scores: np.ndarray | None) -> dict[str, Any]:
+    """One row of the systems table. Copies and edits are those of the answer that was improved."""
     row: dict[str, Any] = {
         "name": name,
         "temperature": temperature,
-        "length_mean": float(output.mask_NT.sum(axis=1).mean()),
-        "eos_rate": float(ended.mean()),
+        "length_mean": float(output.lengths_N.mean()),
+        "eos_rate": float(output.ended_N.mean()),
         "copy_rate": None,
+        "edit_distance": None,
         "score_mean": None,
         "score_std": None,
     }
     if output.reference is not None:
-        same = [a == b for a, b in zip(output.texts, output.reference.texts, strict=True)]
-        row["copy_rate"] = float(np.mean(same))
+        row["copy_rate"] = copy_rate(output.texts, output.reference.texts)
+        row["edit_distance"] = float(edit_distances(output.texts, output.reference.texts).mean())
     if scores is not None:
         row |= {"score_mean": float(scores.mean()), "score_std": float(scores.std())}
     return row
+
+
+def judged(
+    config: Config, judge: Judge, prompts: list[str], left: Output, right: Output
+) -> tuple[Comparison, dict[str, Any]]:
+    """(the comparison, all its numbers for a row of results.json)."""
+    judgement, knobs = judge.ask(prompts, left.texts, right.texts), config.evaluate
+    scores = judgement.scores_N, np.zeros_like(judgement.scores_N)
+    found = compare(*scores, tie_margin=knobs.tie_margin, resamples=knobs.resamples, seed=config.seed)
+    lengths = control_length(
+        outcomes(*scores, tie_margin=knobs.tie_margin),
+        left.lengths_N,
+        right.lengths_N,
+        resamples=knobs.resamples,
+        seed=config.seed,
+    )
+    return found, asdict(found) | asdict(lengths) | {"flipped": judgement.flipped}
+
+
+def control_rows(
+    context: Context, judges: list[Judge], prompts: list[str], original: list[str]
+) -> list[dict[str, Any]]:
+    """What every judge says of the controls against the original answers. Lengths are those of the texts tokenised."""
+
+    def output(texts: list[str]) -> Output:
+        lengths_N = np.asarray([len(context.data.template.response(text)) + 1 for text in texts])
+        return Output(texts, lengths_N, np.ones(len(texts), bool))
+
+    source = output(original)
+    made = [(control, output([control.answer(text) for text in original])) for control in CONTROLS]
+    rows = []
+    for judge in judges:
+        for control, answers in made:
+            found, numbers = judged(context.config, judge, prompts, answers, source)
+            names = {"judge": judge.name, "left": control.name, "right": POLICY}
+            rows.append(names | numbers | {"expected": control.expected, "holds": control.holds(found)})
+    return rows
 
 
 def run(context: Context, progress: Progress) -> None:
@@ -98,44 +141,33 @@ def run(context: Context, progress: Progress) -> None:
     params = {
         f"{stage}-{model}": context.load(stage, model) for stage in ("sft", "rl") for model in ("policy", "improver")
     }
-    size = context.config.improve.batch_size
+    size, headline = context.config.improve.batch_size, headline_temperature(context.config)
     sampling = Sampling(top_k=context.config.improve.top_k, top_p=context.config.improve.top_p)
     systems = Systems(context, prompts, batch_size=size, sampling=sampling)
     judges: list[Judge] = [PairJudge("gap", GapScorer(context, context.load("rm", "improver"), batch_size=size))]
-    if (truth := context.truth) is not None:
-        judges.insert(
-            0, PointwiseJudge("rubric", lambda xs, ys: np.asarray([truth(x, y) for x, y in zip(xs, ys, strict=True)]))
-        )
+    truth = None if context.truth is None else PointwiseJudge("rubric", over_texts(context.truth))
+    judges = judges if truth is None else [truth, *judges]
     bar = progress.add_task(folder.name, total=2 * len(prompts) * len(config.temperatures), note="")
-    rows, described = [], []
+    rows, described, controls = [], [], []
     for temperature in config.temperatures:
         outputs = generate_outputs(
             context, systems, params, temperature, lambda done: progress.advance(bar, done), rounds
         )
         for name, output in outputs.items():
-            scores = (
-                None
-                if truth is None
-                else np.asarray([truth(*both) for both in zip(prompts, output.texts, strict=True)])
-            )
-            described.append(describe(name, temperature, output, context.data.tokenizer.eos_id, scores))
+            scores = None if truth is None else truth.score(prompts, output.texts)
+            described.append(describe(name, temperature, output, scores))
         for judge in judges:
             for left, right in pairs_of(rounds):
-                margins = judge.ask(prompts, outputs[left].texts, outputs[right].texts).scores_N
-                found = compare(
-                    margins,
-                    np.zeros_like(margins),
-                    tie_margin=config.tie_margin,
-                    resamples=config.resamples,
-                    seed=context.config.seed,
-                )
-                rows.append(
-                    {"temperature": temperature, "judge": judge.name, "left": left, "right": right} | asdict(found)
-                )
+                _, numbers = judged(context.config, judge, prompts, outputs[left], outputs[right])
+                names = {"temperature": temperature, "judge": judge.name, "left": left, "right": right}
+                rows.append(names | numbers)
+        if temperature == headline:
+            controls = control_rows(context, judges, prompts, outputs[POLICY].texts)
     results = {
         "judge_names": [judge.name for judge in judges],
-        "headline_temperature": context.config.improve.temperature,
+        "headline_temperature": headline,
         "rows": rows,
+        "controls": controls,
         "systems": described,
         "max_score": None if truth is None else notes.MAX_SCORE,
     }
@@ -143,9 +175,22 @@ def run(context: Context, progress: Progress) -> None:
     folder.finish(round=rounds, digest=lineage["config"])
 
 
+def headline_temperature(config: Config) -> float:
+    """The temperature of --stage=improve where it is evaluated, else the first that is."""
+    wanted = config.improve.temperature
+    return min(config.evaluate.temperatures, key=lambda found: found != wanted, default=wanted)
+
+
+def over_texts(truth: TruthScore) -> Callable[[Texts, Texts], np.ndarray]:
+    """A score of one answer, as a score of many."""
+    return lambda prompts, answers: np.asarray([truth(*both) for both in zip(prompts, answers, strict=True)])
+
+
 def show(context: Context) -> None:
     """The table of a finished evaluation, and the report page built from whatever the workdir holds."""
     folder = context.folder("evaluate", "")
+    page = report.build(folder.workdir)
     results = json.loads((folder.path / "results.json").read_text(encoding="utf-8"))
     context.console.print(report.summary_table(results))
-    context.console.print(f"report: {report.build(folder.workdir)}", soft_wrap=True)
+    context.console.print(report.control_lines(results), soft_wrap=True)
+    context.console.print(f"report: {page}", soft_wrap=True)

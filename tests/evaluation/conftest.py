@@ -82,16 +82,24 @@ def write_evaluation(root: Path, rng: np.random.Generator) -> None:
             for k in (1, 2, 3):
                 delta = 6.0 * i + 3 * k - (4 if judge == "rubric" else 7)
                 share = {"win": 30 + delta, "lose": 30.0, "tie": 40 - delta, "delta": delta}
-                ends = {"low": delta - 3.4, "high": delta + 3.4, "n": 1024}
+                ends = {"low": delta - 3.4, "high": delta + 3.4, "n": 1024, "flipped": None}
+                ends |= {"left_tokens": 24.0 + k, "right_tokens": 24.0, "win_tokens": 1.5, "lose_tokens": None}
+                ends |= {"lc_win_rate": 50 + delta / 3, "lc_low": 48 + delta / 3, "lc_high": 52 + delta / 3}
                 who = {"temperature": temperature, "judge": judge, "left": f"PIT x{k}", "right": "policy"}
                 table.append({**who, **share, **ends})
         for k, name in enumerate(("policy", "PIT x1", "PIT x2", "PIT x3")):
             scores = {"score_mean": 5.2 - 0.3 * i + 0.1 * k, "score_std": 0.8, "length_mean": 24.1}
             systems.append(
                 {"name": name, "temperature": temperature, **scores, "copy_rate": 0.2 * k, "eos_rate": 0.998}
+                | {"edit_distance": 0.31 - 0.1 * k}
             )
+    controls = []
+    for judge, likes_length in (("rubric", False), ("gap", True)):
+        for name, delta in (("longest", 12.5 if likes_length else -60.0), ("copy", 0.0), ("empty", -100.0)):
+            verdict = {"expected": "does not win", "holds": not (likes_length and name == "longest")}
+            controls.append(table[0] | {"judge": judge, "left": name, "right": "policy", "delta": delta} | verdict)
     results = {"judge_names": ["rubric", "gap"], "headline_temperature": 0.8, "rows": table, "systems": systems}
-    write_json(root / "evaluate" / "results.json", {**results, "max_score": 6.0})
+    write_json(root / "evaluate" / "results.json", {**results, "controls": controls, "max_score": 6.0})
 
 
 @pytest.fixture

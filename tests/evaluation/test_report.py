@@ -190,6 +190,28 @@ def test_the_headline_follows_the_interval(low: float, high: float, delta: float
     assert "temperature 0.8" in found.detail
 
 
+def test_controls_and_lengths_are_on_the_page(finished: Path) -> None:
+    drop_training(finished)
+    page, text = built(finished)
+    words = " ".join(" ".join(page.words).split())
+    assert "gap longest it does not win" in words and words.count("does not hold") == 1
+    assert "temperature 0.8, n = 1,024 prompts" in words
+    assert "+8.0 +4.6 to +11.4 +2.0 52.7 50.7 to 54.7" in words  # PIT x2 at 0.8: 2 tokens longer, 50 + 8 / 3
+    assert "PIT x3 0.8 5.20 0.80 24.1 60.0 1.0 99.8" in words  # copies, edits, ended
+    assert "flipped" not in text
+    rows = json.loads((finished / "evaluate" / "results.json").read_text())["rows"]
+    change_results(finished, rows=[row | {"flipped": 0.125} for row in rows])
+    assert "(12.5% flipped)" in built(finished)[1]
+
+
+def test_results_that_lack_a_part_are_named(finished: Path) -> None:
+    results = json.loads((finished / "evaluate" / "results.json").read_text())
+    del results["controls"]
+    (finished / "evaluate" / "results.json").write_text(json.dumps(results))
+    with pytest.raises(ValueError, match=r"found nothing under controls; delete .*evaluate and run that stage again"):
+        report.build(finished)
+
+
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="found no such folder"):
         report.build(tmp_path / "nowhere")
@@ -203,6 +225,14 @@ def test_the_terminal_table_holds_the_deltas(finished: Path) -> None:
     lines = [line for line in text.splitlines() if "PIT x2 vs policy" in line and "rubric" in line]
     assert len(lines) == 3
     assert "+8.0" in lines[1] and "+4.6 to +11.4" in lines[1] and "n = 1,024" in text
+
+
+def test_the_terminal_names_what_does_not_hold(finished: Path) -> None:
+    results = json.loads((finished / "evaluate" / "results.json").read_text())
+    assert report.control_lines(results).splitlines() == [
+        "controls at T 0.8, rubric: longest −60.0, copy 0.0, empty −100.0",
+        "controls at T 0.8, gap: longest +12.5 (does not hold), copy 0.0, empty −100.0",
+    ]
 
 
 @pytest.mark.parametrize(
