@@ -70,7 +70,12 @@ def test_the_trails_and_the_table_are_written(finished: tuple[Path, str]) -> Non
     for row in results["rows"]:
         assert row["n"] == 16 and row["low"] <= row["delta"] <= row["high"]
         assert row["win"] + row["lose"] + row["tie"] == pytest.approx(100.0)
+        assert 0.0 <= row["lc_low"] <= row["lc_high"] <= 100.0 and 0.0 <= row["lc_win_rate"] <= 100.0
     assert {row["judge"] for row in results["rows"]} == {"rubric", "gap"}
+    copies = [row for row in results["controls"] if row["left"] == "copy"]
+    assert len(results["controls"]) == 6 and [row["tie"] for row in copies] == [100.0, 100.0]
+    improved = [row for row in results["systems"] if row["name"].startswith("PIT")]
+    assert len(improved) == 2 and all(0.0 <= row["edit_distance"] <= 1 - row["copy_rate"] for row in improved)
     page = (workdir / "report" / "index.html").read_text()
     assert page.count("<svg") >= 4 and "PIT x2" in page
     assert "PIT x1" in output and "index.html" in output
