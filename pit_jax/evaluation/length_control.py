@@ -29,7 +29,7 @@ def control_length(
     """The win rate (ties half) that a logistic model of this comparison's own prompts gives equally long answers.
 
     P(left wins) = sigmoid(a + b tanh(d / s)) for a difference of d tokens, and the rate is 100 sigmoid(a): the model
-    of length-controlled AlpacaEval (arXiv 2404.04475, equation 2) without its difficulty of the instruction, which is
+    of length-controlled AlpacaEval (arXiv 2404.04475) without its difficulty of the instruction, which is
     known for its own 805 prompts only. s is the root mean square of d: a spread about 0, where the model is read, so
     that left being longer everywhere does not squash every d to 1.
 
