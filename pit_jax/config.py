@@ -113,6 +113,24 @@ class SftConfig:
 
 
 @dataclass(frozen=True)
+class GatesConfig:
+    max_length_bias: float = 0.5
+    """Gate `length`: most that accuracy may differ between pairs whose chosen answer is longer and shorter."""
+    max_length_correlation: float = 0.8
+    """Gate `length-correlation`: most |correlation| of the symmetrised gap with the difference in tokens."""
+    min_accuracy: float = 0.6
+    """Gate `accuracy`: least share of pairs with wl > lw; gate `direction`: that of the opposite gap stays below it."""
+    min_share: float = 0.2
+    """Gates `reference` and `candidate`: least share of the spread wl - lw that each of the two texts moves."""
+    max_asymmetry: float = 0.8
+    """Gate `antisymmetry`: most |r(a|b) + r(b|a)|, centred, as a share of the spread |wl - lw|."""
+    min_weakest: float = 0.55
+    """Gate `weakest`: least of the five pairwise accuracies."""
+    max_calibration_error: float = 0.2
+    """Gate `calibration`: most expected calibration error of sigmoid((wl - lw) / 2)."""
+
+
+@dataclass(frozen=True)
 class RmConfig:
     policy_steps: int = 500
     """Updates of the reward model."""
@@ -123,6 +141,7 @@ class RmConfig:
     accumulate: int = 1
     """Micro-batches per update."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    gates: GatesConfig = field(default_factory=GatesConfig)
 
 
 @dataclass(frozen=True)
