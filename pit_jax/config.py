@@ -195,6 +195,8 @@ class RlConfig:
     """Subtracted from the score of an answer that did not end, which counts as 0 if it is above."""
     center_gap: bool = True
     """Subtract r(x, y_ref, y_ref), so that copying the reference earns 0; off = paper-literal."""
+    ignore_gates: bool = False
+    """Train the improver on a gap model that fails its gates (rm.gates.*); lineage.json says so."""
     stop_kl: float = 0.1
     """Stop a round's updates when the approximate KL to the sampler exceeds this; 0 = never."""
     select_kl: float = 10.0

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ SECTIONS = {
     "improve": ("seed", "data", "tokenizer", "transformer", "improve"),
     "evaluate": ("seed", "data", "tokenizer", "transformer", "improve", "evaluate"),
 }
-WITHOUT_EFFECT = ("transformer.remat", "transformer.unroll")
+WITHOUT_EFFECT = ("transformer.remat", "transformer.unroll", "rl.ignore_gates")
+GATES = "rm.gates."  # limits on what was trained: they stop a stage, and change none
 
 PARENTS = {
     ("sft", "policy"): (),
@@ -56,8 +58,8 @@ def stage_name(stage: str, model: str) -> str:
 
 def relevant_config(config: Config, stage: str) -> dict[str, Any]:
     """The flat knobs that decide what `stage` computes."""
-    flat = flatten(config)
-    return {k: v for k, v in flat.items() if k.split(".")[0] in SECTIONS[stage] and k not in WITHOUT_EFFECT}
+    flat = {k: v for k, v in flatten(config).items() if k not in WITHOUT_EFFECT and not k.startswith(GATES)}
+    return {k: v for k, v in flat.items() if k.split(".")[0] in SECTIONS[stage]}
 
 
 @dataclass(frozen=True)
@@ -109,12 +111,16 @@ class StageFolder:
                 f"or delete {self.path} to run the stage again"
             )
 
+    def lineage(self) -> dict[str, Any]:
+        """What this folder was made from; empty before the stage has begun."""
+        path = self.path / "lineage.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
     def check_lineage(self, lineage: dict[str, Any]) -> None:
         """ValueError when data, tokenizer or a parent differ from those this folder was made from."""
-        path = self.path / "lineage.json"
-        if not path.exists():
+        before = {k: v for k, v in self.lineage().items() if k != "notes"}
+        if not before:
             return
-        before = json.loads(path.read_text(encoding="utf-8"))
         changed = sorted(k for k in before.keys() | lineage.keys() if before.get(k) != lineage.get(k))
         if changed:
             raise ValueError(
@@ -122,8 +128,11 @@ class StageFolder:
                 f"delete {self.path} to run the stage again, or use another --workdir"
             )
 
-    def begin(self, config: Config, *, data_fingerprint: str) -> dict[str, Any]:
-        """Check config and lineage against the folder's, then write both. Returns the lineage."""
+    def begin(self, config: Config, *, data_fingerprint: str, notes: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """Check config and lineage against the folder's, then write both. Returns the lineage.
+
+        `notes` are kept in it, beside those of earlier runs: what a reader of the results must know.
+        """
         knobs = relevant_config(config, self.stage)
         lineage: dict[str, Any] = {"config": config_hash(knobs), "data": data_fingerprint}
         for parent in self.parents():
@@ -132,6 +141,8 @@ class StageFolder:
             lineage[parent.name] = done["digest"]
         self.check_config(config)
         self.check_lineage(lineage)
+        kept = {**self.lineage().get("notes", {}), **(notes or {})}
+        lineage |= {"notes": kept} if kept else {}
         self.path.mkdir(parents=True, exist_ok=True)
         write_json(self.path / "config.json", knobs)
         write_json(self.path / "lineage.json", lineage)

@@ -97,6 +97,14 @@ def test_knobs_that_do_not_decide_what_a_stage_computes_may_change(tmp_path: Pat
     folder.begin(harmless, data_fingerprint="d")
 
 
+def test_the_limits_of_gates_may_change_without_training_again() -> None:
+    gates = replace(CONFIG.rm.gates, min_accuracy=0.1)
+    changed = replace(CONFIG, rm=replace(CONFIG.rm, gates=gates), rl=replace(CONFIG.rl, ignore_gates=True))
+    for stage in ("rm", "rl"):
+        assert relevant_config(changed, stage) == relevant_config(CONFIG, stage)
+        assert any(name.startswith(f"{stage}.") for name in relevant_config(CONFIG, stage))
+
+
 @pytest.mark.parametrize("stage", ["sft", "rm", "rl", "improve", "evaluate"])
 def test_every_stage_depends_on_seed_data_tokenizer_model_and_its_own_section(stage: str) -> None:
     knobs = {name.split(".")[0] for name in relevant_config(CONFIG, stage)}
@@ -117,6 +125,16 @@ def test_other_data_or_another_parent_are_named(tmp_path: Path) -> None:
     StageFolder(tmp_path, "sft", "policy").finish(round=9, digest="another digest")
     assert "(sft-policy changed)" in message(folder.begin, CONFIG, data_fingerprint="first data")
     assert json.loads((folder.path / "lineage.json").read_text()) == lineage
+
+
+def test_notes_stay_in_the_lineage_and_are_no_input_of_it(tmp_path: Path) -> None:
+    folder = StageFolder(tmp_path, "sft", "policy")
+    plain = folder.begin(CONFIG, data_fingerprint="d")
+    assert "notes" not in plain
+    noted = folder.begin(CONFIG, data_fingerprint="d", notes={"gates": "ignored"})
+    assert noted == {**plain, "notes": {"gates": "ignored"}}
+    assert folder.begin(CONFIG, data_fingerprint="d") == noted == folder.lineage()
+    assert "(data changed)" in message(folder.begin, CONFIG, data_fingerprint="e")
 
 
 def test_a_done_marker_says_which_round_children_read(tmp_path: Path) -> None:
