@@ -210,9 +210,9 @@ def restore(content: Mapping[str, Any]) -> GapQuality:
 
 
 def verdict(gate: Gate) -> str:
-    """`reference 0.02, asked for at least 0.20`."""
-    figure = "not measurable" if gate.figure is None else f"{gate.figure:.2f}"
-    return f"{gate.name} {figure}, asked for at {'least' if gate.least else 'most'} {gate.limit:.2f}"
+    """`reference 0.020, asked for at least 0.200`."""
+    figure = "not measurable" if gate.figure is None else f"{gate.figure:.3f}"
+    return f"{gate.name} {figure}, asked for at {'least' if gate.least else 'most'} {gate.limit:.3f}"
 
 
 def _least(name: str, figure: float, limit: float, knob: str) -> Gate:

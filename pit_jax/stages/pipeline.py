@@ -13,7 +13,7 @@ from pit_jax.data.store import prepare
 from pit_jax.generation.sampling import Sampling, check_sampling
 from pit_jax.improvement.stopping import check_stop
 from pit_jax.parallel.mesh import check_batch, make_mesh
-from pit_jax.stages import evaluate, improve, rl, rm, sft
+from pit_jax.stages import evaluate, gap_gates, improve, rl, rm, sft
 from pit_jax.stages.context import Context
 from pit_jax.stages.curriculum import check_curriculum, providers_of
 from pit_jax.stages.workspace import PARENTS, StageFolder
@@ -124,6 +124,8 @@ def run_stage(context: Context, folder: StageFolder, progress: Progress) -> None
             sft.run(context, folder.model, progress)
         case "rm":
             rm.run(context, folder.model, progress)
+            if folder.model == "improver":
+                gap_gates.measure_heldout(context)
         case "rl":
             rl.run(context, folder.model, progress)
         case "improve":

@@ -54,16 +54,17 @@ class Supply:
         """Prompts of the improver's RL: providers in order, each with the same batch_size / providers rows."""
         names = providers_of(self.context.config.rl.curriculum.references[stage])
         rows, key = self._rows(round, len(names)), jax.random.fold_in(self.context.key("references"), round)
-        return self.programs["assemble"](rows, [self._references(name, rows, improver, key) for name in names])
+        return self.programs["assemble"](rows, [self.references(name, rows, improver, key) for name in names])
 
     def heldout(self, rows: PromptBatch, key: jax.Array) -> RolloutPrompts:
         """Held-out prompts with answers of the trained policy as references."""
-        return self.programs["assemble"](rows, [self._references("policy-rl", rows, None, key)])
+        return self.programs["assemble"](rows, [self.references("policy-rl", rows, None, key)])
 
     def _rows(self, round: int, parts: int) -> PromptBatch:
         return self.context.put_rows(PromptBatch, self._stream(parts).batch(round))
 
-    def _references(self, name: str, rows: PromptBatch, improver: Any, key: jax.Array) -> Answers:
+    def references(self, name: str, rows: PromptBatch, improver: Any, key: jax.Array) -> Answers:
+        """One provider's reference for every row; `improver` rewrites the policy's answers where it is the provider."""
         match name:
             case "rejected":
                 return self.programs["end"](rows.rejected_BR, rows.rejected_mask_BR)

@@ -18,6 +18,7 @@ from pit_jax.objectives.ppo import AdaptiveKL
 from pit_jax.parallel.sharding import batch_sharding, param_sharding, replicated
 from pit_jax.stages.context import Context
 from pit_jax.stages.curriculum import Place, advance, providers_of
+from pit_jax.stages.gap_gates import require_gates
 from pit_jax.stages.references import Supply, prompt_arrays
 from pit_jax.stages.rollout import Metrics, Rollout, make_ppo_loss, make_rollout, provider_metrics
 from pit_jax.stages.supervised import summary_line
@@ -62,10 +63,12 @@ def start_extras(config: RlConfig, model: str, anchor: Any) -> dict[str, Any]:
 def run(context: Context, model: str, progress: Progress) -> None:
     """Train (or resume) all rounds, then mark the stage finished with the selected checkpoint."""
     folder = context.folder("rl", model)
-    folder.begin(context.config, data_fingerprint=context.data.fingerprint)
+    notes = require_gates(context) if model == "improver" else {}
+    folder.begin(context.config, data_fingerprint=context.data.fingerprint, notes=notes)
     keep, say = context.config.checkpoint.keep, context.console.print
     with Checkpoints(folder.path / "checkpoints", keep=keep, say=say) as checkpoints:
-        train(context, model, load_actors(context, model), checkpoints, progress)
+        actors = load_actors(context, model)
+        train(context, model, actors, checkpoints, progress)
         checkpoints.wait()
         best = checkpoints.best_round()
         if best is None:

@@ -8,7 +8,6 @@ import numpy as np
 from rich.progress import Progress
 
 from pit_jax.batch import NODE_PARENTS, GapBatch, RewardBatch
-from pit_jax.data.stream import sequential
 from pit_jax.masked import Mean
 from pit_jax.model.attention import causal_visible, segment_positions, tree_visible
 from pit_jax.model.networks import ScalarModel
@@ -16,10 +15,6 @@ from pit_jax.objectives.gap import gap_loss
 from pit_jax.objectives.reward import bradley_terry_loss
 from pit_jax.stages.context import Context
 from pit_jax.stages.supervised import Loss, Task, fit
-from pit_jax.stages.workspace import write_json
-
-GAPS = ("wl", "ww", "ll", "lw")
-DISTRIBUTION_PAIRS = 1024
 
 
 def sequence_scores(model: ScalarModel, params: Any, tokens_BL: jax.Array, segments_BL: jax.Array) -> jax.Array:
@@ -78,19 +73,3 @@ def run(context: Context, model: str, progress: Progress) -> None:
     if not task.folder.done():
         start = context.load("sft", model)
         fit(context, task, lambda: context.init(network, context.key("init", kind), start), progress)
-    if not policy:
-        write_gap_distributions(context, network)
-
-
-def write_gap_distributions(context: Context, network: ScalarModel) -> None:
-    """gaps.json: the four gaps on held-out pairs, for the report."""
-    params = context.load("rm", "improver")
-    gaps_of = jax.jit(lambda params, batch: tree_gaps(network, params, batch))
-    gaps: dict[str, list[float]] = {name: [] for name in GAPS}
-    for arrays, real in sequential(context.data.arrays("heldout", "gap"), context.config.rm.batch_size):
-        found = jax.device_get(gaps_of(params, context.put_rows(GapBatch, arrays)))
-        for name in GAPS:
-            gaps[name] += [float(v) for v in found[name][:real]]
-        if len(gaps["wl"]) >= DISTRIBUTION_PAIRS:
-            break
-    write_json(context.folder("rm", "improver").path / "gaps.json", gaps)

@@ -40,7 +40,7 @@ def rows(workdir: Path, stage: str, phase: str) -> list[dict[str, float]]:
 def test_every_stage_is_finished_with_config_lineage_and_metrics(finished: tuple[Path, str], stage: str) -> None:
     workdir, _ = finished
     lineage = json.loads((workdir / stage / "lineage.json").read_text())
-    for parent in set(lineage) - {"config", "data"}:
+    for parent in set(lineage) - {"config", "data", "notes"}:
         assert lineage[parent] == json.loads((workdir / parent / "done.json").read_text())["digest"]
     assert json.loads((workdir / stage / "config.json").read_text())["seed"] == 0
     assert all(
@@ -58,6 +58,21 @@ def test_rl_shows_proxy_and_truth_and_the_curriculum_switch(finished: tuple[Path
     assert abs(evaluated[0]["objective/kl"]) < 1e-4  # before any update the improver is its own anchor
     coefficients = [row["kl_coef"] for row in rows(workdir, "rl-improver", "train")]
     assert len(set(coefficients)) > 1  # the adaptive controller moves
+
+
+def test_the_gap_model_is_measured_and_its_failed_gates_are_noted(finished: tuple[Path, str]) -> None:
+    workdir, output = finished
+    quality = json.loads((workdir / "rm-improver" / "quality.json").read_text())
+    assert quality["quality"]["pairs"] == len(json.loads((workdir / "rm-improver" / "gaps.json").read_text())["wl"])
+    assert quality["quality"]["by_truth"]
+    failed = [gate["name"] for gate in quality["gates"] if not gate["passed"]]
+    assert failed, "twelve updates make no gap model"
+    note = json.loads((workdir / "rl-improver" / "lineage.json").read_text())["notes"]["gates"]
+    assert note.startswith("ignored: ") and all(name in note for name in failed)
+    assert "gates of the gap model" in output and note.removeprefix("ignored: ") in output
+    outputs = json.loads((workdir / "rl-improver" / "quality.json").read_text())
+    assert {name: figures["pairs"] for name, figures in outputs.items()} == {"easy": 32, "hard": 16, "policy": 16}
+    assert 0 < outputs["easy"]["quality"]["pairs"] <= 32
 
 
 def test_the_trails_and_the_table_are_written(finished: tuple[Path, str]) -> None:

@@ -1,6 +1,7 @@
 """What a person gets wrong: one clear message before anything compiles, exit code 2, nothing written over."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -81,3 +82,23 @@ def test_a_changed_knob_is_named_and_nothing_is_touched(
     message = refused("--stage=all", "--rl.kl-coef=0.33", workdir=workdir)
     assert "rl.kl_coef: 0.15 -> 0.33" in message
     assert {path: path.read_bytes() for path in before} == before
+
+
+def test_rl_refuses_a_gap_model_that_learned_nothing(
+    finished: tuple[Path, str], refused: Callable[..., str], tmp_path: Path
+) -> None:
+    """The micro run's gap model saw twelve batches. The text names gate, figure, limit and what to do."""
+    workdir = tmp_path / "run"
+    shutil.copytree(finished[0], workdir, ignore=shutil.ignore_patterns("rl-improver", "improve", "evaluate", "report"))
+    model = workdir / "rm-improver"
+    found = {gate["name"]: gate for gate in json.loads((model / "quality.json").read_text())["gates"]}
+    others = ", ".join(name for name, gate in found.items() if not gate["passed"] and name != "accuracy")
+    message = refused("--stage=rl", "--rl.no-ignore-gates", "--rm.gates.min-accuracy=0.99", workdir=workdir)
+    assert message == (
+        f"error: stage rl-improver refuses the gap model of {model}: gate accuracy {found['accuracy']['figure']:.3f}, "
+        "asked for at least 0.990 (the model does not prefer the better answer often enough for this many pairs: it "
+        f"has not learned the labels, or they hold nothing to learn){'; also failed: ' + others if others else ''}. "
+        f"Mend its data or its training (delete {model} to train it again), move the limit with "
+        "--rm.gates.min-accuracy, or run anyway with --rl.ignore-gates\n"
+    )
+    assert not (workdir / "rl-improver").exists()

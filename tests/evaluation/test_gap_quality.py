@@ -240,8 +240,8 @@ def test_limits_are_the_callers() -> None:
 
 def test_a_verdict_says_figure_and_limit() -> None:
     found = {gate.name: gate for gate in gates(measure(four((1, 1, 0, 0)), np.zeros(1)), GatesConfig())}
-    assert verdict(found["reference"]) == "reference 0.00, asked for at least 0.20"
-    assert verdict(found["length"]) == "length not measurable, asked for at most 0.50"
+    assert verdict(found["reference"]) == "reference 0.000, asked for at least 0.200"
+    assert verdict(found["length"]) == "length not measurable, asked for at most 0.500"
     assert found["length"].passed and found["reference"].knob == "--rm.gates.min-share"
 
 

@@ -3,7 +3,7 @@
 Words are numbers: the text "7 8 9" is the tokens 7, 8, 9.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +16,7 @@ import pytest
 from jax.sharding import AxisType, Mesh
 from rich.console import Console
 
-from pit_jax.batch import Experience, GapBatch, PromptBatch, RewardBatch, RolloutPrompts, SftBatch
+from pit_jax.batch import Experience, GapBatch, PromptBatch, RewardBatch, RolloutPrompts, SftBatch, Triple
 from pit_jax.config import Config, TransformerConfig
 from pit_jax.data.features import KINDS, Example, Layout, build, gap_pairs, pack_sft, row_lengths
 from pit_jax.model.networks import LanguageModel, ScalarModel
@@ -170,6 +170,10 @@ class StandInData:
     def arrays(self, fold: str, kind: str) -> dict[str, np.ndarray]:
         return self.world.arrays(kind, self.folds[fold])
 
+    def triples(self, fold: str) -> list[Triple]:
+        texts = [[" ".join(map(str, ids)) for ids in (e.prompt, e.chosen, e.rejected)] for e in self.folds[fold]]
+        return [Triple(*row) for row in texts]
+
 
 @pytest.fixture
 def context(world: World, tmp_path: Path) -> Any:
@@ -179,5 +183,29 @@ def context(world: World, tmp_path: Path) -> Any:
     def make(config: Config, mesh: Mesh) -> Context:
         config = Config(**{**vars(config), "workdir": str(tmp_path), "transformer": world.config})
         return Context(config, mesh, StandInData(world, folds), Console(quiet=True))
+
+    return make
+
+
+def worth(prompt: str, answer: str) -> float:
+    """A truth for random words: their number."""
+    return float(len(answer.split()))
+
+
+@pytest.fixture
+def place(context: Any, make_mesh: Any, monkeypatch: pytest.MonkeyPatch, world: World) -> Callable[..., Context]:
+    """place(config, truth=False) -> a context whose trained models are random ones; a truth is the number of words."""
+
+    def load(self: Context, stage: str, model: str) -> Any:
+        return world.draw(world.scalar if stage == "rm" else world.language, len(stage + model))
+
+    monkeypatch.setattr(Context, "load", load)
+
+    def make(config: Config | None = None, *, truth: bool = False) -> Context:
+        monkeypatch.setattr(Context, "truth", property(lambda self: worth if truth else None))
+        small = replace(Config(), rl=replace(Config().rl, batch_size=16, heldout_prompts=24))
+        found: Context = context(config or small, make_mesh(1, 1, 1))
+        found.folder("rm", "improver").path.mkdir(exist_ok=True)
+        return found
 
     return make
