@@ -194,7 +194,12 @@ def _curves(workdir: Path) -> list[Section]:
     done = {model: records.read_json(workdir / f"rl-{model}" / "done.json") for model in ("policy", "improver")}
     return [
         sections.reinforcement("improver", metrics["rl-improver"], done["improver"]),
-        sections.gaps(records.read_json(workdir / "rm-improver" / "gaps.json"), metrics["rm-improver"]),
+        sections.gaps(
+            records.read_json(workdir / "rm-improver" / "gaps.json"),
+            metrics["rm-improver"],
+            records.read_json(workdir / "rm-improver" / "quality.json"),
+            records.read_json(workdir / "evaluate" / "gap_outputs.json"),
+        ),
         sections.reinforcement("policy", metrics["rl-policy"], done["policy"]),
         sections.reward_models(metrics["rm-policy"], metrics["rm-improver"]),
         sections.fine_tuning(metrics["sft-policy"], metrics["sft-improver"]),

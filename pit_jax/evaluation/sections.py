@@ -25,7 +25,10 @@ COMBINATIONS = {
 
 @dataclass(frozen=True)
 class Section:
-    """Without a figure, `stage` are the flags of the run that writes `files`, which the section would show."""
+    """Without a figure, `stage` are the flags of the run that writes `files`, which the section would show.
+
+    `gates` are rows of gap_quality.Gate; `splits` are groups of rows with a label, pairs, accuracy and expected.
+    """
 
     title: str
     note: str
@@ -33,6 +36,8 @@ class Section:
     files: str
     svg: str = ""
     table: list[tuple[str, float | None]] = field(default_factory=list)
+    gates: list[Row] = field(default_factory=list)
+    splits: list[tuple[str, list[Row]]] = field(default_factory=list)
 
 
 def _line(label: str, rows: Sequence[Row], name: str, color: str, *, phase: str = "eval") -> Line | None:
@@ -103,8 +108,11 @@ def _names(metrics: Sequence[str]) -> list[str]:
     return [metric.split("/")[1] for metric in metrics]
 
 
-def gaps(values: dict[str, list[float]] | None, rows: list[Row]) -> Section:
-    """Distributions of the four (candidate, reference) combinations and the five accuracies, on held-out pairs."""
+def gaps(values: dict[str, list[float]] | None, rows: list[Row], quality: Row | None, outputs: Row | None) -> Section:
+    """Distributions of the four (candidate, reference) combinations, the five accuracies and the gates.
+
+    `quality` is rm-improver/quality.json; `outputs` is evaluate/gap_outputs.json, the same on what the models write.
+    """
     title = "The gap model on held-out pairs"
     where = "--stage=rm --model=improver", "rm-improver/gaps.json"
     if values is None:
@@ -113,7 +121,29 @@ def gaps(values: dict[str, list[float]] | None, rows: list[Row]) -> Section:
     groups = {label: values[name] for name, label in COMBINATIONS.items() if name in values}
     note = "Two letters name a combination: candidate, then reference. Expected order: wl, then ww and ll, then lw."
     svg = figures.distributions(groups, xlabel="gap of the candidate over the reference, not centred")
-    return Section(title, note, *where, svg=svg, table=table if rows else [])
+    gates = quality["gates"] if quality else []
+    splits = _splits(quality["quality"]) if quality else []
+    if outputs:
+        splits.append(("on outputs", [_output(*named) for named in outputs.items()]))
+    return Section(title, note, *where, svg=svg, table=table if rows else [], gates=gates, splits=splits)
+
+
+def _splits(quality: Row) -> list[tuple[str, list[Row]]]:
+    """Where the preference is right: rows of label, pairs, accuracy and the accuracy that the model expects."""
+    named = {"by how sure it is": "by_confidence", "by length": "by_length", "by the true difference": "by_truth"}
+    return [(f"held-out pairs {name}", quality[key]) for name, key in named.items() if quality[key]]
+
+
+def _output(name: str, figures: Row) -> Row:
+    """A row for one set of outputs: over the pairs that differ in truth, or over all without one."""
+    known = figures["quality"]
+    sure = [b["pairs"] * b["expected"] for b in known["by_confidence"]] if known else []
+    return {
+        "label": f"{name} (antisymmetry {figures['agreement']['antisymmetry']:.2f})",
+        "pairs": known["pairs"] if known else figures["pairs"],
+        "accuracy": known["accuracies"]["wl_lw"] if known else None,
+        "expected": sum(sure) / known["pairs"] if known else None,
+    }
 
 
 def reward_models(policy: list[Row], improver: list[Row]) -> Section:

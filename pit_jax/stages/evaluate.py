@@ -20,6 +20,7 @@ from pit_jax.evaluation.texts import copy_rate, edit_distances
 from pit_jax.generation.sampling import Sampling
 from pit_jax.improvement.pit import Answers
 from pit_jax.stages.context import Context, TruthScore
+from pit_jax.stages.gap_outputs import measure_outputs
 from pit_jax.stages.systems import GapScorer, Systems
 from pit_jax.stages.workspace import write_json
 
@@ -133,7 +134,7 @@ def control_rows(
 
 
 def run(context: Context, progress: Progress) -> None:
-    """Write results.json."""
+    """Write results.json, and gap_outputs.json: the gap model on what the models write."""
     config, folder = context.config.evaluate, context.folder("evaluate", "")
     rounds = context.config.improve.rounds
     lineage = folder.begin(context.config, data_fingerprint=context.data.fingerprint)
@@ -171,6 +172,7 @@ def run(context: Context, progress: Progress) -> None:
         "systems": described,
         "max_score": None if truth is None else notes.MAX_SCORE,
     }
+    write_json(folder.path / "gap_outputs.json", measure_outputs(context))
     write_json(folder.path / "results.json", results)
     folder.finish(round=rounds, digest=lineage["config"])
 

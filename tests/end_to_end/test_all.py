@@ -70,9 +70,10 @@ def test_the_gap_model_is_measured_and_its_failed_gates_are_noted(finished: tupl
     note = json.loads((workdir / "rl-improver" / "lineage.json").read_text())["notes"]["gates"]
     assert note.startswith("ignored: ") and all(name in note for name in failed)
     assert "gates of the gap model" in output and note.removeprefix("ignored: ") in output
-    outputs = json.loads((workdir / "rl-improver" / "quality.json").read_text())
-    assert {name: figures["pairs"] for name, figures in outputs.items()} == {"easy": 32, "hard": 16, "policy": 16}
-    assert 0 < outputs["easy"]["quality"]["pairs"] <= 32
+    outputs = json.loads((workdir / "evaluate" / "gap_outputs.json").read_text())
+    sizes = {name: figures["pairs"] for name, figures in outputs.items()}
+    assert len(sizes) == 5 and sizes["PIT rewriting rejected+chosen"] == 32 and sizes["PIT rewriting policy-rl"] == 16
+    assert 0 < outputs["PIT rewriting rejected+chosen"]["quality"]["pairs"] <= 32
 
 
 def test_the_trails_and_the_table_are_written(finished: tuple[Path, str]) -> None:

@@ -1,10 +1,14 @@
 """A working folder as the stages leave it, with numbers drawn from a seed."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from pit_jax.config import GatesConfig
+from pit_jax.evaluation.gap_quality import gates, measure
 
 HOSTILE = "<script>alert('x')</script> & \"quoted\""
 
@@ -64,7 +68,15 @@ def write_training(root: Path, rng: np.random.Generator) -> None:
 
 def write_evaluation(root: Path, rng: np.random.Generator) -> None:
     centers = {"wl": 2.5, "ww": 0.2, "ll": -0.1, "lw": -2.4}
-    write_json(root / "rm-improver" / "gaps.json", {k: rng.normal(c, 1.1, 800).tolist() for k, c in centers.items()})
+    gaps = {name: rng.normal(center, 1.1, 800) for name, center in centers.items()}
+    write_json(root / "rm-improver" / "gaps.json", {name: gap.tolist() for name, gap in gaps.items()})
+    quality = measure(gaps, np.random.default_rng(1).integers(-5, 6, 800), np.linspace(1, 4, 800))
+    rows = [asdict(gate) for gate in gates(quality, GatesConfig())]
+    write_json(root / "rm-improver" / "quality.json", {"quality": asdict(quality), "gates": rows})
+    output = {"pairs": 256, "copies": 0.1, "gap": 0.4, "agreement": asdict(quality.agreement)}
+    known = {"PIT rewriting policy-rl": asdict(quality), "policy against chosen": None}
+    outputs = {name: {**output, "quality": figures} for name, figures in known.items()}
+    write_json(root / "evaluate" / "gap_outputs.json", outputs)
     prompts = ["write a kind reminder to anna about the book club", "thank omar for the soup, mention friday", HOSTILE]
     answers = [
         "dear anna , the book club meets on monday . bring nothing .",

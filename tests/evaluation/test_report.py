@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from pit_jax.evaluation import report
+from pit_jax.evaluation.gap_quality import FAILURES
 
 HOSTILE = "<script>alert(1)</script>"
 VOID = {"meta", "br", "link", "img", "hr"}
@@ -85,6 +86,35 @@ def test_the_chosen_answer_of_a_trail_is_marked(finished: Path) -> None:
     page, text = built(finished)
     assert page.words.count("chosen") == 3
     assert re.search(r"PIT x2\s*<div[^\n]*chosen</div>", text)
+
+
+def test_the_gates_of_the_gap_model_are_shown_with_what_a_failure_means(finished: Path) -> None:
+    for stage in ("rl-policy", "rm-policy", "sft-policy", "sft-improver"):
+        shutil.rmtree(finished / stage)
+    path = finished / "rm-improver" / "quality.json"
+    content = json.loads(path.read_text())
+    assert len(content["gates"]) == 10
+    content["gates"][4] |= {"figure": 0.0213, "limit": 0.2, "passed": False}
+    content["gates"][0] |= {"figure": None}
+    path.write_text(json.dumps(content))
+    words = " ".join(" ".join(built(finished)[0].words).split())
+    assert f"reference 0.021 ≥ 0.200 failed: {FAILURES['reference']}" in words
+    assert "length – ≤ 0.500 passed" in words and words.count("failed:") == 1
+    for group in ("by how sure it is", "by length", "by the true difference", "on outputs"):
+        assert group in words
+    by_length = content["quality"]["by_length"][0]
+    assert f"{by_length['label']} {by_length['pairs']} {by_length['accuracy']:.3f} {by_length['expected']:.3f}" in words
+    right = f"{content['quality']['accuracies']['wl_lw']:.3f}"
+    agreement = f"(antisymmetry {content['quality']['agreement']['antisymmetry']:.2f})"
+    assert f"PIT rewriting policy-rl {agreement} 800 {right}" in words
+    assert f"policy against chosen {agreement} 256 – –" in words
+
+
+def test_a_gap_model_without_measured_gates_still_has_its_section(finished: Path) -> None:
+    (finished / "rm-improver" / "quality.json").unlink()
+    (finished / "evaluate" / "gap_outputs.json").unlink()
+    words = "".join(built(finished)[0].words)
+    assert "wl: chosen over rejected" in words and "as sure as it says" not in words
 
 
 def test_the_page_needs_nothing_from_outside(finished: Path) -> None:
