@@ -45,6 +45,19 @@ class RewardBatch:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
+class DpoBatch:
+    """The two rows of RewardBatch with what the frozen reference model thinks of them."""
+
+    chosen_BL: jax.Array  # int32
+    chosen_segments_BL: jax.Array  # int32
+    rejected_BL: jax.Array  # int32
+    rejected_segments_BL: jax.Array  # int32
+    ref_chosen_B: jax.Array  # f32, summed log-probs
+    ref_rejected_B: jax.Array  # f32
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
 class GapBatch:
     """The four (candidate, reference) combinations of a pair as one tree in one row.
 

@@ -141,6 +141,8 @@ class RmConfig:
     accumulate: int = 1
     """Micro-batches per update."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    gap_loss: Literal["five", "pair"] = "five"
+    """Terms of the gap loss: the five of the paper, or wl > lw alone (an ablation)."""
     gates: GatesConfig = field(default_factory=GatesConfig)
 
 
@@ -215,6 +217,23 @@ class RlConfig:
 
 
 @dataclass(frozen=True)
+class DpoConfig:
+    steps: int = 500
+    """Updates of the DPO policy, a baseline; it starts from the policy's SFT."""
+    batch_size: int = 32
+    """Pairs per update."""
+    accumulate: int = 1
+    """Micro-batches per update."""
+    beta: float = 0.1
+    """How hard the policy is held to its SFT."""
+    label_smoothing: float = 0.0
+    """Chance that a label is wrong (conservative DPO), below 0.5."""
+    optimizer: OptimizerConfig = field(
+        default_factory=lambda: OptimizerConfig(learning_rate=3e-4, schedule="linear", warmup=0.1, weight_decay=0.0)
+    )
+
+
+@dataclass(frozen=True)
 class ImproveConfig:
     rounds: int = 3
     """Improvements K after the first answer."""
@@ -249,6 +268,22 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True)
+class PaperConfig:
+    ablations: tuple[str, ...] = ("first-only", "second-only", "direct-rlhf", "pair-gap")
+    """Runs that branch off this one: RL on one stage of the curriculum alone, RLHF as long, a gap model on wl > lw."""
+    prompts: int = 1024
+    """Held-out prompts of every comparison."""
+    temperatures: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8, 1.0)
+    """Temperatures of the sweep."""
+    temperature: float = 1.0
+    """Temperature of every other table."""
+    rounds: int = 5
+    """Improvements in a row."""
+    refine_length: int = 0
+    """Most tokens of a Self-Refine prompt; 0 = data.prompt_length. Rows with a longer one keep their answer."""
+
+
+@dataclass(frozen=True)
 class CheckpointConfig:
     every: int = 200
     """Updates between checkpoints of SFT and reward models."""
@@ -258,12 +293,14 @@ class CheckpointConfig:
 
 @dataclass(frozen=True)
 class Config:
-    stage: Literal["sft", "rm", "rl", "improve", "evaluate", "all"] = "all"
-    """What to run; `all` runs everything and skips what is finished."""
+    stage: Literal["sft", "rm", "rl", "dpo", "improve", "evaluate", "paper", "all"] = "all"
+    """What to run; `all` runs everything up to evaluate and skips what is finished."""
     model: Literal["policy", "improver"] = "improver"
     """Which of the two pipelines, for sft, rm and rl."""
     workdir: str = "runs/tiny"
     """Folder that holds everything the run writes."""
+    trunk: str = ""
+    """Workdir of a run that this one branches off: its data are used, and its stages that the same knobs made."""
     seed: int = 0
     """Seed of initialisation, data order and sampling."""
     data: DataConfig = field(default_factory=DataConfig)
@@ -273,8 +310,10 @@ class Config:
     sft: SftConfig = field(default_factory=SftConfig)
     rm: RmConfig = field(default_factory=RmConfig)
     rl: RlConfig = field(default_factory=RlConfig)
+    dpo: DpoConfig = field(default_factory=DpoConfig)
     improve: ImproveConfig = field(default_factory=ImproveConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    paper: PaperConfig = field(default_factory=PaperConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
 
 

@@ -25,11 +25,34 @@ def gap_loss(wl_B: jax.Array, ww_B: jax.Array, ll_B: jax.Array, lw_B: jax.Array)
     Raises:
       ValueError: ranks, sizes or dtypes do not fit.
     """
+    gaps, differences = _compared(wl_B, ww_B, ll_B, lw_B)
+    losses_B = sum((jax.nn.softplus(-d_B) for d_B in differences.values()), jnp.zeros(wl_B.shape, jnp.float32))
+    return jnp.mean(losses_B), _metrics(losses_B, gaps, differences)
+
+
+def pair_gap_loss(
+    wl_B: jax.Array, ww_B: jax.Array, ll_B: jax.Array, lw_B: jax.Array
+) -> tuple[jax.Array, dict[str, Mean]]:
+    """The third of the five terms alone: L = - mean_b log s(wl - lw).
+
+    The ablation of `gap_loss` that its paper argues against: a model may ignore the reference and still reach the
+    minimum, so ww and ll stay free. Arguments, metrics and errors are those of `gap_loss`.
+    """
+    gaps, differences = _compared(wl_B, ww_B, ll_B, lw_B)
+    losses_B = jax.nn.softplus(-differences["wl_lw"])
+    return jnp.mean(losses_B), _metrics(losses_B, gaps, differences)
+
+
+def _compared(
+    wl_B: jax.Array, ww_B: jax.Array, ll_B: jax.Array, lw_B: jax.Array
+) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+    """The gaps in float32, and the difference of each of COMPARISONS."""
     check(wl_B=wl_B, ww_B=ww_B, ll_B=ll_B, lw_B=lw_B)
     gaps = {name: x_B.astype(jnp.float32) for name, x_B in (("wl", wl_B), ("ww", ww_B), ("ll", ll_B), ("lw", lw_B))}
-    differences = {f"{a}_{b}": gaps[a] - gaps[b] for a, b in COMPARISONS}
-    losses_B = sum((jax.nn.softplus(-d_B) for d_B in differences.values()), jnp.zeros(wl_B.shape, jnp.float32))
+    return gaps, {f"{a}_{b}": gaps[a] - gaps[b] for a, b in COMPARISONS}
+
+
+def _metrics(losses_B: jax.Array, gaps: dict[str, jax.Array], differences: dict[str, jax.Array]) -> dict[str, Mean]:
     metrics = {"loss": Mean.of(losses_B)}
     metrics |= {f"gap/acc_{name}": Mean.of(d_B > 0) for name, d_B in differences.items()}
-    metrics |= {f"gap/mean_{name}": Mean.of(x_B) for name, x_B in gaps.items()}
-    return jnp.mean(losses_B), metrics
+    return metrics | {f"gap/mean_{name}": Mean.of(x_B) for name, x_B in gaps.items()}

@@ -3,7 +3,6 @@
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
@@ -16,7 +15,7 @@ from pit_jax.data import notes
 from pit_jax.data.store import Prepared
 from pit_jax.model.networks import LanguageModel, ScalarModel
 from pit_jax.parallel.sharding import batch_sharding, param_sharding, put, replicated
-from pit_jax.stages.workspace import StageFolder
+from pit_jax.stages.workspace import StageFolder, locate
 from pit_jax.training.checkpoint import Checkpoints
 
 T = TypeVar("T")
@@ -44,7 +43,7 @@ class Context:
         return notes.score if self.config.data.sources == ("notes",) else None
 
     def folder(self, stage: str, model: str) -> StageFolder:
-        return StageFolder(Path(self.config.workdir), stage, model)
+        return locate(self.config, stage, model)
 
     def key(self, *names: str) -> jax.Array:
         """A PRNG key that depends on the seed and the names alone."""

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import jax
@@ -16,26 +16,14 @@ from pit_jax.evaluation.comparison import Comparison, compare, outcomes
 from pit_jax.evaluation.controls import CONTROLS
 from pit_jax.evaluation.judges import Judge, PairJudge, PointwiseJudge, Texts
 from pit_jax.evaluation.length_control import control_length
-from pit_jax.evaluation.texts import copy_rate, edit_distances
 from pit_jax.generation.sampling import Sampling
-from pit_jax.improvement.pit import Answers
 from pit_jax.stages.context import Context, TruthScore
 from pit_jax.stages.gap_outputs import measure_outputs
+from pit_jax.stages.outputs import Output, describe, drawn_output, trail_outputs, written_output
 from pit_jax.stages.systems import GapScorer, Systems
 from pit_jax.stages.workspace import write_json
 
 POLICY, POLICY_SFT, IMPROVER_SFT = "policy", "policy SFT", "SFT improver x1"
-
-
-@dataclass(frozen=True)
-class Output:
-    """What one system answered at one temperature: texts, their lengths in tokens (EOS included), which of them ended
-    by themselves, and the answers they were made from, if any."""
-
-    texts: list[str]
-    lengths_N: np.ndarray
-    ended_N: np.ndarray
-    reference: "Output | None" = None
 
 
 def pit_name(round: int) -> str:
@@ -52,21 +40,12 @@ def generate_outputs(
 ) -> dict[str, Output]:
     """Every system's answers. The trails share keys, so PIT and the SFT improver rewrite the same originals."""
     key = context.key("evaluate", str(temperature))
-
-    def output(answers: Answers, round: int, reference: Output | None) -> Output:
-        tokens_NT, mask_NT = np.asarray(answers.tokens_BT[round]), np.asarray(answers.mask_BT[round])
-        ended_N = np.any((tokens_NT == context.data.tokenizer.eos_id) & mask_NT, axis=1)
-        return Output(systems.texts(tokens_NT), mask_NT.sum(axis=1), ended_N, reference)
-
     trail = systems.trail(params["rl-policy"], params["rl-improver"], temperature, key, advance, rounds=rounds)
-    outputs = {POLICY: output(trail, 0, None)}
-    for round in range(1, len(trail.tokens_BT)):
-        before = outputs[POLICY if round == 1 else pit_name(round - 1)]
-        outputs[pit_name(round)] = output(trail, round, before)
+    outputs = trail_outputs(context, trail, [POLICY, *(pit_name(k) for k in range(1, rounds + 1))])
     sft_trail = systems.trail(params["rl-policy"], params["sft-improver"], temperature, key, advance, rounds=1)
-    outputs[IMPROVER_SFT] = output(sft_trail, 1, outputs[POLICY])
+    outputs[IMPROVER_SFT] = drawn_output(context, sft_trail, 1, outputs[POLICY])
     sft = systems.answers(params["sft-policy"], temperature, jax.random.fold_in(key, 99))
-    outputs[POLICY_SFT] = output(sft, 0, None)
+    outputs[POLICY_SFT] = drawn_output(context, sft, 0)
     return outputs
 
 
@@ -74,26 +53,6 @@ def pairs_of(rounds: int) -> list[tuple[str, str]]:
     """(left, right) of the delta table."""
     trail = [(pit_name(k), POLICY) for k in range(1, rounds + 1)]
     return [*trail, (IMPROVER_SFT, POLICY), (pit_name(1), IMPROVER_SFT), (POLICY, POLICY_SFT)]
-
-
-def describe(name: str, temperature: float, output: Output, scores: np.ndarray | None) -> dict[str, Any]:
-    """One row of the systems table. Copies and edits are those of the answer that was improved."""
-    row: dict[str, Any] = {
-        "name": name,
-        "temperature": temperature,
-        "length_mean": float(output.lengths_N.mean()),
-        "eos_rate": float(output.ended_N.mean()),
-        "copy_rate": None,
-        "edit_distance": None,
-        "score_mean": None,
-        "score_std": None,
-    }
-    if output.reference is not None:
-        row["copy_rate"] = copy_rate(output.texts, output.reference.texts)
-        row["edit_distance"] = float(edit_distances(output.texts, output.reference.texts).mean())
-    if scores is not None:
-        row |= {"score_mean": float(scores.mean()), "score_std": float(scores.std())}
-    return row
 
 
 def judged(
@@ -116,14 +75,9 @@ def judged(
 def control_rows(
     context: Context, judges: list[Judge], prompts: list[str], original: list[str]
 ) -> list[dict[str, Any]]:
-    """What every judge says of the controls against the original answers. Lengths are those of the texts tokenised."""
-
-    def output(texts: list[str]) -> Output:
-        lengths_N = np.asarray([len(context.data.template.response(text)) + 1 for text in texts])
-        return Output(texts, lengths_N, np.ones(len(texts), bool))
-
-    source = output(original)
-    made = [(control, output([control.answer(text) for text in original])) for control in CONTROLS]
+    """What every judge says of the controls against the original answers."""
+    source = written_output(context, original)
+    made = [(control, written_output(context, [control.answer(text) for text in original])) for control in CONTROLS]
     rows = []
     for judge in judges:
         for control, answers in made:
@@ -145,9 +99,7 @@ def run(context: Context, progress: Progress) -> None:
     size, headline = context.config.improve.batch_size, headline_temperature(context.config)
     sampling = Sampling(top_k=context.config.improve.top_k, top_p=context.config.improve.top_p)
     systems = Systems(context, prompts, batch_size=size, sampling=sampling)
-    judges: list[Judge] = [PairJudge("gap", GapScorer(context, context.load("rm", "improver"), batch_size=size))]
-    truth = None if context.truth is None else PointwiseJudge("rubric", over_texts(context.truth))
-    judges = judges if truth is None else [truth, *judges]
+    truth, judges = judges_of(context)
     bar = progress.add_task(folder.name, total=2 * len(prompts) * len(config.temperatures), note="")
     rows, described, controls = [], [], []
     for temperature in config.temperatures:
@@ -175,6 +127,16 @@ def run(context: Context, progress: Progress) -> None:
     write_json(folder.path / "gap_outputs.json", measure_outputs(context))
     write_json(folder.path / "results.json", results)
     folder.finish(round=rounds, digest=lineage["config"])
+
+
+def judges_of(context: Context) -> tuple[PointwiseJudge | None, list[Judge]]:
+    """(the rubric where a truth is known, all judges: the rubric first, then the gap model)."""
+    scorer = GapScorer(context, context.load("rm", "improver"), batch_size=context.config.improve.batch_size)
+    gap = PairJudge("gap", scorer)
+    if context.truth is None:
+        return None, [gap]
+    truth = PointwiseJudge("rubric", over_texts(context.truth))
+    return truth, [truth, gap]
 
 
 def headline_temperature(config: Config) -> float:

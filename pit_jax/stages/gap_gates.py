@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Any
 
 import jax
 import numpy as np
@@ -37,14 +38,14 @@ def measure_heldout(context: Context) -> GapQuality:
         for name in NAMES:
             parts[name].append(found[name][:real])
     gaps_N = {name: np.concatenate(pieces) for name, pieces in parts.items()}
-    quality = measure(gaps_N, *_known_differences(context, len(gaps_N["wl"])))
+    quality = measure(gaps_N, *known_differences(context, len(gaps_N["wl"])))
     folder = context.folder("rm", "improver").path
     write_json(folder / "gaps.json", {name: gap_N.tolist() for name, gap_N in gaps_N.items()})
     context.console.print(gates_table(write_quality(context, quality)))
     return quality
 
 
-def _known_differences(context: Context, count: int) -> tuple[np.ndarray, np.ndarray | None]:
+def known_differences(context: Context, count: int) -> tuple[np.ndarray, np.ndarray | None]:
     """Chosen minus rejected of the first held-out pairs: tokens, and the true score where a truth is known."""
     rows, truth = context.data.arrays("heldout", "prompts"), context.truth
     chosen_N, rejected_N = (rows[f"{name}_mask_BR"][:count].sum(axis=1, dtype=int) for name in ("chosen", "rejected"))
@@ -60,6 +61,13 @@ def write_quality(context: Context, quality: GapQuality) -> list[Gate]:
     content = {"quality": asdict(quality), "gates": [asdict(gate) for gate in found]}
     write_json(context.folder("rm", "improver").path / "quality.json", content)
     return found
+
+
+def read_quality(context: Context) -> dict[str, Any] | None:
+    """The figures in quality.json; None where nobody has measured them."""
+    path = context.folder("rm", "improver").path / "quality.json"
+    content: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    return content and content["quality"]
 
 
 def gates_table(found: Sequence[Gate]) -> Table:
@@ -86,9 +94,8 @@ def require_gates(context: Context) -> dict[str, str]:
         ValueError: a gate failed; names the first one, its figure, its limit and what it means.
     """
     folder = context.folder("rm", "improver").path
-    path = folder / "quality.json"
-    quality = restore(json.loads(path.read_text(encoding="utf-8"))["quality"]) if path.exists() else None
-    found = write_quality(context, measure_heldout(context) if quality is None else quality)
+    figures = read_quality(context)
+    found = write_quality(context, measure_heldout(context) if figures is None else restore(figures))
     failed = [gate for gate in found if not gate.passed]
     if not failed:
         return {}

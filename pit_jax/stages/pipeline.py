@@ -1,6 +1,7 @@
 """One command: check everything that can be checked, prepare the data, run the stage (or all of them)."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +14,33 @@ from pit_jax.data.store import prepare
 from pit_jax.generation.sampling import Sampling, check_sampling
 from pit_jax.improvement.stopping import check_stop
 from pit_jax.parallel.mesh import check_batch, make_mesh
-from pit_jax.stages import evaluate, gap_gates, improve, rl, rm, sft
+from pit_jax.stages import dpo, evaluate, gap_gates, improve, paper, rl, rm, sft
+from pit_jax.stages.ablations import ABLATIONS, branch, check_ablations
 from pit_jax.stages.context import Context
 from pit_jax.stages.curriculum import check_curriculum, providers_of
-from pit_jax.stages.workspace import PARENTS, StageFolder
+from pit_jax.stages.workspace import PARENTS, StageFolder, locate
 
-ORDER = tuple(PARENTS)
+ORDER = tuple(stage for stage in PARENTS if stage[0] not in ("dpo", "paper"))  # what --stage=all runs
 
 
 def selected(config: Config) -> list[StageFolder]:
     """The stages that this command runs, in order."""
-    workdir = Path(config.workdir)
     if config.stage == "all":
-        return [StageFolder(workdir, stage, model) for stage, model in ORDER]
-    return [StageFolder(workdir, config.stage, config.model if config.stage in ("sft", "rm", "rl") else "")]
+        return [locate(config, stage, model) for stage, model in ORDER]
+    models = {"sft": config.model, "rm": config.model, "rl": config.model, "dpo": "policy"}
+    return [locate(config, config.stage, models.get(config.stage, ""))]
+
+
+def check_trunk(config: Config) -> None:
+    """ValueError for a trunk that is no run, or is the run itself, and for a stage that needs a run of its own."""
+    if not config.trunk:
+        return
+    if not (Path(config.trunk) / "data" / "done.json").exists():
+        raise ValueError(f"--trunk={config.trunk}: asked for the workdir of a run, found no prepared data in it")
+    if Path(config.trunk).resolve() == Path(config.workdir).resolve():
+        raise ValueError(f"--trunk={config.trunk} is the workdir itself; a branch needs a workdir of its own")
+    if config.stage == "paper":
+        raise ValueError("--stage=paper makes branches of a run: leave --trunk out and pass the run as --workdir")
 
 
 def check_workdir(workdir: Path) -> None:
@@ -44,11 +58,13 @@ def check_workdir(workdir: Path) -> None:
 
 def check(config: Config) -> list[StageFolder]:
     """Everything that can be wrong before data are read or anything compiles. Returns the stages to run."""
+    check_trunk(config)
+    check_ablations(config.paper.ablations)
     folders = selected(config)
     for folder in folders:
         folder.check_config(config)
         if config.stage != "all":
-            folder.check_parents()
+            folder.check_parents(config)
     check_sampling_knobs(config)
     check_curriculum(config.rl.curriculum, config.rl.batch_size)
     mesh = make_mesh(config.mesh)
@@ -56,6 +72,7 @@ def check(config: Config) -> list[StageFolder]:
         ("--sft.batch-size", config.sft.batch_size, config.sft.accumulate),
         ("--rm.batch-size", config.rm.batch_size, config.rm.accumulate),
         ("--rl.batch-size", config.rl.batch_size, config.rl.minibatches),
+        ("--dpo.batch-size", config.dpo.batch_size, config.dpo.accumulate),
         ("--improve.batch-size", config.improve.batch_size, 1),
     ):
         check_batch(name, batch, accumulate, mesh)
@@ -67,12 +84,14 @@ def check(config: Config) -> list[StageFolder]:
 
 def check_sampling_knobs(config: Config) -> None:
     """ValueError for temperatures, truncation, rounds or a stop rule that cannot be sampled with."""
-    for temperature in (config.improve.temperature, *config.evaluate.temperatures):
+    temperatures = (*config.evaluate.temperatures, *config.paper.temperatures, config.paper.temperature)
+    for temperature in (config.improve.temperature, *temperatures):
         check_sampling(Sampling(temperature, config.improve.top_k, config.improve.top_p))
     if not config.rl.temperature > 0:
         raise ValueError(f"--rl.temperature={config.rl.temperature}: rollouts need a temperature above 0 to explore")
-    if config.improve.rounds < 1:
-        raise ValueError(f"--improve.rounds={config.improve.rounds}: ask for at least one improvement")
+    for flag, rounds in (("--improve.rounds", config.improve.rounds), ("--paper.rounds", config.paper.rounds)):
+        if rounds < 1:
+            raise ValueError(f"{flag}={rounds}: ask for at least one improvement")
     check_stop(config.improve.stop, config.improve.stop_threshold)
 
 
@@ -92,20 +111,27 @@ def run(config: Config) -> None:
     """Run config.stage in config.workdir. Raises ValueError for everything the user can mend."""
     console = Console()
     folders = check(config)
-    data = prepare(config.data, config.tokenizer, Path(config.workdir) / "data", say=console.print)
+    data = prepare(config.data, config.tokenizer, Path(config.trunk or config.workdir) / "data", say=console.print)
     for line in data_summary(data.report):
         console.print(line, soft_wrap=True)
     mesh = make_mesh(config.mesh)
     context = Context(config, mesh, data, console)
     with jax.set_mesh(mesh), make_progress(console) as progress:
-        for folder in folders:
-            if folder.done() is None:
-                run_stage(context, folder, progress)
-            else:
-                folder.begin(config, data_fingerprint=data.fingerprint)
-                console.print(f"{folder.name}: finished before, skipped")
-    if config.stage in ("evaluate", "all"):
+        run_stages(context, folders, progress)
+    if config.stage in ("evaluate", "paper", "all"):
         evaluate.show(context)
+
+
+def run_stages(context: Context, folders: Sequence[StageFolder], progress: Progress) -> None:
+    """One after the other; what is finished, from this config and these parents, is skipped."""
+    for folder in folders:
+        if folder.done() is None:
+            run_stage(context, folder, progress)
+            continue
+        own = folder.workdir == Path(context.config.workdir)
+        if own:
+            folder.begin(context.config, data_fingerprint=context.data.fingerprint)
+        context.console.print(f"{folder.name}: finished before{'' if own else f' in {folder.workdir}'}, skipped")
 
 
 def data_summary(report: dict[str, Any]) -> list[str]:
@@ -132,5 +158,13 @@ def run_stage(context: Context, folder: StageFolder, progress: Progress) -> None
             improve.run(context, progress)
         case "evaluate":
             evaluate.run(context, progress)
+        case "dpo":
+            dpo.run(context, progress)
+        case "paper":
+            run_stages(context, [context.folder("dpo", "policy")], progress)
+            for name in context.config.paper.ablations:
+                own = branch(context, name)
+                run_stages(own, [own.folder(*stage) for stage in ABLATIONS[name].stages], progress)
+            paper.run(context, progress)
         case stage:
             raise AssertionError(f"unknown stage {stage}")

@@ -11,7 +11,7 @@ from pit_jax.batch import NODE_PARENTS, GapBatch, RewardBatch
 from pit_jax.masked import Mean
 from pit_jax.model.attention import causal_visible, segment_positions, tree_visible
 from pit_jax.model.networks import ScalarModel
-from pit_jax.objectives.gap import gap_loss
+from pit_jax.objectives.gap import gap_loss, pair_gap_loss
 from pit_jax.objectives.reward import bradley_terry_loss
 from pit_jax.stages.context import Context
 from pit_jax.stages.supervised import Loss, Task, fit
@@ -41,10 +41,12 @@ def tree_gaps(model: ScalarModel, params: Any, batch: GapBatch) -> dict[str, jax
     return {name: jnp.take_along_axis(scalars_BL, end_B[:, None], axis=1)[:, 0] for name, end_B in ends.items()}
 
 
-def make_gap_loss(model: ScalarModel) -> Loss:
+def make_gap_loss(model: ScalarModel, terms: str = "five") -> Loss:
+    objective = {"five": gap_loss, "pair": pair_gap_loss}[terms]
+
     def loss(params: Any, batch: GapBatch, key: jax.Array) -> tuple[jax.Array, dict[str, Mean]]:
         gaps = tree_gaps(model, params, batch)
-        return gap_loss(gaps["wl"], gaps["ww"], gaps["ll"], gaps["lw"])
+        return objective(gaps["wl"], gaps["ww"], gaps["ll"], gaps["lw"])
 
     return loss
 
@@ -60,7 +62,7 @@ def run(context: Context, model: str, progress: Progress) -> None:
     kind = "reward" if policy else "gap"
     task = Task(
         folder=context.folder("rm", model),
-        loss=make_reward_loss(network) if policy else make_gap_loss(network),
+        loss=make_reward_loss(network) if policy else make_gap_loss(network, config.gap_loss),
         make_batch=RewardBatch if policy else GapBatch,
         arrays=context.data.arrays("rm", kind),
         heldout=context.data.arrays("heldout", kind),

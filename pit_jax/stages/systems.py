@@ -26,12 +26,14 @@ def slots_of(context: Context) -> Slots:
     return Slots(data.response_slot, data.tokenizer.eos_id, data.tokenizer.pad_id, tuple(data.template.improver_suffix))
 
 
-def tokenise_prompts(context: Context, prompts: Sequence[str], *, least: int = 0) -> dict[str, np.ndarray]:
+def tokenise_prompts(
+    context: Context, prompts: Sequence[str], *, least: int = 0, longest: int = 0
+) -> dict[str, np.ndarray]:
     """Arrays of a PromptBatch (references left empty) for any prompts, in slots of at least `least` tokens.
 
-    Raises ValueError for an empty prompt and for one over data.prompt_length tokens (never cut).
+    Raises ValueError for an empty prompt and for one over `longest` tokens (0 = data.prompt_length; never cut).
     """
-    template, limit = context.data.template, context.config.data.prompt_length
+    template, limit = context.data.template, longest or context.config.data.prompt_length
     policy = [template.policy_prompt(prompt) for prompt in prompts]
     prefix = [template.improver_prefix(prompt) for prompt in prompts]
     for number, (prompt, ids) in enumerate(zip(prompts, policy, strict=True), 1):

@@ -3,30 +3,31 @@
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pit_jax.config import Config, config_hash, flatten
 
-# The knobs that decide what a training stage computes; mesh and checkpoint rhythm may change between runs.
-SECTIONS = {
-    "sft": ("seed", "data", "tokenizer", "transformer", "sft"),
-    "rm": ("seed", "data", "tokenizer", "transformer", "rm"),
-    "rl": ("seed", "data", "tokenizer", "transformer", "rl"),
-    "improve": ("seed", "data", "tokenizer", "transformer", "improve"),
-    "evaluate": ("seed", "data", "tokenizer", "transformer", "improve", "evaluate"),
+# Sections of the config that decide what a stage computes.
+SHARED = ("seed", "data", "tokenizer", "transformer")
+SECTIONS = {"evaluate": ("improve", "evaluate"), "paper": ("rm", "rl", "dpo", "improve", "paper")}  # else: its own name
+# Limits on what was trained stop a stage and change none; mesh and checkpoint rhythm are in no section.
+WITHOUT_EFFECT = ("transformer.remat", "transformer.unroll", "rl.ignore_gates", "rm.gates.")
+OF_THE_OTHER_MODEL = {
+    "policy": ("sft.improver_", "rm.improver_", "rm.gap_loss", "rl.curriculum.", "rl.center_gap"),
+    "improver": ("sft.policy_", "rm.policy_", "rl.policy_"),
+    "": (),
 }
-WITHOUT_EFFECT = ("transformer.remat", "transformer.unroll", "rl.ignore_gates")
-GATES = "rm.gates."  # limits on what was trained: they stop a stage, and change none
 
-PARENTS = {
+PARENTS: dict[tuple[str, str], tuple[tuple[str, str], ...]] = {
     ("sft", "policy"): (),
     ("sft", "improver"): (("sft", "policy"),),
     ("rm", "policy"): (("sft", "policy"),),
     ("rm", "improver"): (("sft", "improver"),),
     ("rl", "policy"): (("sft", "policy"), ("rm", "policy")),
     ("rl", "improver"): (("sft", "policy"), ("sft", "improver"), ("rm", "improver"), ("rl", "policy")),
+    ("dpo", "policy"): (("sft", "policy"),),
     ("improve", ""): (("rl", "policy"), ("rl", "improver"), ("rm", "improver")),
     ("evaluate", ""): (
         ("sft", "policy"),
@@ -35,7 +36,17 @@ PARENTS = {
         ("rl", "improver"),
         ("rm", "improver"),
     ),
+    ("paper", ""): (
+        ("sft", "improver"),
+        ("rm", "policy"),
+        ("rm", "improver"),
+        ("rl", "policy"),
+        ("rl", "improver"),
+    ),
 }
+
+
+TRAINING = ("sft", "rm", "rl", "dpo")
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -56,10 +67,24 @@ def stage_name(stage: str, model: str) -> str:
     return f"{stage}-{model}" if model else stage
 
 
-def relevant_config(config: Config, stage: str) -> dict[str, Any]:
-    """The flat knobs that decide what `stage` computes."""
-    flat = {k: v for k, v in flatten(config).items() if k not in WITHOUT_EFFECT and not k.startswith(GATES)}
-    return {k: v for k, v in flat.items() if k.split(".")[0] in SECTIONS[stage]}
+def relevant_config(config: Config, stage: str, model: str) -> dict[str, Any]:
+    """The flat knobs that decide what `stage` computes for `model`."""
+    sections, left_out = (*SHARED, *SECTIONS.get(stage, (stage,))), WITHOUT_EFFECT + OF_THE_OTHER_MODEL[model]
+    flat = flatten(config)
+    return {k: v for k, v in flat.items() if k.split(".")[0] in sections and not k.startswith(left_out)}
+
+
+def locate(config: Config, stage: str, model: str) -> "StageFolder":
+    """Where a stage of this run lives: in config.workdir, or in the run that it branches off.
+
+    A training stage is the trunk's where that has finished it from the same config and the same parents, and the
+    branch has not begun its own.
+    """
+    own, trunk = StageFolder(Path(config.workdir), stage, model), StageFolder(Path(config.trunk), stage, model)
+    if not config.trunk or stage not in TRAINING or own.begun() or trunk.done() is None:
+        return own
+    same = not trunk.changed(config) and all(locate(config, *p).workdir == trunk.workdir for p in PARENTS[stage, model])
+    return trunk if same else own
 
 
 @dataclass(frozen=True)
@@ -83,12 +108,17 @@ class StageFolder:
         marker = self.path / "done.json"
         return json.loads(marker.read_text(encoding="utf-8")) if marker.exists() else None
 
-    def parents(self) -> tuple["StageFolder", ...]:
-        return tuple(StageFolder(self.workdir, *parent) for parent in PARENTS[self.stage, self.model])
+    def begun(self) -> bool:
+        return (self.path / "config.json").exists()
 
-    def check_parents(self) -> None:
+    def parents(self, config: Config) -> tuple["StageFolder", ...]:
+        """Beside this folder, or in the trunk."""
+        here = replace(config, workdir=str(self.workdir))
+        return tuple(locate(here, *parent) for parent in PARENTS[self.stage, self.model])
+
+    def check_parents(self, config: Config) -> None:
         """ValueError that names the stages to run first, if any is not finished."""
-        missing = [parent for parent in self.parents() if parent.done() is None]
+        missing = [parent for parent in self.parents(config) if parent.done() is None]
         if missing:
             found = sorted(p.parent.name for p in self.workdir.glob("*/done.json"))
             commands = "; ".join(f"--stage={p.stage}" + (f" --model={p.model}" if p.model else "") for p in missing)
@@ -97,18 +127,19 @@ class StageFolder:
                 f"found {', '.join(found) or 'no finished stage'}; run first: {commands} (or --stage=all)"
             )
 
+    def changed(self, config: Config) -> list[str]:
+        """`knob: before -> now` for every relevant knob in which `config` differs from the one this folder holds."""
+        before = json.loads((self.path / "config.json").read_text(encoding="utf-8"))
+        now = relevant_config(config, self.stage, self.model)
+        names = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
+        return [f"{k}: {before.get(k)!r} -> {now.get(k)!r}" for k in names]
+
     def check_config(self, config: Config) -> None:
         """ValueError that names the changed knobs when this folder was made with other ones."""
-        path = self.path / "config.json"
-        if not path.exists():
-            return
-        before, now = json.loads(path.read_text(encoding="utf-8")), relevant_config(config, self.stage)
-        changed = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
-        if changed:
-            listed = ", ".join(f"{k}: {before.get(k)!r} -> {now.get(k)!r}" for k in changed)
+        if self.begun() and (changed := self.changed(config)):
             raise ValueError(
-                f"the config of {self.path} changed ({listed}); use another --workdir, restore the old values, "
-                f"or delete {self.path} to run the stage again"
+                f"the config of {self.path} changed ({', '.join(changed)}); use another --workdir, restore the old "
+                f"values, or delete {self.path} to run the stage again"
             )
 
     def lineage(self) -> dict[str, Any]:
@@ -133,9 +164,9 @@ class StageFolder:
 
         `notes` are kept in it, beside those of earlier runs: what a reader of the results must know.
         """
-        knobs = relevant_config(config, self.stage)
+        knobs = relevant_config(config, self.stage, self.model)
         lineage: dict[str, Any] = {"config": config_hash(knobs), "data": data_fingerprint}
-        for parent in self.parents():
+        for parent in self.parents(config):
             done = parent.done()
             assert done is not None, f"{parent.name} is not finished"
             lineage[parent.name] = done["digest"]

@@ -16,13 +16,23 @@ from pit_jax.stages.systems import over_batches, quiet, slots_of, tokenise_promp
 class Writer:
     """Texts in, replies out, all calls in one compiled shape; call c draws from fold_in(key, c)."""
 
-    def __init__(self, context: Context, params: Any, *, batch_size: int, sampling: Sampling, key: jax.Array):
+    def __init__(
+        self,
+        context: Context,
+        params: Any,
+        *,
+        batch_size: int,
+        sampling: Sampling,
+        key: jax.Array,
+        longest: int,
+    ):
+        """`longest`: most tokens of a prompt with its frame, which may be more than the model was trained on."""
         self._context, self._params, self._size, self._sampling = context, params, batch_size, sampling
         self._key, self._calls = key, 0
-        template, longest = context.data.template, context.config.data.prompt_length
+        template = context.data.template
         around = len(template.policy_prompt(""))
         self._slot = longest + max(0, len(template.improver_prefix("")) - around)
-        self._limit = longest - around + 1
+        self._limit, self._longest = longest - around + 1, longest
         model, slots = context.language_model, slots_of(context)
 
         def reply(params: Any, rows: PromptBatch, key: jax.Array, sampling: Sampling) -> Answers:
@@ -34,7 +44,7 @@ class Writer:
         """The model's reply to each text. ValueError for a text over `limit`."""
         key = jax.random.fold_in(self._key, self._calls)
         self._calls += 1
-        arrays = tokenise_prompts(self._context, texts, least=self._slot)
+        arrays = tokenise_prompts(self._context, texts, least=self._slot, longest=self._longest)
         found = over_batches(
             self._context,
             arrays,

@@ -6,7 +6,8 @@ import pytest
 
 from pit_jax.config import Config, EvaluateConfig, ImproveConfig
 from pit_jax.evaluation.judges import Judge, OrderedJudge, PointwiseJudge, Texts
-from pit_jax.stages.evaluate import Output, control_rows, describe, headline_temperature, judged
+from pit_jax.stages.evaluate import control_rows, headline_temperature, judged
+from pit_jax.stages.outputs import Output, describe
 
 CONFIG = Config(evaluate=EvaluateConfig(tie_margin=1.0, resamples=200))
 
@@ -17,7 +18,8 @@ def words(prompts: Texts, answers: Texts) -> np.ndarray:
 
 def output(*texts: str, reference: Output | None = None) -> Output:
     ended_N = np.array([text != "" for text in texts])
-    return Output(list(texts), words([], texts) + 1, ended_N, reference)
+    lengths_N = words([], texts) + 1
+    return Output(list(texts), lengths_N, ended_N, lengths_N, reference)
 
 
 def test_a_system_is_described_against_what_it_improved() -> None:

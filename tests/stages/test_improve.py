@@ -45,7 +45,7 @@ def loaded(context: Any, make_mesh: Any, tmp_path: Path) -> Any:
         settings = ImproveConfig(ROUNDS, stop, threshold, batch_size=BATCH, prompts=str(path))
         found = Loaded(**vars(context(Config(improve=settings), make_mesh(1, 1, 1))))
         console = Console(record=True, width=100, file=io.StringIO())
-        for parent in found.folder("improve", "").parents():
+        for parent in found.folder("improve", "").parents(found.config):
             parent.path.mkdir(parents=True)
             (parent.path / "done.json").write_text('{"round": 1, "digest": "0123456789ab"}')
         return replace(found, console=console)

@@ -10,7 +10,7 @@ import pytest
 
 from pit_jax.config import CheckpointConfig, Config, MeshConfig
 from pit_jax.stages import workspace
-from pit_jax.stages.workspace import PARENTS, StageFolder, relevant_config, write_json, write_jsonl
+from pit_jax.stages.workspace import PARENTS, StageFolder, locate, relevant_config, write_json, write_jsonl
 
 CONFIG = Config()
 
@@ -41,22 +41,22 @@ def test_every_stage_comes_after_its_parents() -> None:
 
 def test_missing_parents_are_named_with_the_commands_that_make_them(tmp_path: Path) -> None:
     folder = StageFolder(tmp_path, "rl", "improver")
-    assert message(folder.check_parents) == (
+    assert message(folder.check_parents, CONFIG) == (
         f"stage rl-improver needs finished sft-policy, sft-improver, rm-improver, rl-policy in {tmp_path}, "
         "found no finished stage; run first: --stage=sft --model=policy; --stage=sft --model=improver; "
         "--stage=rm --model=improver; --stage=rl --model=policy (or --stage=all)"
     )
     finish(tmp_path, ("sft", "policy"), ("sft", "improver"), ("rl", "policy"))
-    text = message(folder.check_parents)
+    text = message(folder.check_parents, CONFIG)
     assert "needs finished rm-improver in" in text
     assert "found rl-policy, sft-improver, sft-policy; run first: --stage=rm --model=improver (or" in text
     finish(tmp_path, ("rm", "improver"))
-    folder.check_parents()
+    folder.check_parents(CONFIG)
 
 
 def test_a_started_parent_is_not_a_finished_one(tmp_path: Path) -> None:
     StageFolder(tmp_path, "sft", "policy").begin(CONFIG, data_fingerprint="d")
-    assert "needs finished sft-policy" in message(StageFolder(tmp_path, "rm", "policy").check_parents)
+    assert "needs finished sft-policy" in message(StageFolder(tmp_path, "rm", "policy").check_parents, CONFIG)
 
 
 def test_beginning_again_with_the_same_config_is_resuming(tmp_path: Path) -> None:
@@ -101,13 +101,23 @@ def test_the_limits_of_gates_may_change_without_training_again() -> None:
     gates = replace(CONFIG.rm.gates, min_accuracy=0.1)
     changed = replace(CONFIG, rm=replace(CONFIG.rm, gates=gates), rl=replace(CONFIG.rl, ignore_gates=True))
     for stage in ("rm", "rl"):
-        assert relevant_config(changed, stage) == relevant_config(CONFIG, stage)
-        assert any(name.startswith(f"{stage}.") for name in relevant_config(CONFIG, stage))
+        knobs = relevant_config(CONFIG, stage, "improver")
+        assert relevant_config(changed, stage, "improver") == knobs
+        assert any(name.startswith(f"{stage}.") for name in knobs)
 
 
-@pytest.mark.parametrize("stage", ["sft", "rm", "rl", "improve", "evaluate"])
-def test_every_stage_depends_on_seed_data_tokenizer_model_and_its_own_section(stage: str) -> None:
-    knobs = {name.split(".")[0] for name in relevant_config(CONFIG, stage)}
+def test_a_model_does_not_depend_on_the_knobs_of_the_other() -> None:
+    for stage in ("sft", "rm", "rl"):
+        policy, improver = (set(relevant_config(CONFIG, stage, model)) for model in ("policy", "improver"))
+        assert any(name.startswith(f"{stage}.policy_") for name in policy - improver)
+        assert not any("policy_" in name for name in improver)
+        assert not any(".improver_" in name or ".curriculum." in name for name in policy)
+    assert "rl.curriculum.rounds" in relevant_config(CONFIG, "rl", "improver")
+
+
+@pytest.mark.parametrize(("stage", "model"), PARENTS)
+def test_every_stage_depends_on_seed_data_tokenizer_model_and_its_own_section(stage: str, model: str) -> None:
+    knobs = {name.split(".")[0] for name in relevant_config(CONFIG, stage, model)}
     assert {"seed", "data", "tokenizer", "transformer", stage} <= knobs
     assert not knobs & {"mesh", "checkpoint", "workdir", "stage"}
 
@@ -181,3 +191,59 @@ def test_jsonl_is_one_object_a_line_with_text_as_it_is(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "rows", [{"text": "a\nb"}, {"text": "grüße"}])
     lines = (tmp_path / "rows").read_text(encoding="utf-8").splitlines()
     assert lines == ['{"text": "a\\nb"}', '{"text": "grüße"}']
+
+
+TRAINED = (("sft", "policy"), ("sft", "improver"), ("rm", "policy"), ("rm", "improver"), ("rl", "policy"))
+
+
+@pytest.fixture
+def trunk(tmp_path: Path) -> Path:
+    """A run whose training is finished but for the improver's RL."""
+    workdir = tmp_path / "trunk"
+    for stage, model in TRAINED:
+        folder = StageFolder(workdir, stage, model)
+        folder.begin(replace(CONFIG, workdir=str(workdir)), data_fingerprint="d")
+        folder.finish(round=7, digest=f"digest of {folder.name}")
+    return workdir
+
+
+def homes(config: Config) -> dict[str, str]:
+    """Where each training stage of a run lives."""
+    return {f"{s}-{m}": locate(config, s, m).workdir.name for s, m in (*TRAINED, ("rl", "improver"))}
+
+
+def test_a_branch_uses_what_its_trunk_has_made_from_the_same_knobs(trunk: Path, tmp_path: Path) -> None:
+    """The improver's RL is not finished there. Another curriculum changes that stage alone; another loss the gap model
+    and the RL on it; another seed everything."""
+    branch = replace(CONFIG, workdir=str(tmp_path / "branch"), trunk=str(trunk))
+    own = {f"{s}-{m}": "trunk" for s, m in TRAINED} | {"rl-improver": "branch"}
+    assert homes(branch) == own
+    curriculum = replace(branch.rl.curriculum, references=("policy-rl",), rounds=(9,))
+    assert homes(replace(branch, rl=replace(branch.rl, curriculum=curriculum))) == own
+    assert homes(replace(branch, rm=replace(branch.rm, gap_loss="pair"))) == own | {"rm-improver": "branch"}
+    assert set(homes(replace(branch, seed=1)).values()) == {"branch"}
+
+
+def test_a_branch_trains_again_what_comes_after_a_change(trunk: Path, tmp_path: Path) -> None:
+    """The policy's SFT changes its reward model and RL, the improver's SFT that starts from it, and the gap model."""
+    branch = replace(CONFIG, workdir=str(tmp_path / "branch"), trunk=str(trunk))
+    assert set(homes(replace(branch, sft=replace(branch.sft, policy_steps=3))).values()) == {"branch"}
+    rm = replace(branch.rm, policy_steps=3)
+    assert [name for name, home in homes(replace(branch, rm=rm)).items() if home == "branch"] == [
+        "rm-policy",
+        "rl-policy",
+        "rl-improver",
+    ]
+
+
+def test_a_branch_keeps_what_it_has_begun(trunk: Path, tmp_path: Path) -> None:
+    branch = replace(CONFIG, workdir=str(tmp_path / "branch"), trunk=str(trunk))
+    StageFolder(tmp_path / "branch", "rm", "policy").begin(branch, data_fingerprint="d")
+    assert homes(branch)["rm-policy"] == "branch"
+
+
+def test_a_branch_has_the_lineage_of_its_trunk(trunk: Path, tmp_path: Path) -> None:
+    branch = replace(CONFIG, workdir=str(tmp_path / "branch"), trunk=str(trunk))
+    lineage = locate(branch, "rl", "improver").begin(branch, data_fingerprint="d")
+    assert lineage["rm-improver"] == "digest of rm-improver"
+    assert sorted(path.name for path in (tmp_path / "branch").iterdir()) == ["rl-improver"]

@@ -32,7 +32,8 @@ def tiny_context(context: Any, make_mesh: Any) -> Context:
 @pytest.fixture
 def writer(world: Any, tiny_context: Context) -> Writer:
     key, params = jax.random.key(5), world.draw(world.language, 0)
-    return Writer(tiny_context, params, batch_size=BATCH, sampling=SAMPLING, key=key)
+    longest = tiny_context.config.data.prompt_length
+    return Writer(tiny_context, params, batch_size=BATCH, sampling=SAMPLING, key=key, longest=longest)
 
 
 def ids(text: str) -> list[int]:
@@ -57,6 +58,17 @@ def test_the_longest_text(tiny_context: Context, writer: Writer) -> None:
         assert len(writer([text])) == 1
         with pytest.raises(ValueError, match="prompt 1 has 49 tokens, the models were trained on at most 48"):
             writer([text + " 7"])
+
+
+def test_more_tokens_than_in_training_if_asked_for(world: Any, tiny_context: Context) -> None:
+    params = world.draw(world.language, 0)
+    wide = Writer(tiny_context, params, batch_size=BATCH, sampling=SAMPLING, key=jax.random.key(5), longest=60)
+    text = " ".join(["7"] * 60)
+    assert wide.count(text) == wide.limit
+    with jax.set_mesh(tiny_context.mesh):
+        assert len(wide([text, "8"])) == 2
+        with pytest.raises(ValueError, match="prompt 1 has 61 tokens"):
+            wide([text + " 7"])
 
 
 def test_self_refine_with_a_tiny_network(tiny_context: Context, writer: Writer) -> None:

@@ -1,0 +1,64 @@
+"""Runs that branch off a finished one and change one thing, so that its effect can be told."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pit_jax.config import Config
+from pit_jax.stages.context import Context
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """What changes, and the stages that have to be trained again for it."""
+
+    change: Callable[[Config], Config]
+    stages: tuple[tuple[str, str], ...]
+
+
+def one_stage(config: Config, place: int) -> Config:
+    """All rounds of the curriculum on the references of one of its stages (PIT Sec. 4.6)."""
+    curriculum = config.rl.curriculum
+    alone = replace(curriculum, references=(curriculum.references[place],), rounds=(sum(curriculum.rounds),))
+    return replace(config, rl=replace(config.rl, curriculum=alone))
+
+
+def longer_policy(config: Config) -> Config:
+    """Direct RLHF with as many rounds as the policy and the improver took together."""
+    rounds = config.rl.policy_rounds + sum(config.rl.curriculum.rounds)
+    return replace(config, rl=replace(config.rl, policy_rounds=rounds))
+
+
+def pair_gap(config: Config) -> Config:
+    """A gap model of wl > lw alone, which may ignore the reference: its gates must not stop the comparison."""
+    return replace(config, rm=replace(config.rm, gap_loss="pair"), rl=replace(config.rl, ignore_gates=True))
+
+
+ABLATIONS = {
+    "first-only": Ablation(lambda config: one_stage(config, 0), (("rl", "improver"),)),
+    "second-only": Ablation(lambda config: one_stage(config, -1), (("rl", "improver"),)),
+    "direct-rlhf": Ablation(longer_policy, (("rl", "policy"),)),
+    "pair-gap": Ablation(pair_gap, (("rm", "improver"), ("rl", "improver"))),
+}
+
+
+def check_ablations(names: Sequence[str]) -> None:
+    """ValueError for a name that is not in ABLATIONS, or is there twice."""
+    unknown = [name for name in names if name not in ABLATIONS]
+    if unknown or len(set(names)) != len(names):
+        raise ValueError(
+            f"--paper.ablations: found {' '.join(names)}; name each of {', '.join(ABLATIONS)} at most once"
+        )
+
+
+def branch(context: Context, name: str) -> Context:
+    """The ablation as a run of its own, in paper/<name> of the run that it branches off."""
+    config = ABLATIONS[name].change(context.config)
+    own = Path(context.config.workdir) / "paper" / name
+    return replace(context, config=replace(config, workdir=str(own), trunk=context.config.workdir))
+
+
+def trained(context: Context, name: str) -> Any:
+    """The parameters that the ablation ends with."""
+    return branch(context, name).load(*ABLATIONS[name].stages[-1])
