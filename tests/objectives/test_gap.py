@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from pit_jax.objectives.gap import gap_loss
+from pit_jax.objectives.gap import gap_loss, pair_gap_loss
 from pit_jax.objectives.reward import bradley_terry_loss
 
 NAMES = ("wl", "ww", "ll", "lw")
@@ -52,6 +52,18 @@ def test_against_five_pairwise_losses() -> None:
     np.testing.assert_allclose(loss, sum(float(term) for term, _ in terms.values()), rtol=1e-5)
     for name, (_, m) in terms.items():
         assert metrics[f"gap/acc_{name}"].value == pytest.approx(m["accuracy"].value)
+
+
+def test_the_pair_loss_is_the_third_term_alone() -> None:
+    """wl 3, lw -2: softplus(-5); ww and ll are measured and get no gradient."""
+    wl_B, ww_B, ll_B, lw_B = gaps(0)
+    loss, metrics = pair_gap_loss(*(jnp.array([x]) for x in (3.0, 1.0, 0.0, -2.0)))
+    np.testing.assert_allclose(loss, softplus(-5), rtol=1e-5)
+    assert metrics.keys() == gap_loss(wl_B, ww_B, ll_B, lw_B)[1].keys()
+    loss, _ = pair_gap_loss(wl_B, ww_B, ll_B, lw_B)
+    np.testing.assert_allclose(loss, bradley_terry_loss(wl_B, lw_B)[0], rtol=1e-6)
+    gradients = jax.grad(lambda g: pair_gap_loss(*g)[0])((wl_B, ww_B, ll_B, lw_B))
+    assert [bool(jnp.any(g_B != 0)) for g_B in gradients] == [True, False, False, True]
 
 
 def test_swapping_the_labels_turns_every_comparison() -> None:

@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import NamedSharding
 
-from pit_jax.batch import Experience, PromptBatch, RolloutPrompts
-from pit_jax.config import Config, OptimizerConfig, RlConfig
+from pit_jax.batch import DpoBatch, Experience, PromptBatch, RolloutPrompts
+from pit_jax.config import Config, DpoConfig, OptimizerConfig, RlConfig
 from pit_jax.generation.sampling import Sampling
 from pit_jax.improvement.pit import Answers
 from pit_jax.parallel.sharding import batch_sharding, param_sharding, replicated
+from pit_jax.stages.dpo import make_dpo_loss
 from pit_jax.stages.references import Supply
 from pit_jax.stages.rm import make_gap_loss, make_reward_loss
 from pit_jax.stages.rollout import make_ppo_loss, make_rollout
@@ -109,6 +110,14 @@ def test_reward_model_steps(shapes: Shapes, kind: str) -> None:
     loss = make_reward_loss(shapes.scalar) if kind == "reward" else make_gap_loss(shapes.scalar)
     optimizer = make_optimizer(OptimizerConfig(), 10)
     check(shapes.step(loss, optimizer, shapes.params(shapes.scalar), shapes.batch(kind), 1), kind)
+
+
+def test_dpo_steps(shapes: Shapes) -> None:
+    rows = vars(shapes.world.batch("reward", shapes.world.examples(ROWS)))
+    reference = dict.fromkeys(("ref_chosen_B", "ref_rejected_B"), jax.ShapeDtypeStruct((ROWS,), jnp.float32))
+    batch = shapes.rows(DpoBatch(**rows, **reference))
+    loss, optimizer = make_dpo_loss(shapes.language, DpoConfig()), make_optimizer(OptimizerConfig(), 10)
+    check(shapes.step(loss, optimizer, shapes.params(shapes.language), batch, 1), "dpo")
 
 
 def test_ppo_steps(shapes: Shapes) -> None:
