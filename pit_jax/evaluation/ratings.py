@@ -2,19 +2,22 @@
 
 Elo depends on the order of the games, although a set of comparisons has none; Bradley-Terry does not. Table 3 of PIT
 (arXiv 2310.00898) is Elo over 11 systems, and its authors see places change with the shuffle: `shuffled_elo` shows
-how much of a rating is the order, `rating_intervals` how much of it is the sample.
+how much of a rating is the order, `rating_intervals` (independent games) and `rate_prompts` (pairs that answer the same
+prompts) how much of it is the sample.
 
-Shapes: N games, M systems (sorted by name), S shuffles or resamples.
+Shapes: N games or prompts, M systems (sorted by name), S shuffles or resamples.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 Game = tuple[str, str, float]
 """(left, right, score of left): 1 when left won, 0.5 for a draw, 0 when right won."""
+Outcomes = Mapping[tuple[str, str], np.ndarray]
+"""Score of left [N] on every prompt, by (left, right); row i of every pair is prompt i."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ def bradley_terry(games: Sequence[Game], *, scale: float, base: float) -> dict[s
         never lost half a point to the others, so that the likelihood rises for ever with their ratings.
     """
     names, outcomes_MM3 = _outcomes(games)
-    return dict(zip(names, _maximum(names, outcomes_MM3, _unit(scale, base)).tolist(), strict=True))
+    return dict(zip(names, _maximum(names, _wins(outcomes_MM3[None]), _unit(scale, base)).tolist(), strict=True))
 
 
 def rating_intervals(
@@ -95,7 +98,7 @@ def rating_intervals(
 
     Games are taken as independent. Where all pairs play on the same prompts they share answers, and the intervals are
     too narrow: for M equal systems whose answers get one grade each, by a factor sqrt((M + 1) / 3), which is 2 for 11
-    systems. Then draw prompts with replacement and rate the games of each draw with `bradley_terry`.
+    systems. `rate_prompts` is for those.
 
     Args:
       games, scale, base: as for `bradley_terry`.
@@ -106,18 +109,50 @@ def rating_intervals(
     """
     names, outcomes_MM3 = _outcomes(games)
     unit = _unit(scale, base)
-    rating_M = _maximum(names, outcomes_MM3, unit)
-    if resamples < 1:
-        raise ValueError(f"resamples={resamples}: pass at least 1 (2000 gives steady intervals)")
+    rating_M = _maximum(names, _wins(outcomes_MM3[None]), unit)
+    _check_resamples(resamples)
     seen = outcomes_MM3 > 0
     draws_SC = np.random.default_rng(seed).multinomial(len(games), outcomes_MM3[seen] / len(games), size=resamples)
     drawn_SMM3 = np.zeros((resamples, *outcomes_MM3.shape))
     drawn_SMM3[:, seen] = draws_SC
-    wins_SMM = _wins(drawn_SMM3)
-    bounded_S = _chains(wins_SMM).all(axis=(1, 2))
-    low_SM, high_SM = np.full((resamples, len(names)), -np.inf), np.full((resamples, len(names)), np.inf)
-    low_SM[bounded_S] = high_SM[bounded_S] = unit * _log_strengths(wins_SMM[bounded_S])
-    return _spreads(names, rating_M, low_SM, high_SM)
+    return _percentiles(names, rating_M, _wins(drawn_SMM3), unit)
+
+
+def rate_prompts(outcomes: Outcomes, *, scale: float, base: float, resamples: int, seed: int) -> dict[str, Spread]:
+    """`bradley_terry` of `games_of(outcomes)`, with 95% intervals: the percentile bootstrap over prompts.
+
+    A prompt is drawn with the games of all pairs on it, because those share its answers. A resample only matters
+    through how often it holds each prompt; one without a maximum counts as in `rating_intervals`.
+
+    By hand: on 33 of 40 prompts a beats b and c, and b beats c; on the other 7 all three lose instead. In powers of
+    three (scale 1, base 3) the ratings are 1, 0 and -1: a has 66 points of 40 (3/4 + 9/10). A resample holds K reversed
+    prompts, K ~ binomial(40, 7/40), and its ratings depend on K alone. P(K <= 2) = 2.0%, P(K <= 3) = 6.3%,
+    P(K <= 11) = 96.3%, P(K <= 12) = 98.4%: a's interval is from 0.52, its rating at K = 12, to 1.74, that at K = 3.
+    As 120 independent games it would be from 0.66 to 1.49; and b, which is 0 whatever K is, would get +-0.29.
+
+    Args:
+      outcomes: of at least one pair; each 1 (left won), 0.5 (draw) or 0, over the same prompts in the same order.
+      scale, base: as for `bradley_terry`.
+      resamples: >= 1.
+      seed: of the resampling.
+    Raises:
+      ValueError: as `bradley_terry`, different numbers of prompts, or no resample.
+    """
+    names, outcomes_PN, left_P, right_P = _stacked(outcomes)
+    unit, systems, prompts = _unit(scale, base), len(names), outcomes_PN.shape[1]
+    all_1N = np.ones((1, prompts))
+    rating_M = _maximum(names, _prompt_wins(all_1N, outcomes_PN, left_P, right_P, systems), unit)
+    _check_resamples(resamples)
+    counts_SN = np.random.default_rng(seed).multinomial(prompts, all_1N[0] / prompts, size=resamples)
+    wins_SMM = _prompt_wins(counts_SN.astype(np.float64), outcomes_PN, left_P, right_P, systems)
+    return _percentiles(names, rating_M, wins_SMM, unit)
+
+
+def games_of(outcomes: Outcomes) -> list[Game]:
+    """One game a prompt and pair, prompt by prompt, for `shuffled_elo`. ValueError as `rate_prompts`."""
+    _stacked(outcomes)
+    by_pair = [[(*pair, score) for score in np.asarray(scores_N).tolist()] for pair, scores_N in outcomes.items()]
+    return [game for games in zip(*by_pair, strict=True) for game in games]
 
 
 def _table(games: Sequence[Game]) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
@@ -134,6 +169,37 @@ def _table(games: Sequence[Game]) -> tuple[list[str], np.ndarray, np.ndarray, np
     left_N = np.array([place[left] for left, _, _ in games])
     right_N = np.array([place[right] for _, right, _ in games])
     return names, left_N, right_N, np.array([score for _, _, score in games], np.float64)
+
+
+def _stacked(outcomes: Outcomes) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
+    """Sorted names, the outcomes [pairs, N], and per pair the places of left and right among the names."""
+    if not outcomes:
+        raise ValueError("no pairs to rate: pass the outcomes of at least one (left, right)")
+    shapes = {pair: np.shape(scores_N) for pair, scores_N in outcomes.items()}
+    if len(set(shapes.values())) > 1 or any(len(shape) != 1 or not shape[0] for shape in shapes.values()):
+        raise ValueError(f"asked for one outcome a prompt and pair, over the same prompts; found shapes {shapes}")
+    for (left, right), scores_N in outcomes.items():
+        if left == right:
+            raise ValueError(f"{left!r} plays itself; pass pairs of two systems")
+        bad = np.flatnonzero(~np.isin(scores_N, (0, 0.5, 1)))
+        if bad.size:
+            raise ValueError(
+                f"({left!r}, {right!r}) has {scores_N[bad[0]]} on prompt {bad[0]}; pass 1 (left won), 0.5 (draw) or 0"
+            )
+    names = sorted({name for pair in outcomes for name in pair})
+    place = {name: i for i, name in enumerate(names)}
+    left_P, right_P = (np.array([place[pair[side]] for pair in outcomes]) for side in (0, 1))
+    return names, np.array(list(outcomes.values()), np.float64), left_P, right_P
+
+
+def _prompt_wins(
+    counts_SN: np.ndarray, outcomes_PN: np.ndarray, left_P: np.ndarray, right_P: np.ndarray, systems: int
+) -> np.ndarray:
+    """[S, M, M] points that the row took from the column over prompts that count `counts_SN` times."""
+    wins_SMM = np.zeros((len(counts_SN), systems, systems))
+    np.add.at(wins_SMM, (slice(None), left_P, right_P), counts_SN @ outcomes_PN.T)
+    np.add.at(wins_SMM, (slice(None), right_P, left_P), counts_SN @ (1.0 - outcomes_PN).T)
+    return wins_SMM
 
 
 def _play(
@@ -184,9 +250,13 @@ def _unit(scale: float, base: float) -> float:
     return scale / math.log(base)
 
 
-def _maximum(names: list[str], outcomes_MM3: np.ndarray, unit: float) -> np.ndarray:
+def _check_resamples(resamples: int) -> None:
+    if resamples < 1:
+        raise ValueError(f"resamples={resamples}: pass at least 1 (2000 gives steady intervals)")
+
+
+def _maximum(names: list[str], wins_1MM: np.ndarray, unit: float) -> np.ndarray:
     """[M] ratings with the largest likelihood; ValueError naming the systems when there is none."""
-    wins_1MM = _wins(outcomes_MM3[None])
     chains_MM = _chains(wins_1MM)[0]
     if not chains_MM.all():
         # The systems with the fewest others above them: no chain leads from the rest into them.
@@ -235,6 +305,14 @@ def _log_strengths(wins_SMM: np.ndarray) -> np.ndarray:
         if change_S.max(initial=0.0) < 1e-7:  # the next change would be about its square
             return logs_SM - logs_SM.mean(axis=1, keepdims=True)
     raise AssertionError("Newton's method on a likelihood with a maximum did not settle")
+
+
+def _percentiles(names: list[str], rating_M: np.ndarray, wins_SMM: np.ndarray, unit: float) -> dict[str, Spread]:
+    """The middle 95% of the resamples; one without a maximum is open at both ends."""
+    bounded_S = _chains(wins_SMM).all(axis=(1, 2))
+    low_SM, high_SM = np.full(wins_SMM.shape[:2], -np.inf), np.full(wins_SMM.shape[:2], np.inf)
+    low_SM[bounded_S] = high_SM[bounded_S] = unit * _log_strengths(wins_SMM[bounded_S])
+    return _spreads(names, rating_M, low_SM, high_SM)
 
 
 def _spreads(names: list[str], rating_M: np.ndarray, low_SM: np.ndarray, high_SM: np.ndarray) -> dict[str, Spread]:
