@@ -196,10 +196,10 @@ def _prompt_wins(
     counts_SN: np.ndarray, outcomes_PN: np.ndarray, left_P: np.ndarray, right_P: np.ndarray, systems: int
 ) -> np.ndarray:
     """[S, M, M] points that the row took from the column over prompts that count `counts_SN` times."""
-    wins_SMM = np.zeros((len(counts_SN), systems, systems))
-    np.add.at(wins_SMM, (slice(None), left_P, right_P), counts_SN @ outcomes_PN.T)
-    np.add.at(wins_SMM, (slice(None), right_P, left_P), counts_SN @ (1.0 - outcomes_PN).T)
-    return wins_SMM
+    wins_MMS = np.zeros((systems, systems, len(counts_SN)))
+    np.add.at(wins_MMS, (left_P, right_P), outcomes_PN @ counts_SN.T)
+    np.add.at(wins_MMS, (right_P, left_P), (1.0 - outcomes_PN) @ counts_SN.T)
+    return np.moveaxis(wins_MMS, 2, 0)
 
 
 def _play(
