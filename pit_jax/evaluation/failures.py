@@ -12,8 +12,8 @@ SHOWN = 10
 def worst(prompts: Texts, before: Texts, after: Texts, judge: Judge, *, count: int = SHOWN) -> list[dict[str, Any]]:
     """The `count` improvements that the judge likes least, worst first; fewer where fewer made things worse.
 
-    A pointwise judge ranks by the fall of its grade, and both grades are told. Any other judge ranks by its judgement of
-    `after` against `before`, told as the score after; there is none before. Of equals the first come first.
+    A pointwise judge ranks by the fall of its grade, and both grades are told. Any other judge ranks by its judgement
+    of `after` against `before`, told as the score after; there is none before. Of equals the first come first.
 
     Returns:
         Rows of prompt, before, after, score_before, score_after and judge (its name).
