@@ -16,6 +16,7 @@ COLORS = ("#3b82f6", "#f59e0b", "#10b981", "#ef4444", "#8b5cf6", "#64748b")
 STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "pit_jax",
+    "text.parse_math": False,
     "font.family": "sans-serif",
     "font.size": 9.5,
     "axes.titlesize": 10.5,
@@ -50,6 +51,18 @@ class Panel:
 
     title: str
     lines: Sequence[Line]
+
+
+@dataclass(frozen=True)
+class Series:
+    """Values at places on the x axis, each with the ends of its interval."""
+
+    label: str
+    places: Sequence[float]
+    values: Sequence[float]
+    lows: Sequence[float]
+    highs: Sequence[float]
+    color: str
 
 
 @dataclass(frozen=True)
@@ -113,6 +126,32 @@ def _running_mean(values: Sequence[float]) -> np.ndarray:
     """Mean over a centred window of a twentieth of the curve, shorter at its ends."""
     half = max(1, len(values) // 40)
     return np.array([np.mean(values[max(0, i - half) : i + half + 1]) for i in range(len(values))])
+
+
+def error_bars(panels: Mapping[str, Sequence[Series]], *, xlabel: str, ylabel: str) -> str:
+    """Panels by title, above each other, of values with their intervals and a line at 0, as SVG text.
+
+    The series of a panel are moved apart by a little, so that no bar hides another.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7.2, 0.5 + 2.4 * len(panels)), layout="constrained")
+        rows = figure.subplots(len(panels), 1, sharex=True, squeeze=False)
+        places = [place for series in panels.values() for one in series for place in one.places]
+        apart = 0.012 * (max(places) - min(places) or 1.0)
+        for axes, (title, series) in zip(rows[:, 0], panels.items(), strict=True):
+            axes.axhline(0.0, color=INK, linewidth=0.9, alpha=0.55)
+            for number, one in enumerate(series):
+                values = np.asarray(one.values)
+                ends = [np.maximum(values - one.lows, 0.0), np.maximum(one.highs - values, 0.0)]
+                at = np.asarray(one.places) + apart * (number - (len(series) - 1) / 2)
+                axes.errorbar(
+                    at, values, yerr=ends, label=one.label, color=one.color, marker="o", markersize=3.5, capsize=2.5
+                )
+            axes.set_title(title)
+            axes.set_ylabel(ylabel)
+            axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+        rows[-1, 0].set_xlabel(xlabel)
+        return _svg(figure)
 
 
 def distributions(groups: Mapping[str, Sequence[float]], *, xlabel: str) -> str:

@@ -10,14 +10,16 @@ from typing import Any
 
 import jinja2
 from rich.table import Table
+from rich.text import Text
 
-from pit_jax.evaluation import records, sections, trails
+from pit_jax.evaluation import paper_sections, records, sections, trails
 from pit_jax.evaluation.sections import Section
 
 STAGES = ("sft-policy", "sft-improver", "rm-policy", "rm-improver", "rl-policy", "rl-improver")
-FOLDERS = (*STAGES, "improve", "evaluate")
+FOLDERS = (*STAGES, "improve", "evaluate", "paper")
 RESULTS = ("judge_names", "headline_temperature", "rows", "controls", "systems", "max_score")
 TRAILS_SHOWN = 8
+PREFIXES = ("", "k", "M", "G", "T", "P", "E")
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ def build(workdir: Path) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "signed": signed, "percent": percent}
+    environment.filters |= {"number": number, "signed": signed, "percent": percent, "scaled": scaled}
     page = environment.get_template("report.html.j2").render(
         name=workdir.resolve().name,
         headline=headline(results) if results else None,
@@ -63,6 +65,7 @@ def build(workdir: Path) -> Path:
         headline_temperature=results["headline_temperature"] if results else None,
         systems=results["systems"] if results else [],
         max_score=results["max_score"] if results else None,
+        paper=paper_sections.build(workdir),
         curves=_curves(workdir),
         trails=trails.sample(records.read_lines(workdir / "improve" / "trails.jsonl"), TRAILS_SHOWN),
         documents=_documents(workdir),
@@ -137,6 +140,27 @@ def control_lines(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def paper_table(results: dict[str, Any]) -> Table:
+    """Table 1 of workdir/paper/results.json for a terminal: every system against the policy, by every judge."""
+    temperature, count = results["headline_temperature"], results["prompts"]
+    title = f"win − lose against the policy at temperature {temperature:g}, n = {count:,} prompts"
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
+    table.add_column("system", no_wrap=True)
+    table.add_column("tokens", justify="right", no_wrap=True)
+    for judge in results["judge_names"]:
+        table.add_column(Text(judge), justify="right", no_wrap=True)
+        table.add_column("95% interval", justify="right", no_wrap=True)
+    styles = {"good": "green", "bad": "red", "even": ""}
+    tokens = {system["name"]: system["tokens_mean"] for system in results["systems"] or ()}
+    for line in paper_sections.lines(results["table"] or (), results["judge_names"]):
+        cells: list[str | Text] = [Text(line.label), number(tokens.get(line.label), 1)]
+        for row in line.cells:
+            texts = (signed(row["delta"]), f"{signed(row['low'])} to {signed(row['high'])}") if row else ("–", "–")
+            cells += [Text(text, styles[tone(row)] if row else "") for text in texts]
+        table.add_row(*cells)
+    return table
+
+
 def number(value: Any, digits: int = 2) -> str:
     """A number for a table; an en dash for what is missing or not finite."""
     if not isinstance(value, int | float) or not math.isfinite(value):
@@ -155,6 +179,15 @@ def signed(value: Any, digits: int = 1) -> str:
     if text == "–" or round(value, digits) == 0:
         return text.removeprefix("-")
     return f"{value:+,.{digits}f}".replace("-", "−")
+
+
+def scaled(value: Any) -> str:
+    """Three digits and a prefix: 1.23 G for 1.23e9."""
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        return "–"
+    rounded = float(f"{value:.3g}")
+    thousands = min(int(math.log10(max(abs(rounded), 1.0)) // 3), len(PREFIXES) - 1)
+    return f"{rounded / 1000**thousands:g} {PREFIXES[thousands]}".rstrip()
 
 
 @dataclass(frozen=True)
