@@ -19,6 +19,7 @@ class Output:
     lengths_N: np.ndarray  # tokens of each text, EOS included
     ended_N: np.ndarray  # whether it ended by itself
     drawn_N: np.ndarray  # tokens drawn for it, those of drafts and reviews included
+    replies: float = 1.0  # how many they make, on average over the prompts
     reference: "Output | None" = None  # the answers that these were made from
 
 
@@ -28,13 +29,15 @@ def drawn_output(context: Context, answers: Answers, round: int, reference: Outp
     ended_N = np.any((tokens_NT == context.data.tokenizer.eos_id) & mask_NT, axis=1)
     texts = [context.data.template.text(row) for row in tokens_NT.tolist()]
     lengths_N = mask_NT.sum(axis=1)
-    return Output(texts, lengths_N, ended_N, lengths_N + (0 if reference is None else reference.drawn_N), reference)
+    if reference is None:
+        return Output(texts, lengths_N, ended_N, lengths_N)
+    return Output(texts, lengths_N, ended_N, reference.drawn_N + lengths_N, reference.replies + 1, reference)
 
 
 def written_output(context: Context, texts: list[str]) -> Output:
     """Texts that no model drew. Lengths are those of the texts tokenised."""
     lengths_N = np.asarray([len(context.data.template.response(text)) + 1 for text in texts])
-    return Output(texts, lengths_N, np.ones(len(texts), bool), np.zeros_like(lengths_N))
+    return Output(texts, lengths_N, np.ones(len(texts), bool), np.zeros_like(lengths_N), replies=0.0)
 
 
 def trail_outputs(context: Context, trail: Answers, names: Sequence[str]) -> dict[str, Output]:

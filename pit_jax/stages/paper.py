@@ -1,37 +1,37 @@
 """The tables and figures of PIT (arXiv 2310.00898) on a finished run: all systems, sweep, ablations, five rounds."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from functools import partial
 from itertools import combinations
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from rich.progress import Progress
 
 from pit_jax.batch import RewardBatch
 from pit_jax.data import notes
 from pit_jax.data.stream import sequential
+from pit_jax.evaluation import report
 from pit_jax.evaluation.comparison import outcomes
+from pit_jax.evaluation.costs import Draws, Network, Work, answer_cost, improver_slot, training_costs
+from pit_jax.evaluation.failures import worst
 from pit_jax.evaluation.gap_quality import measure
 from pit_jax.evaluation.judges import Judge
-from pit_jax.generation.sampling import Sampling
-from pit_jax.improvement.best_of_n import n_for_budget
-from pit_jax.improvement.self_refine import ROUNDS, Refined, load_wording, reflect, self_refine
+from pit_jax.evaluation.ratings import games_of, rate_prompts, shuffled_elo
+from pit_jax.improvement.self_refine import ROUNDS
 from pit_jax.stages.ablations import ABLATIONS, branch, trained
+from pit_jax.stages.answering import Answering, Outputs
 from pit_jax.stages.context import Context
 from pit_jax.stages.evaluate import IMPROVER_SFT, POLICY, judged, judges_of, pit_name
 from pit_jax.stages.gap_gates import HELDOUT_PAIRS, known_differences, read_quality
-from pit_jax.stages.outputs import Output, describe, drawn_output, trail_outputs, written_output
+from pit_jax.stages.outputs import Output, describe
 from pit_jax.stages.rm import sequence_scores
-from pit_jax.stages.systems import Systems
 from pit_jax.stages.workspace import write_json
-from pit_jax.stages.writer import Writer
 
 CHOSEN, REFINE, ONE_LINE, DIRECT, DPO = "chosen", "Self-Refine", "one-line", "direct RLHF", "DPO"
-Outputs = dict[str, Output]
+ELO_K, ELO_START, SHUFFLES = 4.0, 1000.0, 100
 
 
 def ablation_name(name: str) -> str:
@@ -41,75 +41,6 @@ def ablation_name(name: str) -> str:
 
 def refine_name(round: int) -> str:
     return f"{REFINE} x{round}"
-
-
-class Answering:
-    """Every system on the same held-out prompts. All trails of a temperature share their key, so their originals."""
-
-    def __init__(self, context: Context, prompts: list[str], chosen: list[str]):
-        config = context.config
-        self._context, self._prompts, self._chosen = context, prompts, chosen
-        self._policy, self._improver = context.load("rl", "policy"), context.load("rl", "improver")
-        self._sampling = Sampling(top_k=config.improve.top_k, top_p=config.improve.top_p)
-        self._systems = Systems(context, prompts, batch_size=config.improve.batch_size, sampling=self._sampling)
-
-    def trail(self, temperature: float, rounds: int, advance: Callable[[int], None]) -> Outputs:
-        """The policy's answers and PIT's improvements of them."""
-        key = self._key(temperature)
-        trail = self._systems.trail(self._policy, self._improver, temperature, key, advance, rounds=rounds)
-        return trail_outputs(self._context, trail, [POLICY, *(pit_name(k) for k in range(1, rounds + 1))])
-
-    def improved_by(self, improver: Any, temperature: float, original: Output) -> Output:
-        """One improvement of the policy's answers by another improver."""
-        key = self._key(temperature)
-        trail = self._systems.trail(self._policy, improver, temperature, key, lambda done: None, rounds=1)
-        return drawn_output(self._context, trail, 1, original)
-
-    def answered_by(self, policy: Any, temperature: float) -> Output:
-        return drawn_output(self._context, self._systems.answers(policy, temperature, self._key(temperature)), 0)
-
-    def chosen(self) -> Output:
-        return written_output(self._context, self._chosen)
-
-    def best_of_n(self, temperature: float, rival: Output, original: Output) -> tuple[str, Output]:
-        """The policy's best of as many answers as fit the tokens that the rival drew."""
-        n = n_for_budget(int(rival.drawn_N.sum()), int(original.drawn_N.sum()))
-        reward = self._context.load("rm", "policy")
-        best = self._systems.best(self._policy, reward, temperature, self._key(temperature), n=n)
-        found = drawn_output(self._context, best.answers, 0)
-        return f"best of {n}", Output(found.texts, found.lengths_N, found.ended_N, np.asarray(best.tokens_B)[0])
-
-    def refined(self, temperature: float, rounds: int, original: Output) -> list[Output]:
-        """Self-Refine by the policy itself: what it has after 1, 2, .. rounds at most."""
-        return self._prompted(partial(self_refine, rounds=rounds), temperature, rounds, original)
-
-    def reflected(self, temperature: float, original: Output) -> Output:
-        """The one-line form, once."""
-        return self._prompted(partial(reflect, rounds=1), temperature, 1, original)[0]
-
-    def _prompted(
-        self, method: Callable[..., list[Refined]], temperature: float, rounds: int, original: Output
-    ) -> list[Output]:
-        config = self._context.config
-        writer = Writer(
-            self._context,
-            self._policy,
-            batch_size=config.improve.batch_size,
-            sampling=Sampling(jnp.float32(temperature), self._sampling.top_k, self._sampling.top_p),
-            key=jax.random.fold_in(self._key(temperature), 7),
-            longest=config.paper.refine_length or config.data.prompt_length,
-        )
-        rows = method(self._prompts, original.texts, writer, writer.count, limit=writer.limit, wording=load_wording())
-        return [self._after(rows, round, writer.count, original) for round in range(1, rounds + 1)]
-
-    def _after(self, rows: Sequence[Refined], round: int, count: Callable[[str], int], original: Output) -> Output:
-        texts = [row.answers[: round + 1][-1] for row in rows]
-        drawn_N = [sum(map(count, [*row.answers[1 : round + 1], *row.reviews[:round]])) for row in rows]
-        kept = written_output(self._context, texts)
-        return Output(kept.texts, kept.lengths_N, kept.ended_N, original.drawn_N + np.asarray(drawn_N), original)
-
-    def _key(self, temperature: float) -> jax.Array:
-        return self._context.key("paper", str(temperature))
 
 
 def every_system(context: Context, answering: Answering, advance: Callable[[int], None]) -> Outputs:
@@ -165,6 +96,61 @@ class Table:
                 scores_N = judge.ask(self._prompts, outputs[left].texts, outputs[right].texts).scores_N
                 games[judge.name][left, right] = outcomes(scores_N, np.zeros_like(scores_N), tie_margin=margin)
         return games
+
+
+def ratings(context: Context, table: Table, outputs: Outputs) -> dict[str, list[dict[str, Any]]]:
+    """Table 3, by every judge: Bradley-Terry over resampled prompts, and Elo over shuffled games."""
+    knobs, found = context.config.evaluate, {}
+    for judge, games in table.games(outputs, rated(context.config.paper.rounds)).items():
+        seed = context.config.seed
+        try:
+            strengths = rate_prompts(games, scale=400, base=10, resamples=knobs.resamples, seed=seed)
+        except ValueError as error:  # no finite ratings: too few prompts, or a system that always wins
+            context.console.print(f"ratings by {judge}: {error}", soft_wrap=True)
+            continue
+        elo = shuffled_elo(games_of(games), k=ELO_K, initial=ELO_START, shuffles=SHUFFLES, seed=seed)
+        rows = [
+            {"name": name, **asdict(spread)}
+            | {"elo": elo[name].rating, "elo_low": elo[name].low, "elo_high": elo[name].high}
+            for name, spread in strengths.items()
+        ]
+        found[judge] = sorted(rows, key=lambda row: -row["rating"])
+    return found
+
+
+def costs(context: Context, outputs: Outputs) -> dict[str, list[dict[str, Any]]]:
+    """Tokens and operations of every training, and of one answer of every system."""
+    config, layout = context.config, context.data.report["layout"]
+    vocab_size = context.data.tokenizer.vocab_size
+    network = Network(config.transformer, vocab_size)
+    training = training_costs(config, layout, vocab_size)
+    pair = 2 * network.read(layout["row_lengths"]["reward"], logits=layout["row_lengths"]["reward"])
+    training["dpo-policy"] = config.dpo.steps * config.dpo.batch_size * (pair.trained() + pair)
+    for name in config.paper.ablations:
+        own = training_costs(branch(context, name).config, layout, vocab_size)
+        training |= {f"{name}: {stage}-{model}": own[f"{stage}-{model}"] for stage, model in ABLATIONS[name].stages}
+    answers = {name: answer_work(context, network, name, output) for name, output in outputs.items() if output.replies}
+    return {
+        "training": [{"name": name, **asdict(work)} for name, work in training.items()],
+        "answers": [{"name": name, **asdict(work)} for name, work in answers.items()],
+    }
+
+
+def answer_work(context: Context, network: Network, name: str, output: Output) -> Work:
+    """What one answer of a system takes, its drafts included."""
+    layout = context.data.report["layout"]
+    prompt, slot, tokens = layout["prompt_slot"], layout["response_slot"], float(output.drawn_N.mean())
+    if output.reference is None:
+        scored = output.replies * network.score(prompt + slot) if output.replies > 1 else Work(0.0, 0.0)
+        return answer_cost(network, [Draws(output.replies, tokens, prompt)], slot=slot, scored=scored)
+    original = output.reference
+    while original.reference is not None:
+        original = original.reference
+    first = float(original.drawn_N.mean())
+    prompted = name.startswith((REFINE, ONE_LINE))
+    later = context.config.paper.refine_length or prompt if prompted else improver_slot(layout)
+    draws = [Draws(1, first, prompt), Draws(output.replies - 1, tokens - first, later)]
+    return answer_cost(network, [draw for draw in draws if draw.replies > 0], slot=slot)
 
 
 def sweep(context: Context, answering: Answering, table: Table, advance: Callable[[int], None]) -> list[dict[str, Any]]:
@@ -235,7 +221,19 @@ def run(context: Context, progress: Progress) -> None:
         "table": table.rows(outputs, [(name, POLICY) for name in compared if name != POLICY], at),
         "curriculum": table.rows(outputs, [*versus_policy, *((pit_name(1), name) for name in improvers)], at),
         "sweep": sweep(context, answering, table, advance),
+        "ratings": ratings(context, table, outputs),
         "gap_losses": gap_losses(context),
+        "costs": costs(context, {name: outputs[name] for name in compared}),
+        "failures": worst(prompts, outputs[POLICY].texts, outputs[pit_name(1)].texts, judges[0]),
     }
     write_json(folder.path / "results.json", results)
     folder.finish(round=config.rounds, digest=lineage["config"])
+
+
+def show(context: Context) -> None:
+    """Table 1 of a finished comparison, and the report page built from whatever the workdir holds."""
+    folder = context.folder("paper", "")
+    page = report.build(folder.workdir)
+    results = json.loads((folder.path / "results.json").read_text(encoding="utf-8"))
+    context.console.print(report.paper_table(results))
+    context.console.print(f"report: {page}", soft_wrap=True)

@@ -118,8 +118,10 @@ def run(config: Config) -> None:
     context = Context(config, mesh, data, console)
     with jax.set_mesh(mesh), make_progress(console) as progress:
         run_stages(context, folders, progress)
-    if config.stage in ("evaluate", "paper", "all"):
+    if config.stage in ("evaluate", "all"):
         evaluate.show(context)
+    elif config.stage == "paper":
+        paper.show(context)
 
 
 def run_stages(context: Context, folders: Sequence[StageFolder], progress: Progress) -> None:
@@ -164,6 +166,7 @@ def run_stage(context: Context, folder: StageFolder, progress: Progress) -> None
             run_stages(context, [context.folder("dpo", "policy")], progress)
             for name in context.config.paper.ablations:
                 own = branch(context, name)
+                context.console.print(f"paper: {name}, in {own.config.workdir}", soft_wrap=True)
                 run_stages(own, [own.folder(*stage) for stage in ABLATIONS[name].stages], progress)
             paper.run(context, progress)
         case stage:

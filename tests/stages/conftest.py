@@ -4,7 +4,7 @@ Words are numbers: the text "7 8 9" is the tokens 7, 8, 9.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -149,6 +149,11 @@ class StandInData:
     @property
     def response_slot(self) -> int:
         return self.world.slot
+
+    @property
+    def report(self) -> dict[str, Any]:
+        everything = [example for examples in self.folds.values() for example in examples]
+        return {"layout": asdict(self.world.layout(everything))}
 
     @property
     def tokenizer(self) -> Any:

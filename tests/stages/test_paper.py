@@ -12,8 +12,10 @@ from rich.progress import Progress
 
 from pit_jax.config import Config, EvaluateConfig, ImproveConfig, PaperConfig
 from pit_jax.stages import paper
+from pit_jax.stages.answering import Answering
 from pit_jax.stages.context import Context
-from pit_jax.stages.paper import POLICY, Answering, Table, pit_name, refine_name
+from pit_jax.stages.evaluate import POLICY, pit_name
+from pit_jax.stages.paper import Table, refine_name
 
 PROMPTS = ["7 8", "9", "10 11", "12", "13 14", "15"]
 CHOSEN = ["20 21", "22", "23", "24 25 26", "27", ""]
@@ -113,5 +115,10 @@ def test_the_results_of_a_run(place: Any, mesh: Any, monkeypatch: pytest.MonkeyP
     assert [row["left"] for row in results["table"] if row["judge"] == "rubric"] == names[1:]
     assert {row["temperature"] for row in results["sweep"]} == {0.5, 1.0} and len(results["sweep"]) == 2 * 3 * 2
     assert all(row["right"] in (POLICY, "SFT improver x1") for row in results["curriculum"])
+    assert {row["name"] for row in results["costs"]["answers"]} == set(names) - {"chosen"}
+    spent = {row["name"]: row["flops"] for row in results["costs"]["answers"]}
+    assert spent[POLICY] == spent["Self-Refine"] < spent["SFT improver x1"] and spent["PIT x1"] < spent["PIT x2"]
+    assert [row["name"] for row in results["costs"]["training"]][-1] == "dpo-policy"
+    assert all(len(rows) == 1 + 2 * 2 for rows in results["ratings"].values())
     difference = results["gap_losses"][-1]["quality"]
     assert difference["agreement"] == {"tie": 0.0, "antisymmetry": 0.0} and difference["reference_share"] == 0.5
