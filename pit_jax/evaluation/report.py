@@ -47,15 +47,9 @@ def build(workdir: Path) -> Path:
         )
     results = _results(workdir / "evaluate" / "results.json")
     rows = results["rows"] if results else []
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"number": number, "signed": signed, "percent": percent, "scaled": scaled}
-    page = environment.get_template("report.html.j2").render(
+    return render(
+        "report.html.j2",
+        workdir / "report" / "index.html",
         name=workdir.resolve().name,
         headline=headline(results) if results else None,
         groups=_by_temperature(rows),
@@ -70,9 +64,21 @@ def build(workdir: Path) -> Path:
         trails=trails.sample(records.read_lines(workdir / "improve" / "trails.jsonl"), TRAILS_SHOWN),
         documents=_documents(workdir),
     )
-    target = workdir / "report" / "index.html"
+
+
+def render(template: str, target: Path, **values: Any) -> Path:
+    """Write the page that a template makes of the values, in one piece, and return its path."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": number, "signed": signed, "percent": percent, "scaled": scaled}
+    page = environment.get_template(template).render(**values)
     target.parent.mkdir(exist_ok=True)
-    draft = target.with_name("index.html.tmp")
+    draft = target.with_name(f"{target.name}.tmp")
     draft.write_text(page, encoding="utf-8")
     os.replace(draft, target)
     return target
