@@ -35,7 +35,8 @@ STYLE = {
 
 @dataclass(frozen=True)
 class Line:
-    """One metric over steps; `faint` draws the raw values thin under their running mean, `dots` marks every value."""
+    """One metric over steps; `faint` draws the raw values thin under their running mean, `dots` marks every value,
+    `band` (its lower and its upper edge) is shaded."""
 
     label: str
     steps: Sequence[int]
@@ -43,6 +44,7 @@ class Line:
     color: str
     faint: bool = False
     dots: bool = False
+    band: tuple[Sequence[float], Sequence[float]] | None = None
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,18 @@ class Series:
     values: Sequence[float]
     lows: Sequence[float]
     highs: Sequence[float]
+    color: str
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """One row of dots: the values of a number that was measured again and again, their mean and its interval."""
+
+    label: str
+    values: Sequence[float]
+    mean: float
+    low: float
+    high: float
     color: str
 
 
@@ -102,6 +116,8 @@ def _name(axes: Axes, mark: Mark, *, lines_down: int) -> None:
 
 def _draw(axes: Axes, panel: Panel) -> None:
     for line in panel.lines:
+        if line.band is not None:
+            axes.fill_between(line.steps, *line.band, color=line.color, alpha=0.2, linewidth=0)
         marker = "o" if line.dots or len(line.steps) == 1 else ""
         if line.faint and len(line.steps) > 20:
             axes.plot(line.steps, line.values, color=line.color, linewidth=0.6, alpha=0.3)
@@ -175,6 +191,22 @@ def distributions(groups: Mapping[str, Sequence[float]], *, xlabel: str) -> str:
         axes.set_ylabel("% of pairs")
         if finite:
             axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.2), ncols=2)
+        return _svg(figure)
+
+
+def repeats(rows: Sequence[Repeated], *, xlabel: str) -> str:
+    """A row of dots each, from the top, with a mark at the mean and a line along its interval, as SVG text."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7.2, 0.7 + 0.27 * len(rows)), layout="constrained")
+        axes = figure.subplots()
+        axes.axvline(0, color=INK, linewidth=0.9, alpha=0.55)
+        for place, row in enumerate(rows):
+            axes.plot([row.low, row.high], [place, place], color=row.color, linewidth=1.6)
+            axes.plot([row.mean], [place], "|", color=row.color, markersize=11, markeredgewidth=2.2)
+            axes.plot(row.values, [place] * len(row.values), "o", color=INK, markersize=3.4, alpha=0.55)
+        axes.set_yticks(range(len(rows)), [row.label for row in rows], parse_math=False)
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        axes.set_xlabel(xlabel)
         return _svg(figure)
 
 
