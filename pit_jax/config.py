@@ -303,6 +303,8 @@ class Config:
     """Workdir of a run that this one branches off: its data are used, and its stages that the same knobs made."""
     seed: int = 0
     """Seed of initialisation, data order and sampling."""
+    seeds: tuple[int, ...] = ()
+    """Run the stages once for each of these seeds, in seed-<s>/ of the workdir, and show mean and spread: 0,1,2."""
     data: DataConfig = field(default_factory=DataConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     transformer: TransformerConfig = field(default_factory=TransformerConfig)

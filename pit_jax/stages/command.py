@@ -3,12 +3,15 @@
 import difflib
 import errno
 import importlib.util
+import itertools
 import linecache
 import logging
 import os
+import re
 import sys
 import types
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -73,6 +76,7 @@ def parse(argv: Sequence[str]) -> Config:
     wrong type, end the process as tyro does (codes 0 and 2).
     """
     path, rest = _take_config(argv)
+    seeds, rest = _take_seeds(rest)
     default = load_config(path)
     flags = _flags(default)
     following = [*rest, ""][1:]
@@ -87,6 +91,13 @@ def parse(argv: Sequence[str]) -> Config:
     )
     if unknown:
         raise ValueError(f"did not expect {' '.join(unknown)!r}; write --flag=value, and see --help for every flag")
+    config = config if seeds is None else replace(config, seeds=seeds)
+    if seeds is not None or config.seeds:
+        _check_seeds(config.seeds)
+        if any(word.partition("=")[0] == "--seed" for word in rest):
+            raise ValueError(
+                f"--seed={config.seed} beside the seeds {_listed(config.seeds)}: drop one of the two flags"
+            )
     return config
 
 
@@ -104,6 +115,36 @@ def _take_config(argv: Sequence[str]) -> tuple[Path, list[str]]:
         else:
             rest.append(word)
     return path, rest
+
+
+def _take_seeds(argv: Sequence[str]) -> tuple[tuple[int, ...] | None, list[str]]:
+    """(the numbers after --seeds, with commas or spaces between them, None without the flag; the other arguments)."""
+    seeds, rest, words = None, [], list(argv)
+    while words:
+        name, _, value = words[0].partition("=")
+        following = list(itertools.takewhile(lambda word: not word.startswith("--"), words[1:]))
+        if name == "--seeds":
+            found = ",".join([value, *following]).replace(",", " ").split()
+            if bad := [word for word in found if not re.fullmatch("-?[0-9]+", word)]:
+                raise ValueError(f"--seeds: asked for whole numbers, found {bad[0]!r}; write --seeds=0,1,2")
+            seeds, words = tuple(map(int, found)), words[1 + len(following) :]
+        else:
+            rest.append(words.pop(0))
+    return seeds, rest
+
+
+def _check_seeds(seeds: tuple[int, ...]) -> None:
+    """ValueError for seeds that cannot be compared: one alone, one twice, or one that JAX would cut to another."""
+    if len(seeds) < 2:
+        raise ValueError(f"--seeds: asked for two or more, found {_listed(seeds) or 'none'}; write --seeds=0,1,2")
+    if twice := [seed for seed in seeds if seeds.count(seed) > 1]:
+        raise ValueError(f"--seeds={_listed(seeds)}: {twice[0]} is there twice; name every seed once")
+    if beyond := [seed for seed in seeds if not 0 <= seed < 2**32]:
+        raise ValueError(f"--seeds={_listed(seeds)}: {beyond[0]} is no seed; pass whole numbers from 0 to {2**32 - 1}")
+
+
+def _listed(seeds: Sequence[int]) -> str:
+    return ",".join(map(str, seeds))
 
 
 def _flags(config: Any, prefix: str = "--") -> dict[str, tuple[str, ...]]:
@@ -218,9 +259,14 @@ def main(argv: Sequence[str]) -> int:
             simulate_devices(config.mesh.simulate)
         Console().print(resolved(config))
         logging.getLogger("absl").setLevel(logging.ERROR)  # orbax warns of what is meant, such as reading only
-        from pit_jax.stages import pipeline
+        if config.seeds:
+            from pit_jax.stages import seeds
 
-        pipeline.run(config)
+            seeds.run(config)
+        else:
+            from pit_jax.stages import pipeline
+
+            pipeline.run(config)
     except KeyboardInterrupt:
         print("\nstopped; the same command resumes", file=sys.stderr)
         return 130

@@ -107,11 +107,16 @@ def make_progress(console: Console) -> Progress:
     )
 
 
-def run(config: Config) -> None:
-    """Run config.stage in config.workdir. Raises ValueError for everything the user can mend."""
+def run(config: Config, data_folder: Path | None = None) -> None:
+    """Run config.stage in config.workdir, on the data in `data_folder` (default: `data` in the workdir or its trunk).
+
+    Raises ValueError for everything the user can mend.
+    """
+    assert not config.seeds, "stages/seeds.py runs several seeds, one config each"
     console = Console()
     folders = check(config)
-    data = prepare(config.data, config.tokenizer, Path(config.trunk or config.workdir) / "data", say=console.print)
+    data_folder = data_folder or Path(config.trunk or config.workdir) / "data"
+    data = prepare(config.data, config.tokenizer, data_folder, say=console.print)
     for line in data_summary(data.report):
         console.print(line, soft_wrap=True)
     mesh = make_mesh(config.mesh)

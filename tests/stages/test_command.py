@@ -13,7 +13,7 @@ from rich.console import Console
 from pit_jax import stages
 from pit_jax.config import Config, flatten
 from pit_jax.evaluation import figures
-from pit_jax.stages import command
+from pit_jax.stages import command, seeds
 
 
 @pytest.fixture
@@ -50,6 +50,10 @@ def test_no_flags_give_the_default_config() -> None:
         (["--data.sources=jsonl:a_b.jsonl"], "data.sources", ["jsonl:a_b.jsonl"]),
         (["--workdir=runs/my_run"], "workdir", "runs/my_run"),
         (["--seed=1", "--seed=2"], "seed", 2),
+        (["--seeds=0,1,2"], "seeds", [0, 1, 2]),
+        (["--seeds", "2", "0", "--stage=sft"], "seeds", [2, 0]),
+        (["--seeds", "0,", "1", "--stage=sft"], "stage", "sft"),
+        (["--seeds=0,1", "--seeds=3,4"], "seeds", [3, 4]),
     ],
 )
 def test_flags_go_on_top_of_the_config(argv: list[str], name: str, value: object) -> None:
@@ -81,6 +85,16 @@ def test_every_knob_is_a_flag() -> None:
         (["--rl.center-gap=maybe"], r"a switch is written --rl\.center-gap, .* or --rl\.no-center-gap"),
         (["--rl.no-kl-coef=1"], "unknown flag --rl.no-kl-coef"),
         (["rl"], "did not expect 'rl'"),
+        (["--seeds"], "--seeds: asked for two or more, found none; write --seeds=0,1,2"),
+        (["--seeds=4"], "--seeds: asked for two or more, found 4"),
+        (["--seeds=0,x,2"], "--seeds: asked for whole numbers, found 'x'"),
+        (["--seeds", "0", "1.5"], "--seeds: asked for whole numbers, found '1.5'"),
+        (["--seeds=0,1", "rl"], "--seeds: asked for whole numbers, found 'rl'"),
+        (["--seeds=0,1,0"], "--seeds=0,1,0: 0 is there twice"),
+        (["--seeds", "-1", "2"], "--seeds=-1,2: -1 is no seed; pass whole numbers from 0 to 4294967295"),
+        (["--seeds=0,4294967296"], "4294967296 is no seed"),
+        (["--seeds=0,1", "--seed=3"], "--seed=3 beside the seeds 0,1: drop one of the two flags"),
+        (["--seed", "0", "--seeds", "0", "1"], "--seed=0 beside the seeds 0,1"),
         (["--config"], "--config: asked for a path, found nothing"),
         (["--config", "--stage=rl"], "asked for a path, found --stage=rl"),
         (["--config=nowhere.py"], r"--config=nowhere\.py: no such file; .*configs/tiny\.py"),
@@ -111,6 +125,16 @@ def test_flags_win_over_the_file(tmp_path: Path) -> None:
     path.write_text("from pit_jax.config import Config\n\ndef get_config(): return Config(seed=7, workdir='w')\n")
     config = command.parse(["--config", str(path), "--seed=8"])
     assert (config.seed, config.workdir) == (8, "w")
+
+
+def test_seeds_of_the_file_are_checked_like_those_of_the_flag(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text("from pit_jax.config import Config\n\ndef get_config(): return Config(seeds=(3, 3))\n")
+    with pytest.raises(ValueError, match="--seeds=3,3: 3 is there twice"):
+        command.parse(["--config", str(path)])
+    with pytest.raises(ValueError, match="--seed=5 beside the seeds 1,2"):
+        command.parse(["--config", str(path), "--seeds=1,2", "--seed=5"])
+    assert command.parse(["--config", str(path), "--seeds=1,2"]).seeds == (1, 2)
 
 
 def test_a_value_of_the_wrong_type_ends_with_code_2(capsys: pytest.CaptureFixture[str]) -> None:
@@ -147,6 +171,13 @@ def test_the_run_gets_the_config(pipeline: Callable[[Callable[[Config], None]], 
     pipeline(seen.append)
     assert command.main(["--stage=rm", "--seed=5"]) == 0
     assert (seen[0].stage, seen[0].seed) == ("rm", 5)
+
+
+def test_several_seeds_are_run_by_the_loop_over_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Config] = []
+    monkeypatch.setattr(seeds, "run", seen.append)
+    assert command.main(["--stage=rm", "--seeds=3,5"]) == 0
+    assert (seen[0].stage, seen[0].seeds) == ("rm", (3, 5))
 
 
 def test_the_users_errors_are_one_line(

@@ -88,8 +88,9 @@ def test_a_changed_config_names_the_knobs_and_both_values(tmp_path: Path) -> Non
         replace(CONFIG, transformer=replace(CONFIG.transformer, remat=True, unroll=2)),
         replace(CONFIG, rl=replace(CONFIG.rl, kl_coef=0.5)),
         replace(CONFIG, stage="sft", model="policy", workdir="elsewhere"),
+        replace(CONFIG, seeds=(0, 1)),
     ],
-    ids=["mesh", "checkpoints", "remat", "another stage's knob", "stage and workdir"],
+    ids=["mesh", "checkpoints", "remat", "another stage's knob", "stage and workdir", "the other seeds"],
 )
 def test_knobs_that_do_not_decide_what_a_stage_computes_may_change(tmp_path: Path, harmless: Config) -> None:
     folder = StageFolder(tmp_path, "sft", "policy")
