@@ -22,6 +22,7 @@ setup(
         "optax>=0.2.8,<0.3",
         "orbax-checkpoint>=0.12.0,<0.13",
         "numpy>=2.0",
+        "scipy>=1.14",  # Student's t for means over seeds; jax needs it too
         "transformers>=5.12,<6",
         "tokenizers>=0.22",
         "safetensors>=0.7",

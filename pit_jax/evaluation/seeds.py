@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from pit_jax.evaluation.records import Row
 
@@ -26,30 +27,6 @@ class Spread:
     largest: float
 
 
-def student_t(share: float, freedom: int) -> float:
-    """The t with P(|T| <= t) = share, for Student's T with a whole number of degrees of freedom.
-
-    With tan(x) = t / sqrt(freedom) that probability is a finite sum of powers of cos(x) (Abramowitz and Stegun, 26.7.3
-    and 26.7.4), and it rises with x: the x between 0 and a right angle is found by halving.
-    """
-    assert 0 < share < 1 and freedom >= 1
-
-    def probability(angle: float) -> float:
-        odd, cosine = freedom % 2, math.cos(angle)
-        total, term = 0.0, cosine**odd
-        for power in range(odd, freedom - 1, 2):
-            total += term
-            term *= cosine**2 * (power + 1) / (power + 2)
-        inside = math.sin(angle) * total
-        return 2 / math.pi * (angle + inside) if odd else inside
-
-    low, high = 0.0, math.pi / 2
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if probability(middle) < share else (low, middle)
-    return math.sqrt(freedom) * math.tan(low)
-
-
 def spread(values_S: Sequence[float]) -> Spread:
     """Mean, standard deviation and the interval mean +- t sd / sqrt(S), t at S - 1 degrees of freedom; S >= 2.
 
@@ -58,7 +35,7 @@ def spread(values_S: Sequence[float]) -> Spread:
     """
     assert len(values_S) >= 2, "one seed has no spread"
     mean, sd = float(np.mean(values_S)), float(np.std(values_S, ddof=1))
-    half = student_t(0.95, len(values_S) - 1) * sd / math.sqrt(len(values_S))
+    half = float(stats.t.ppf(0.975, len(values_S) - 1)) * sd / math.sqrt(len(values_S))
     return Spread(mean, sd, mean - half, mean + half, float(min(values_S)), float(max(values_S)))
 
 

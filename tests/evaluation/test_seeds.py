@@ -2,14 +2,12 @@
 
 import math
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from jax.scipy.special import betainc
 
-from pit_jax.evaluation.seeds import aggregate, curve_over, spread, student_t
+from pit_jax.evaluation.seeds import aggregate, curve_over, spread
 
 NUMBERS = st.lists(st.floats(-100, 100), min_size=2, max_size=12)
 
@@ -27,29 +25,6 @@ def comparison(delta: float, **fields: object) -> dict:
 
 def system(score: float | None, **fields: object) -> dict:
     return {"name": "policy", "temperature": 0.8, "score_mean": score, "score_std": 1.0} | fields
-
-
-@pytest.mark.parametrize(
-    ("freedom", "t"), [(1, 12.706), (2, 4.303), (3, 3.182), (4, 2.776), (5, 2.571), (9, 2.262), (30, 2.042)]
-)
-def test_the_quantiles_of_the_printed_tables(freedom: int, t: float) -> None:
-    assert round(student_t(0.95, freedom), 3) == t
-
-
-@pytest.mark.parametrize("share", [0.01, 0.5, 0.95, 0.999])
-def test_one_and_two_degrees_of_freedom_have_closed_forms(share: float) -> None:
-    """One (Cauchy): P(|T| <= t) = 2 atan(t) / pi. Two: P = t / sqrt(2 + t^2)."""
-    assert student_t(share, 1) == pytest.approx(math.tan(math.pi * share / 2), rel=1e-9)
-    assert student_t(share, 2) == pytest.approx(share * math.sqrt(2 / (1 - share**2)), rel=1e-9)
-
-
-@pytest.mark.parametrize("freedom", [1, 2, 3, 4, 7, 8, 25, 60])
-@pytest.mark.parametrize("share", [0.1, 0.8, 0.99])
-def test_the_quantile_against_the_incomplete_beta_function(freedom: int, share: float) -> None:
-    """P(|T| <= t) = I_x(1 / 2, freedom / 2) at x = t^2 / (freedom + t^2)."""
-    square = student_t(share, freedom) ** 2
-    found = betainc(jnp.float32(0.5), jnp.float32(freedom / 2), jnp.float32(square / (freedom + square)))
-    assert float(found) == pytest.approx(share, abs=1e-5)
 
 
 def test_three_seeds_by_hand() -> None:
