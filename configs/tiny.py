@@ -26,14 +26,14 @@ def get_config() -> Config:
         rm=replace(
             base.rm,
             policy_steps=600,
-            improver_steps=1400,
+            improver_steps=1800,
             batch_size=32,
             optimizer=replace(base.rm.optimizer, learning_rate=3e-3),
         ),
         rl=replace(
             base.rl,
             policy_rounds=25,
-            curriculum=replace(base.rl.curriculum, rounds=(30, 60)),
+            curriculum=replace(base.rl.curriculum, rounds=(30, 90)),
             kl_coef=0.2,
             select_kl=2.5,
         ),

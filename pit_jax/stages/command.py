@@ -33,10 +33,12 @@ DESCRIPTION = """Train a language model to improve answers, from preference pair
 Stages (--stage):
   sft       supervised fine-tuning of the policy (x -> y_w) or the improver (x, y_l -> y_w)
   rm        the policy's reward model (Bradley-Terry) or the improver's gap model (five terms)
-  rl        PPO on that reward; the improver's references follow the two-stage curriculum
+  rl        PPO on that reward; the improver's references follow the curriculum
+  dpo       the policy by direct preference optimisation, a baseline
   improve   answer prompts with the policy, then improve the answers K times
   evaluate  compare the systems at matched temperature and write report/index.html
-  all       everything, for both models, skipping what is finished
+  all       everything so far but dpo, for both models, skipping what is finished
+  paper     on a finished run: the paper's tables and figures, with its ablations and baselines trained as branches
 --model=policy|improver picks the pipeline for sft, rm and rl.
 
 --config=PATH names a Python file with `def get_config() -> Config` (default: configs/tiny.py); flags go on top of it.
