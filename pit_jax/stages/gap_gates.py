@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -56,10 +57,11 @@ def known_differences(context: Context, count: int) -> tuple[np.ndarray, np.ndar
 
 
 def write_quality(context: Context, quality: GapQuality) -> list[Gate]:
-    """quality.json: the figures, and the gates under the limits of this run."""
-    found = gates(quality, context.config.rm.gates)
+    """quality.json: the figures, and the gates under the limits of this run. A trunk keeps its own."""
+    found, folder = gates(quality, context.config.rm.gates), context.folder("rm", "improver")
     content = {"quality": asdict(quality), "gates": [asdict(gate) for gate in found]}
-    write_json(context.folder("rm", "improver").path / "quality.json", content)
+    if folder.workdir == Path(context.config.workdir):
+        write_json(folder.path / "quality.json", content)
     return found
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from pit_jax.stages import command as program
+
 MICRO = Path(__file__).with_name("micro.py")
 Command = Callable[..., list[str]]
 
@@ -42,3 +44,14 @@ def finished(tmp_path_factory: pytest.TempPathFactory, execute: Callable[..., st
     """(workdir, output) of an uninterrupted `--stage=all`."""
     workdir = tmp_path_factory.mktemp("finished")
     return workdir, execute(workdir, "--stage=all")
+
+
+@pytest.fixture
+def refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """refused(*flags) -> the message of a command that must end with exit code 2."""
+
+    def run(*flags: str, workdir: Path = tmp_path / "run") -> str:
+        assert program.main([f"--config={MICRO}", f"--workdir={workdir}", *flags]) == 2
+        return capsys.readouterr().err
+
+    return run

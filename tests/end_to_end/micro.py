@@ -32,5 +32,9 @@ def get_config() -> Config:
         ),
         improve=replace(base.improve, rounds=2, limit=16, batch_size=16),
         evaluate=replace(base.evaluate, prompts=16, temperatures=(0.8,), resamples=50),
+        dpo=replace(base.dpo, steps=6, batch_size=16),
+        paper=replace(
+            base.paper, ablations=("first-only", "direct-rlhf"), prompts=16, temperatures=(0.5, 1.0), rounds=2
+        ),
         checkpoint=replace(base.checkpoint, every=3),
     )

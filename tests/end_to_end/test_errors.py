@@ -7,20 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pit_jax.stages import command
-
 MICRO = str(Path(__file__).with_name("micro.py"))
-
-
-@pytest.fixture
-def refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """refused(*flags) -> the message of a command that must end with exit code 2."""
-
-    def run(*flags: str, workdir: Path = tmp_path / "run") -> str:
-        assert command.main([f"--config={MICRO}", f"--workdir={workdir}", *flags]) == 2
-        return capsys.readouterr().err
-
-    return run
 
 
 def pair(**columns: object) -> str:

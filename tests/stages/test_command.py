@@ -77,7 +77,10 @@ def test_every_knob_is_a_flag() -> None:
         (["--kl-coef=1"], r"did you mean --rl\.kl-coef\?"),
         (["--stag=rl"], r"did you mean --stage\?"),
         (["--qqqq=1"], "unknown flag --qqqq; see --help"),
-        (["--stage=rll"], r"--stage: unknown 'rll'; did you mean rl\?; known: sft, rm, rl, dpo, improve, evaluate, paper, all"),
+        (
+            ["--stage=rll"],
+            r"--stage: unknown 'rll'; did you mean rl\?; known: sft, rm, rl, dpo, improve, evaluate, paper, all",
+        ),
         (["--stage", "evalute"], r"did you mean evaluate\?"),
         (["--model=both"], "--model: unknown 'both'; known: policy, improver"),
         (["--stage"], "--stage: unknown ''"),

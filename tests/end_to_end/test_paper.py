@@ -1,0 +1,83 @@
+"""The paper's tables on a finished run, from ablations that branch off it; and a branch of one's own."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+TRAINED = ("data", "sft-policy", "sft-improver", "rm-policy", "rm-improver", "rl-policy", "rl-improver")
+
+
+@pytest.fixture(scope="module")
+def paper(
+    finished: tuple[Path, str], execute: Callable[..., str], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, str]:
+    """(workdir, output) of --stage=paper on a copy of the finished run."""
+    workdir = tmp_path_factory.mktemp("paper")
+    for stage in TRAINED:
+        shutil.copytree(finished[0] / stage, workdir / stage)
+    return workdir, execute(workdir, "--stage=paper")
+
+
+def test_the_ablations_are_trained_as_branches(paper: tuple[Path, str]) -> None:
+    workdir, _ = paper
+    for name, stage, rounds in (("first-only", "rl-improver", 6), ("direct-rlhf", "rl-policy", 8)):
+        folder = workdir / "paper" / name
+        assert [path.name for path in folder.iterdir()] == [stage], "everything else is the trunk's"
+        rows = [json.loads(line) for line in (folder / stage / "metrics.jsonl").read_text().splitlines()]
+        assert max(row["step"] for row in rows) == rounds
+        ours, theirs = (json.loads((path / "lineage.json").read_text()) for path in (folder / stage, workdir / stage))
+        assert ours["config"] != theirs["config"] and ours["sft-policy"] == theirs["sft-policy"]
+    assert (workdir / "dpo-policy" / "done.json").exists()
+
+
+def test_every_table_is_written_and_shown(paper: tuple[Path, str]) -> None:
+    workdir, output = paper
+    results = json.loads((workdir / "paper" / "results.json").read_text())
+    names = [row["name"] for row in results["systems"]]
+    expected = "policy, PIT x1, PIT x2, chosen, SFT improver x1, first-only x1, direct RLHF, DPO"
+    assert names[:8] == expected.split(", ") and names[8].startswith("best of ")
+    assert names[9:] == ["Self-Refine", "one-line"]
+    assert [row["left"] for row in results["table"] if row["judge"] == "gap"] == names[1:]
+    assert {row["temperature"] for row in results["sweep"]} == {0.5, 1.0}
+    assert all(row["n"] == 16 for key in ("table", "sweep", "curriculum") for row in results[key])
+    assert [row["name"] for row in results["gap_losses"]] == ["five terms", "difference of two scores"]
+    assert {"first-only: rl-improver", "direct-rlhf: rl-policy"} <= {r["name"] for r in results["costs"]["training"]}
+    page = (workdir / "report" / "index.html").read_text()
+    assert "direct RLHF" in output and "direct RLHF" in page
+
+
+def test_a_second_run_skips_everything(paper: tuple[Path, str], execute: Callable[..., str]) -> None:
+    output = execute(paper[0], "--stage=paper")
+    assert "paper: finished before, skipped" in output and "rl-improver eval" not in output
+
+
+def test_a_branch_runs_what_its_knobs_change(
+    finished: tuple[Path, str], execute: Callable[..., str], tmp_path: Path
+) -> None:
+    """Another length of the policy's SFT would change all; other RL of the improver changes that alone."""
+    before = {path: path.stat().st_mtime_ns for path in finished[0].rglob("*") if path.is_file()}
+    output = execute(tmp_path, "--stage=rl", f"--trunk={finished[0]}", "--rl.curriculum.rounds", "1", "1")
+    assert [path.name for path in tmp_path.iterdir()] == ["rl-improver"] and "rl-improver eval 2" in output
+    after = {path: path.stat().st_mtime_ns for path in finished[0].rglob("*") if path.is_file()}
+    assert after == before, "the trunk is only read"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--stage=rl", "--trunk={empty}"], "asked for the workdir of a run, found no prepared data in it"),
+        (["--stage=rl", "--trunk={finished}", "--workdir={finished}"], "is the workdir itself"),
+        (["--stage=paper", "--trunk={finished}"], "--stage=paper makes branches of a run: leave --trunk out"),
+        (["--stage=paper", "--paper.ablations", "first"], "--paper.ablations: found first; name each of first-only"),
+        (["--stage=paper"], "stage paper needs finished"),
+    ],
+)
+def test_what_cannot_branch_is_refused(
+    finished: tuple[Path, str], refused: Callable[..., str], tmp_path: Path, flags: list[str], message: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    places = {"empty": tmp_path / "empty", "finished": finished[0]}
+    assert message in refused(*(flag.format(**places) for flag in flags), workdir=tmp_path / "branch")
