@@ -36,6 +36,7 @@ def get_config() -> Config:
             curriculum=replace(base.rl.curriculum, rounds=(30, 90)),
             kl_coef=0.2,
             select_kl=2.5,
+            guards=replace(base.rl.guards, max_kl=5.0),
         ),
         evaluate=replace(base.evaluate, prompts=2048),
     )

@@ -1,10 +1,11 @@
 """Every knob, in frozen dataclasses. A field's docstring is its --help text."""
 
-import dataclasses
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal
+
+from pit_jax.limits import GatesConfig, GuardsConfig
 
 
 @dataclass(frozen=True)
@@ -113,29 +114,13 @@ class SftConfig:
 
 
 @dataclass(frozen=True)
-class GatesConfig:
-    max_length_bias: float = 0.5
-    """Gate `length`: most that accuracy may differ between pairs whose chosen answer is longer and shorter."""
-    max_length_correlation: float = 0.8
-    """Gate `length-correlation`: most |correlation| of the symmetrised gap with the difference in tokens."""
-    min_accuracy: float = 0.6
-    """Gate `accuracy`: least share of pairs with wl > lw; gate `direction`: that of the opposite gap stays below it."""
-    min_share: float = 0.2
-    """Gates `reference` and `candidate`: least share of the spread wl - lw that each of the two texts moves."""
-    max_asymmetry: float = 0.8
-    """Gate `antisymmetry`: most |r(a|b) + r(b|a)|, centred, as a share of the spread |wl - lw|."""
-    min_weakest: float = 0.55
-    """Gate `weakest`: least of the five pairwise accuracies."""
-    max_calibration_error: float = 0.2
-    """Gate `calibration`: most expected calibration error of sigmoid((wl - lw) / 2)."""
-
-
-@dataclass(frozen=True)
 class RmConfig:
     policy_steps: int = 500
     """Updates of the reward model."""
     improver_steps: int = 600
     """Updates of the gap model."""
+    guard_steps: int = 0
+    """Updates of the guard, a second gap model with its own head and order of pairs that watches RL; 0 = no guard."""
     batch_size: int = 64
     """Pairs per update."""
     accumulate: int = 1
@@ -207,6 +192,7 @@ class RlConfig:
     """Rounds between evaluations (and checkpoints) on held-out prompts."""
     heldout_prompts: int = 256
     """Held-out prompts of such an evaluation."""
+    guards: GuardsConfig = field(default_factory=GuardsConfig)
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(
             learning_rate=2e-4, schedule="constant", warmup=0.02, weight_decay=0.0, eps=1e-5
@@ -295,8 +281,8 @@ class CheckpointConfig:
 class Config:
     stage: Literal["sft", "rm", "rl", "dpo", "improve", "evaluate", "paper", "all"] = "all"
     """What to run; `all` runs everything up to evaluate and skips what is finished."""
-    model: Literal["policy", "improver"] = "improver"
-    """Which of the two pipelines, for sft, rm and rl."""
+    model: Literal["policy", "improver", "guard"] = "improver"
+    """Which of the two pipelines, for sft, rm and rl; rm also trains the improver's guard (rm.guard_steps)."""
     workdir: str = "runs/tiny"
     """Folder that holds everything the run writes."""
     trunk: str = ""
@@ -322,12 +308,10 @@ class Config:
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     """Leaf fields as {"rl.kl_coef": 0.15, ...}."""
     flat: dict[str, Any] = {}
-    for f in dataclasses.fields(config):
-        value = getattr(config, f.name)
-        if dataclasses.is_dataclass(value):
-            flat.update(flatten(value, f"{prefix}{f.name}."))
-        else:
-            flat[prefix + f.name] = list(value) if isinstance(value, tuple) else value
+    for f in fields(config):
+        value, name = getattr(config, f.name), prefix + f.name
+        leaf = {name: list(value) if isinstance(value, tuple) else value}
+        flat |= flatten(value, f"{name}.") if is_dataclass(value) else leaf
     return flat
 
 

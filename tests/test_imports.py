@@ -15,7 +15,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "pit_jax"
 # What a folder (or a module at the top) may import inside pit_jax, besides itself.
 ALLOWED: dict[str, set[str]] = {
     "batch": set(),
-    "config": set(),
+    "config": {"limits"},
+    "limits": set(),
     "masked": set(),
     "objectives": {"batch", "masked"},
     "parallel": {"config"},

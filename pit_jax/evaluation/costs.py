@@ -157,9 +157,9 @@ def training_costs(config: Run, layout: Mapping[str, Any], vocab_size: int) -> d
 
     In RL all T slots are decoded: a batch goes on until its longest answer has ended. The scorer reads twice when the
     gap is centred. References drawn by a policy are one answer a prompt, those by the improver an answer and its
-    rewrite, and prompts are shared by the references of a stage. A round that stops on rl.stop_kl costs less than is
-    counted here; a stage of the curriculum that is over early leaves its rounds to the last, whose references may cost
-    more.
+    rewrite, and prompts are shared by the references of a stage. A round that stops on rl.stop_kl and a run that
+    an alarm ends cost less than is counted here; a stage of the curriculum that is over early leaves its rounds to the
+    last, whose references may cost more. A guard (rm.guard_steps) is not counted.
 
     Args:
         config: knobs of the run.

@@ -39,7 +39,7 @@ Stages (--stage):
   evaluate  compare the systems at matched temperature and write report/index.html
   all       everything so far but dpo, for both models, skipping what is finished
   paper     on a finished run: the paper's tables and figures, with its ablations and baselines trained as branches
---model=policy|improver picks the pipeline for sft, rm and rl.
+--model=policy|improver picks the pipeline for sft, rm and rl; --stage=rm --model=guard trains the gap model's guard.
 
 --config=PATH names a Python file with `def get_config() -> Config` (default: configs/tiny.py); flags go on top of it.
 Re-running a command resumes it."""

@@ -79,6 +79,7 @@ def run(context: Context, progress: Progress) -> None:
         num_steps=config.steps,
         batch_size=config.batch_size,
         accumulate=config.accumulate,
+        seed=context.config.seed,
         score=lambda metrics: metrics["accuracy"],
     )
     fit(context, task, lambda: start, progress)

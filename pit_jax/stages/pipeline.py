@@ -18,7 +18,8 @@ from pit_jax.stages import dpo, evaluate, gap_gates, improve, paper, rl, rm, sft
 from pit_jax.stages.ablations import ABLATIONS, branch, check_ablations
 from pit_jax.stages.context import Context
 from pit_jax.stages.curriculum import check_curriculum, providers_of
-from pit_jax.stages.workspace import PARENTS, StageFolder, locate
+from pit_jax.stages.guards import check_guards
+from pit_jax.stages.workspace import PARENTS, StageFolder, has_guard, locate
 
 ORDER = tuple(stage for stage in PARENTS if stage[0] not in ("dpo", "paper"))  # what --stage=all runs
 
@@ -26,7 +27,7 @@ ORDER = tuple(stage for stage in PARENTS if stage[0] not in ("dpo", "paper"))  #
 def selected(config: Config) -> list[StageFolder]:
     """The stages that this command runs, in order."""
     if config.stage == "all":
-        return [locate(config, stage, model) for stage, model in ORDER]
+        return [locate(config, stage, model) for stage, model in ORDER if model != "guard" or has_guard(config)]
     models = {"sft": config.model, "rm": config.model, "rl": config.model, "dpo": "policy"}
     return [locate(config, config.stage, models.get(config.stage, ""))]
 
@@ -60,6 +61,7 @@ def check(config: Config) -> list[StageFolder]:
     """Everything that can be wrong before data are read or anything compiles. Returns the stages to run."""
     check_trunk(config)
     check_ablations(config.paper.ablations)
+    check_guards(config)
     folders = selected(config)
     for folder in folders:
         folder.check_config(config)

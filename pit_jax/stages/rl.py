@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import jax
@@ -19,6 +19,7 @@ from pit_jax.parallel.sharding import batch_sharding, param_sharding, replicated
 from pit_jax.stages.context import Context
 from pit_jax.stages.curriculum import Place, advance, providers_of
 from pit_jax.stages.gap_gates import require_gates
+from pit_jax.stages.guards import Alarm, Watch, unwatched
 from pit_jax.stages.references import Supply, prompt_arrays
 from pit_jax.stages.rollout import Metrics, Rollout, make_ppo_loss, make_rollout, provider_metrics
 from pit_jax.stages.supervised import summary_line
@@ -36,7 +37,7 @@ RATIO_TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}
 class Actors:
     """The frozen models of an RL stage."""
 
-    frozen: Any  # {"anchor": SFT model of the KL, "scorer": reward or gap model}
+    frozen: Any  # {"anchor": SFT model of the KL, "scorer": reward or gap model} and "guard" where there is one
     samplers: dict[str, Any]  # whose answers the improver meets as references; empty for the policy's own RL
 
 
@@ -44,20 +45,28 @@ def load_actors(context: Context, model: str) -> Actors:
     frozen = {"anchor": context.load("sft", model), "scorer": context.load("rm", model)}
     if model == "policy":
         return Actors(frozen, {})
+    if context.config.rm.guard_steps > 0:
+        frozen["guard"] = context.load("rm", "guard")
     asked = {name for references in context.config.rl.curriculum.references for name in providers_of(references)}
     samplers = {"policy-rl": context.load("rl", "policy")}
     return Actors(frozen, samplers | ({"policy-sft": context.load("sft", "policy")} if "policy-sft" in asked else {}))
 
 
-def start_extras(config: RlConfig, model: str, anchor: Any) -> dict[str, Any]:
+def rounds_of(config: RlConfig, model: str) -> int:
+    return config.policy_rounds if model == "policy" else sum(config.curriculum.rounds)
+
+
+def start_extras(config: RlConfig, model: str, frozen: Any) -> dict[str, Any]:
     """What a state of this stage holds beside parameters and optimizer."""
+    evaluations = rounds_of(config, model) // config.evaluate_every + 2
     extras: dict[str, Any] = {
         "kl_coef": np.float32(config.kl_coef),
         "position": np.int32(0),
         "curriculum": Place().arrays(),
+        "watched": unwatched(evaluations, guarded="guard" in frozen),
     }
     moving = model == "improver" and config.curriculum.anchor == "previous"
-    return extras | ({"anchor": {"policy": anchor}} if moving else {})
+    return extras | ({"anchor": {"policy": frozen["anchor"]}} if moving else {})
 
 
 def run(context: Context, model: str, progress: Progress) -> None:
@@ -68,7 +77,7 @@ def run(context: Context, model: str, progress: Progress) -> None:
     keep, say = context.config.checkpoint.keep, context.console.print
     with Checkpoints(folder.path / "checkpoints", keep=keep, say=say) as checkpoints:
         actors = load_actors(context, model)
-        train(context, model, actors, checkpoints, progress)
+        alarms = train(context, model, actors, checkpoints, progress)
         checkpoints.wait()
         best = checkpoints.best_round()
         if best is None:
@@ -76,13 +85,16 @@ def run(context: Context, model: str, progress: Progress) -> None:
                 f"no checkpoint of {folder.name} kept its KL under --rl.select-kl={context.config.rl.select_kl} nats; "
                 "raise --rl.kl-coef, lower the learning rate, or raise --rl.select-kl"
             )
-        folder.finish(round=best, digest=checkpoints.digest(best))
+        folder.finish(round=best, digest=checkpoints.digest(best), alarms=[asdict(alarm) for alarm in alarms])
 
 
-def train(context: Context, model: str, actors: Actors, checkpoints: Checkpoints, progress: Progress) -> None:
-    """From the newest checkpoint, or from the SFT model with the scorer as value model, through all rounds."""
+def train(context: Context, model: str, actors: Actors, checkpoints: Checkpoints, progress: Progress) -> list[Alarm]:
+    """From the newest checkpoint, or from the SFT model with the scorer as value model, to the last round or an alarm.
+
+    Returns the alarms of the whole stage.
+    """
     config, mesh, folder = context.config.rl, context.mesh, context.folder("rl", model)
-    rounds = config.policy_rounds if model == "policy" else sum(config.curriculum.rounds)
+    rounds = rounds_of(config, model)
     optimizer = make_actor_critic_optimizer(
         config.optimizer, rounds * config.epochs * config.minibatches, value_learning_rate=config.value_learning_rate
     )
@@ -93,7 +105,7 @@ def train(context: Context, model: str, actors: Actors, checkpoints: Checkpoints
         param_sharding(params, mesh),
         replicated(mesh),
         seed=context.config.seed,
-        extras=start_extras(config, model, actors.frozen["anchor"]),
+        extras=start_extras(config, model, actors.frozen),
     )
     checkpoints.check_space(fresh)
     restored = checkpoints.restore_latest(abstract_state(fresh))
@@ -117,7 +129,8 @@ def train(context: Context, model: str, actors: Actors, checkpoints: Checkpoints
         state_sharding=sharding,
         batch_sharding=batch_sharding(mesh),
     )
-    trainer = Rounds(context, config, model, actors, rollout, bars)
+    watch = Watch(config.guards, folder.name, context.console.print)
+    trainer = Rounds(context, config, model, actors, rollout, bars, watch)
     heldout = Heldout(context, config, model, actors, rollout)
 
     def evaluate(state: TrainState, round: int) -> dict[str, float] | None:
@@ -127,11 +140,12 @@ def train(context: Context, model: str, actors: Actors, checkpoints: Checkpoints
         metrics = heldout.measure(state)
         trainer.heldout_gap = metrics["objective/scores"]
         log.eval(round, metrics)
+        watch.look(state.extras["watched"], round, metrics)
         return metrics
 
     def save(state: TrainState, round: int, metrics: dict[str, float] | None) -> None:
         if metrics is not None:
-            allowed = metrics["objective/kl"] <= config.select_kl
+            allowed = metrics["objective/kl"] <= config.select_kl and not watch.stops
             checkpoints.save(round, state, score=metrics["objective/scores"] if allowed else None)
 
     run_loop(
@@ -144,8 +158,10 @@ def train(context: Context, model: str, actors: Actors, checkpoints: Checkpoints
         num_rounds=rounds,
         stop_round=trainer.stop,
         finish_round=trainer.finish,
+        stop=lambda: watch.stops,
     )
     log.close()
+    return watch.alarms
 
 
 class Bars:
@@ -168,7 +184,7 @@ class Bars:
             self._progress.update(self._round, completed=row["step"], note=note)
         self._progress.update(self._phase, visible=False)
         if row["phase"] == "eval":
-            names = ("objective/scores", "objective/kl", "truth/score", "val/eos_rate")
+            names = ("objective/scores", "guard/scores", "objective/kl", "truth/score", "val/eos_rate")
             shown = {name: row[name] for name in ("step", "phase", "time", *names) if name in row}
             self._progress.console.print(summary_line(self._name, shown), soft_wrap=True)
 
@@ -176,8 +192,17 @@ class Bars:
 class Rounds:
     """One round of PPO: roll out with the state's parameters, then epochs x minibatches over the rollout."""
 
-    def __init__(self, context: Context, config: RlConfig, model: str, actors: Actors, rollout: Rollout, bars: Bars):
-        self._context, self._config, self._model, self._bars = context, config, model, bars
+    def __init__(
+        self,
+        context: Context,
+        config: RlConfig,
+        model: str,
+        actors: Actors,
+        rollout: Rollout,
+        bars: Bars,
+        watch: Watch,
+    ):
+        self._context, self._config, self._model, self._bars, self._watch = context, config, model, bars, watch
         self._actors, self._rollout = actors, rollout
         self._supply = Supply(context, actors.samplers)
         self._key = context.key("rollout", model)
@@ -234,7 +259,7 @@ class Rounds:
         return self._config.stop_kl > 0 and metrics["policy/approxkl_avg"].value > self._config.stop_kl
 
     def finish(self, state: TrainState, totals: Metrics) -> tuple[TrainState, Metrics]:
-        """Move the KL coefficient, note curriculum stage and prompts drawn so far, and add the rollout's metrics."""
+        """Move the KL coefficient, keep curriculum, prompts drawn and evaluations, and add the rollout's metrics."""
         config, extras = self._config, dict(state.extras)
         one = jnp.ones((), jnp.float32)
         own = {
@@ -250,6 +275,7 @@ class Rounds:
         extras["position"] = np.int32(int(extras["position"]) + config.batch_size // shared)
         success = float(self._metrics["objective/success"].value)
         extras["curriculum"] = dataclasses.replace(self._place, success=success).arrays()
+        extras["watched"] = self._watch.stepped(totals)
         if "anchor" in extras:
             extras["anchor"] = {"policy": self._anchor}
         return dataclasses.replace(state, extras=extras), {**totals, **self._metrics, **own}

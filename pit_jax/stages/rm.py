@@ -16,6 +16,8 @@ from pit_jax.objectives.reward import bradley_terry_loss
 from pit_jax.stages.context import Context
 from pit_jax.stages.supervised import Loss, Task, fit
 
+GUARD_SEED = 1_000_003  # beyond the seeds of any set of runs, whose gap models a guard must not repeat
+
 
 def sequence_scores(model: ScalarModel, params: Any, tokens_BL: jax.Array, segments_BL: jax.Array) -> jax.Array:
     """score_B: the scalar at the last real token of each row, whatever the padding side."""
@@ -57,21 +59,30 @@ def gap_accuracy(metrics: dict[str, float]) -> float:
 
 
 def run(context: Context, model: str, progress: Progress) -> None:
+    """Train the policy's reward model, the improver's gap model, or its guard: the gap model under another seed.
+
+    A guard starts from the same SFT weights with a head of its own and meets the pairs in another order, as the members
+    of the ensembles of arXiv 2310.02743 do. Errors that come from the weights and pairs they share, it shares too
+    (arXiv 2312.09244). Its loss has all five terms, whatever rm.gap_loss says: ablations share the guard.
+    """
     config, network = context.config.rm, context.scalar_model
-    policy = model == "policy"
+    policy, guard = model == "policy", model == "guard"
     kind = "reward" if policy else "gap"
+    gap_steps = config.guard_steps if guard else config.improver_steps
     task = Task(
         folder=context.folder("rm", model),
-        loss=make_reward_loss(network) if policy else make_gap_loss(network, config.gap_loss),
+        loss=make_reward_loss(network) if policy else make_gap_loss(network, "five" if guard else config.gap_loss),
         make_batch=RewardBatch if policy else GapBatch,
         arrays=context.data.arrays("rm", kind),
         heldout=context.data.arrays("heldout", kind),
         optimizer=config.optimizer,
-        num_steps=config.policy_steps if policy else config.improver_steps,
+        num_steps=config.policy_steps if policy else gap_steps,
         batch_size=config.batch_size,
         accumulate=config.accumulate,
+        seed=context.config.seed + (GUARD_SEED if guard else 0),
         score=(lambda metrics: metrics["accuracy"]) if policy else gap_accuracy,
     )
     if not task.folder.done():
-        start = context.load("sft", model)
-        fit(context, task, lambda: context.init(network, context.key("init", kind), start), progress)
+        start = context.load("sft", "policy" if policy else "improver")
+        key = context.key("init", "guard" if guard else kind)
+        fit(context, task, lambda: context.init(network, key, start), progress)

@@ -9,17 +9,20 @@ import jax.numpy as jnp
 from pit_jax.batch import Experience, RolloutPrompts
 from pit_jax.config import RlConfig
 from pit_jax.generation.decode import Generated, generate
+from pit_jax.generation.repetition import repeated_ngrams
 from pit_jax.generation.sampling import Sampling, token_logprobs
+from pit_jax.improvement.pit import Answers
 from pit_jax.masked import Mean, whiten
 from pit_jax.model.attention import causal_visible, segment_positions
 from pit_jax.model.networks import LanguageModel, ScalarModel
 from pit_jax.objectives.ppo import policy_loss, value_loss
 from pit_jax.objectives.returns import gae, kl_estimate, shaped_rewards
-from pit_jax.stages.rm import sequence_scores
 from pit_jax.stages.supervised import Loss
+from pit_jax.stages.systems import answer_scores
 
 Metrics = dict[str, Mean]
 Rollout = Callable[..., tuple[Experience, Metrics]]
+NGRAM = 3  # tokens; of a repetition
 
 
 def response_logprobs(
@@ -50,22 +53,26 @@ def make_rollout(
 ) -> Rollout:
     """rollout(params, frozen, prompts: RolloutPrompts, key, kl_coef) -> (experience, metrics).
 
-    params = {"policy", "value"}; frozen = {"anchor": the SFT model of the KL, "scorer": reward or gap model}. The
-    reference (its EOS included) is read only when `centered`: the score is then r(x, y, y_ref) - r(x, y_ref, y_ref).
+    params = {"policy", "value"}; frozen = {"anchor": the SFT model of the KL, "scorer": reward or gap model} and
+    "guard", a second gap model, where there is one. The reference (its EOS included) is read only when `centered`: a
+    score is then r(x, y, y_ref) - r(x, y_ref, y_ref). With config.guards.worst_case the score is the lower of the
+    scorer's and the guard's: worst-case optimisation of an ensemble of two (WCO, arXiv 2310.02743).
     """
     sampling = Sampling(temperature=config.temperature)
 
-    def score(scorer: Any, prompt: jax.Array, prompt_mask: jax.Array, answer: jax.Array, mask: jax.Array) -> jax.Array:
-        tokens_BL = jnp.concatenate([prompt, answer], axis=1)
-        return sequence_scores(
-            scalar, scorer, tokens_BL, jnp.concatenate([prompt_mask, mask], axis=1).astype(jnp.int32)
+    def score(scorer: Any, prompts: RolloutPrompts, drawn: Generated) -> jax.Array:
+        prompt = prompts.prompt_BP, prompts.prompt_mask_BP
+        score_B = answer_scores(scalar, scorer, *prompt, Answers(drawn.tokens_BT, drawn.mask_BT))
+        if not centered:
+            return score_B
+        return score_B - answer_scores(
+            scalar, scorer, *prompt, Answers(prompts.reference_BT, prompts.reference_mask_BT)
         )
 
     def rollout(
         params: Any, frozen: Any, prompts: RolloutPrompts, key: jax.Array, kl_coef: jax.Array
     ) -> tuple[Experience, Metrics]:
         prompt_BP, prompt_mask_BP = prompts.prompt_BP, prompts.prompt_mask_BP
-        reference_BT, reference_mask_BT = prompts.reference_BT, prompts.reference_mask_BT
         drawn = generate(
             policy,
             params["policy"],
@@ -84,9 +91,13 @@ def make_rollout(
             policy, frozen["anchor"], tokens_BL, segments_BL, slot=slot, temperature=config.temperature
         )
         values_BT = response_values(scalar, params["value"], tokens_BL, segments_BL, slot=slot)
-        score_B = score(frozen["scorer"], prompt_BP, prompt_mask_BP, drawn.tokens_BT, mask_BT)
-        if centered:
-            score_B -= score(frozen["scorer"], prompt_BP, prompt_mask_BP, reference_BT, reference_mask_BT)
+        score_B = score(frozen["scorer"], prompts, drawn)
+        real_B = jnp.any(mask_BT, axis=1)
+        metrics: Metrics = {}
+        if "guard" in frozen:
+            guard_B = score(frozen["guard"], prompts, drawn)
+            metrics = guard_metrics(score_B, guard_B, real_B)
+            score_B = jnp.minimum(score_B, guard_B) if config.guards.worst_case else score_B
         unfinished_B = jnp.minimum(score_B, 0.0) - config.missing_eos_penalty
         penalised_B = jnp.where(drawn.ended_B, score_B, unfinished_B)
         kl_BT = kl_estimate(drawn.logprobs_BT, ref_logprobs_BT, kind=config.kl_kind)
@@ -104,22 +115,38 @@ def make_rollout(
             returns_BT=returns_BT,
             scores_B=score_B,
         )
-        real_B = jnp.any(mask_BT, axis=1)
-        copied_B = jnp.all((drawn.tokens_BT == reference_BT) | ~(mask_BT | reference_mask_BT), axis=1)
-        metrics = {
+        metrics |= {
             "objective/scores": Mean.of(score_B, real_B),
             "objective/success": Mean.of(score_B > 0.0, real_B),
             "objective/rlhf_reward": Mean.of(jnp.sum(rewards_BT, axis=1), real_B),
             "objective/kl": Mean.of(sequence_kl(drawn, ref_logprobs_BT, kind="k1"), real_B),
             "objective/kl_k3": Mean.of(sequence_kl(drawn, ref_logprobs_BT, kind="k3"), real_B),
-            "objective/entropy": Mean.of(-drawn.logprobs_BT, mask_BT),
-            "val/eos_rate": Mean.of(drawn.ended_B.astype(jnp.float32), real_B),
-            "val/response_length": Mean.of(jnp.sum(mask_BT, axis=1, dtype=jnp.float32), real_B),
-            "val/copy_rate": Mean.of(copied_B.astype(jnp.float32), real_B),
+            **text_metrics(drawn, prompts),
         }
         return experience, metrics
 
     return rollout
+
+
+def text_metrics(drawn: Generated, prompts: RolloutPrompts) -> Metrics:
+    """Entropy, ends, lengths, repetition and copies of a rollout's responses; rows without a prompt count nowhere."""
+    mask_BT, real_B = drawn.mask_BT, jnp.any(drawn.mask_BT, axis=1)
+    copied_B = jnp.all((drawn.tokens_BT == prompts.reference_BT) | ~(mask_BT | prompts.reference_mask_BT), axis=1)
+    return {
+        "objective/entropy": Mean.of(-drawn.logprobs_BT, mask_BT),
+        "val/eos_rate": Mean.of(drawn.ended_B.astype(jnp.float32), real_B),
+        "val/response_length": Mean.of(jnp.sum(mask_BT, axis=1, dtype=jnp.float32), real_B),
+        "val/repetition": Mean.of(repeated_ngrams(drawn.tokens_BT, mask_BT, n=NGRAM), real_B),
+        "val/copy_rate": Mean.of(copied_B.astype(jnp.float32), real_B),
+    }
+
+
+def guard_metrics(gap_B: jax.Array, guard_B: jax.Array, real_B: jax.Array) -> Metrics:
+    """The guard's mean score, and how far it is from the scorer's on the mean response."""
+    return {
+        "guard/scores": Mean.of(guard_B, real_B),
+        "guard/disagreement": Mean.of(jnp.abs(gap_B - guard_B), real_B),
+    }
 
 
 def provider_metrics(scores_B: jax.Array, names: tuple[str, ...]) -> Metrics:

@@ -44,6 +44,7 @@ def run(context: Context, model: str, progress: Progress) -> None:
         num_steps=config.policy_steps if model == "policy" else config.improver_steps,
         batch_size=config.batch_size,
         accumulate=config.accumulate,
+        seed=context.config.seed,
         score=lambda metrics: -metrics["loss"],
     )
 

@@ -38,6 +38,7 @@ class Task:
     num_steps: int
     batch_size: int
     accumulate: int
+    seed: int  # of the order of the rows
     score: Callable[[dict[str, float]], float]
 
 
@@ -100,7 +101,7 @@ def train(context: Context, task: Task, params: Any, checkpoints: Checkpoints, p
         state_sharding=sharding,
         batch_sharding=batch_sharding(mesh),
     )
-    stream = Stream(task.arrays, batch_size=task.batch_size, seed=config.seed)
+    stream = Stream(task.arrays, batch_size=task.batch_size, seed=task.seed)
     heldout = heldout_metrics(context, task)
 
     def supply(state: TrainState) -> Iterator[Any]:

@@ -15,8 +15,12 @@ SECTIONS = {"evaluate": ("improve", "evaluate"), "paper": ("rm", "rl", "dpo", "i
 # Limits on what was trained stop a stage and change none; mesh and checkpoint rhythm are in no section.
 WITHOUT_EFFECT = ("transformer.remat", "transformer.unroll", "rl.ignore_gates", "rm.gates.")
 OF_THE_OTHER_MODEL = {
-    "policy": ("sft.improver_", "rm.improver_", "rm.gap_loss", "rl.curriculum.", "rl.center_gap"),
-    "improver": ("sft.policy_", "rm.policy_", "rl.policy_"),
+    "policy": (
+        *("sft.improver_", "rm.improver_", "rm.guard_", "rm.gap_loss", "rl.curriculum.", "rl.center_gap"),
+        *("rl.guards.max_guard_fall", "rl.guards.max_disagreement", "rl.guards.worst_case"),
+    ),
+    "improver": ("sft.policy_", "rm.policy_", "rm.guard_", "rl.policy_"),
+    "guard": ("rm.policy_", "rm.improver_", "rm.gap_loss"),
     "": (),
 }
 
@@ -25,6 +29,7 @@ PARENTS: dict[tuple[str, str], tuple[tuple[str, str], ...]] = {
     ("sft", "improver"): (("sft", "policy"),),
     ("rm", "policy"): (("sft", "policy"),),
     ("rm", "improver"): (("sft", "improver"),),
+    ("rm", "guard"): (("sft", "improver"),),
     ("rl", "policy"): (("sft", "policy"), ("rm", "policy")),
     ("rl", "improver"): (("sft", "policy"), ("sft", "improver"), ("rm", "improver"), ("rl", "policy")),
     ("dpo", "policy"): (("sft", "policy"),),
@@ -67,6 +72,16 @@ def stage_name(stage: str, model: str) -> str:
     return f"{stage}-{model}" if model else stage
 
 
+def has_guard(config: Config) -> bool:
+    return config.rm.guard_steps > 0
+
+
+def parents_of(config: Config, stage: str, model: str) -> tuple[tuple[str, str], ...]:
+    """PARENTS, and the guard of the improver's RL where a run has one."""
+    guarded = (stage, model) == ("rl", "improver") and has_guard(config)
+    return (*PARENTS[stage, model], *((("rm", "guard"),) if guarded else ()))
+
+
 def relevant_config(config: Config, stage: str, model: str) -> dict[str, Any]:
     """The flat knobs that decide what `stage` computes for `model`."""
     sections, left_out = (*SHARED, *SECTIONS.get(stage, (stage,))), WITHOUT_EFFECT + OF_THE_OTHER_MODEL[model]
@@ -83,7 +98,8 @@ def locate(config: Config, stage: str, model: str) -> "StageFolder":
     own, trunk = StageFolder(Path(config.workdir), stage, model), StageFolder(Path(config.trunk), stage, model)
     if not config.trunk or stage not in TRAINING or own.begun() or trunk.done() is None:
         return own
-    same = not trunk.changed(config) and all(locate(config, *p).workdir == trunk.workdir for p in PARENTS[stage, model])
+    parents = parents_of(config, stage, model)
+    same = not trunk.changed(config) and all(locate(config, *p).workdir == trunk.workdir for p in parents)
     return trunk if same else own
 
 
@@ -114,7 +130,7 @@ class StageFolder:
     def parents(self, config: Config) -> tuple["StageFolder", ...]:
         """Beside this folder, or in the trunk."""
         here = replace(config, workdir=str(self.workdir))
-        return tuple(locate(here, *parent) for parent in PARENTS[self.stage, self.model])
+        return tuple(locate(here, *parent) for parent in parents_of(config, self.stage, self.model))
 
     def check_parents(self, config: Config) -> None:
         """ValueError that names the stages to run first, if any is not finished."""
@@ -179,6 +195,6 @@ class StageFolder:
         write_json(self.path / "lineage.json", lineage)
         return lineage
 
-    def finish(self, *, round: int, digest: str) -> None:
-        """Mark the stage finished; children read the parameters of checkpoint `round`."""
-        write_json(self.path / "done.json", {"round": round, "digest": digest})
+    def finish(self, *, round: int, digest: str, **more: Any) -> None:
+        """Mark the stage finished; children read the parameters of checkpoint `round`. `more` is for the report."""
+        write_json(self.path / "done.json", {"round": round, "digest": digest, **more})

@@ -22,6 +22,7 @@ def run(
     num_rounds: int,
     stop_round: Callable[[Metrics], bool] | None = None,
     finish_round: Callable[[TrainState, Metrics], tuple[TrainState, Metrics]] | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> TrainState:
     """Train from round `state.round` until `num_rounds` rounds are finished; returns the last state.
 
@@ -30,6 +31,7 @@ def run(
 
       evaluate(state, r)       held-out metrics of the state after r rounds, or None where it does not evaluate
       save(state, r, scores)   may save; gets what evaluate returned
+      stop()                   after a save: True ends the run here, before `num_rounds`
       supply(state)            yields the batches of one round: SFT and RM one, RL its minibatches after a rollout.
                                Depends on `state` only, and reads it before its first yield: the first step
                                donates it (params, round and extras alike)
@@ -43,7 +45,7 @@ def run(
     start = int(state.round)
     for round in range(start, num_rounds + 1):
         save(state, round, evaluate(state, round))
-        if round == num_rounds:
+        if round == num_rounds or (stop is not None and stop()):
             break
         totals: Metrics | None = None
         for batch in supply(state):

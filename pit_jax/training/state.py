@@ -19,7 +19,7 @@ class TrainState:
     step: jax.Array  # int32 scalar, optimizer updates so far
     round: jax.Array  # int32 scalar, outer rounds finished
     key: jax.Array  # typed PRNG key of the stage; never advanced, folded with step or round
-    extras: dict[str, Any]  # what else must survive: KL coefficient, curriculum, data position, a moving anchor
+    extras: dict[str, Any]  # what else must survive: KL coefficient, curriculum, evaluations, data position, anchor
 
 
 def create_state(

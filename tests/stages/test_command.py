@@ -82,7 +82,7 @@ def test_every_knob_is_a_flag() -> None:
             r"--stage: unknown 'rll'; did you mean rl\?; known: sft, rm, rl, dpo, improve, evaluate, paper, all",
         ),
         (["--stage", "evalute"], r"did you mean evaluate\?"),
-        (["--model=both"], "--model: unknown 'both'; known: policy, improver"),
+        (["--model=both"], "--model: unknown 'both'; known: policy, improver, guard"),
         (["--stage"], "--stage: unknown ''"),
         (["--transformer.dtype=float16"], "known: float32, bfloat16"),
         (["--rl.center-gap=maybe"], r"a switch is written --rl\.center-gap, .* or --rl\.no-center-gap"),

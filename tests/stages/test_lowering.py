@@ -11,7 +11,7 @@ import pytest
 from jax.sharding import NamedSharding
 
 from pit_jax.batch import DpoBatch, Experience, PromptBatch, RolloutPrompts
-from pit_jax.config import Config, DpoConfig, OptimizerConfig, RlConfig
+from pit_jax.config import Config, DpoConfig, GuardsConfig, OptimizerConfig, RlConfig
 from pit_jax.generation.sampling import Sampling
 from pit_jax.improvement.pit import Answers
 from pit_jax.parallel.sharding import batch_sharding, param_sharding, replicated
@@ -127,12 +127,13 @@ def test_ppo_steps(shapes: Shapes) -> None:
     check(shapes.step(loss, optimizer, shapes.actor_critic(), experience, 1), "ppo")
 
 
-@pytest.mark.parametrize("centered", [True, False])
-def test_rollouts(shapes: Shapes, centered: bool) -> None:
-    world = shapes.world
+@pytest.mark.parametrize(("centered", "guarded"), [(True, False), (True, True), (False, False)])
+def test_rollouts(shapes: Shapes, centered: bool, guarded: bool) -> None:
+    world, config = shapes.world, replace(shapes.config, guards=GuardsConfig(worst_case=guarded))
     ids = {"slot": world.slot, "eos_id": world.eos_id, "pad_id": world.pad_id}
-    rollout = jax.jit(make_rollout(shapes.language, shapes.scalar, shapes.config, **ids, centered=centered))
+    rollout = jax.jit(make_rollout(shapes.language, shapes.scalar, config, **ids, centered=centered))
     frozen = {"anchor": shapes.params(shapes.language), "scorer": shapes.params(shapes.scalar)}
+    frozen |= {"guard": shapes.params(shapes.scalar)} if guarded else {}
     prompts: RolloutPrompts = shapes.rows(world.rollout_prompts(ROWS))
     check(shapes.lower(rollout, shapes.actor_critic(), frozen, prompts, shapes.key(), shapes.scalar_input()), "rollout")
 

@@ -8,11 +8,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rich.progress import Progress
 
 from pit_jax.batch import GapBatch
+from pit_jax.config import Config
 from pit_jax.data.features import Example
+from pit_jax.data.stream import Stream
 from pit_jax.objectives.gap import gap_loss
+from pit_jax.stages import rm
 from pit_jax.stages.rm import gap_accuracy, make_gap_loss, make_reward_loss, sequence_scores, tree_gaps
+from pit_jax.stages.supervised import Task
 
 NAMES = ("wl", "ww", "ll", "lw")
 
@@ -133,3 +138,27 @@ def test_the_reward_loss_is_bradley_terry_on_scores(
 def test_the_selection_score_is_the_mean_of_the_five_accuracies() -> None:
     metrics = {f"gap/acc_{i}": 0.1 * i for i in range(1, 6)} | {"loss": 9.0, "gap/mean_wl": 5.0}
     assert gap_accuracy(metrics) == pytest.approx(0.3)
+
+
+def test_a_guard_is_the_gap_model_with_another_head_and_another_order(
+    place: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Same pairs, same loss and the same SFT weights below the head; its own folder and its own number of updates."""
+    begun: dict[str, tuple[Task, Any]] = {}
+    monkeypatch.setattr(rm, "fit", lambda context, task, start, bar: begun.update({task.folder.name: (task, start())}))
+    base = Config()
+    context = place(replace(base, rm=replace(base.rm, improver_steps=7, guard_steps=5)))
+    with Progress(disable=True) as progress:
+        for model in ("improver", "guard"):
+            rm.run(context, model, progress)
+    (gap, gap_start), (guard, guard_start) = begun["rm-improver"], begun["rm-guard"]
+    assert (gap.num_steps, guard.num_steps) == (7, 5)
+    assert guard.score is gap.score
+    heads = [np.asarray(start.pop("head")["kernel"]) for start in (gap_start, guard_start)]
+    assert np.abs(heads[0] - heads[1]).min() > 0
+    for a, b in zip(jax.tree.leaves(gap_start), jax.tree.leaves(guard_start), strict=True):
+        np.testing.assert_array_equal(a, b)
+    rows = [
+        np.concatenate([Stream(t.arrays, batch_size=4, seed=t.seed).rows(i) for i in range(6)]) for t in (gap, guard)
+    ]
+    assert sorted(rows[0]) == sorted(rows[1]) and (rows[0] != rows[1]).any()

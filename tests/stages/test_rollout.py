@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from pit_jax.batch import Experience, RolloutPrompts
-from pit_jax.config import RlConfig
+from pit_jax.config import GuardsConfig, RlConfig
+from pit_jax.generation.repetition import repeated_ngrams
 from pit_jax.model.attention import causal_visible, segment_positions
 from pit_jax.stages.rm import sequence_scores
-from pit_jax.stages.rollout import make_ppo_loss, make_rollout
+from pit_jax.stages.rollout import NGRAM, make_ppo_loss, make_rollout
 
 CONFIG = RlConfig(temperature=0.7, kl_kind="k3", gamma=0.97, gae_lambda=0.9, missing_eos_penalty=1.5)
 KEY, KL_COEF, ROWS = jax.random.key(3), jnp.float32(0.2), 12
@@ -37,12 +38,12 @@ def prompts(world: Any) -> RolloutPrompts:
     return jax.tree.map(jnp.asarray, world.rollout_prompts(ROWS))
 
 
-def program(world: Any, *, centered: bool) -> Any:
+def program(world: Any, *, centered: bool, config: RlConfig = CONFIG) -> Any:
     return jax.jit(
         make_rollout(
             world.language,
             world.scalar,
-            CONFIG,
+            config,
             slot=world.slot,
             eos_id=world.eos_id,
             pad_id=world.pad_id,
@@ -123,6 +124,8 @@ def test_the_rows_hold_what_was_drawn(world: Any, rolled: Any, prompts: RolloutP
     np.testing.assert_allclose(metrics["val/response_length"].value, lengths_B.mean(), rtol=1e-6)
     entropy = -experience.old_logprobs_BT[experience.mask_BT].mean()
     np.testing.assert_allclose(metrics["objective/entropy"].value, entropy, rtol=1e-5)
+    repeated_B = repeated_ngrams(experience.tokens_BL[:, -world.slot :], experience.mask_BT, n=NGRAM)
+    np.testing.assert_allclose(metrics["val/repetition"].value, repeated_B.mean(), rtol=1e-6)
 
 
 @pytest.mark.parametrize("centered", [True, False])
@@ -173,6 +176,42 @@ def test_an_exact_copy_of_the_reference_has_centred_gap_zero(
     half_B1 = (np.arange(ROWS) < ROWS // 2)[:, None]
     mixed = jax.tree.map(lambda a, b: jnp.where(half_B1, a, b), copied, prompts)
     assert rollout(params, frozen, mixed, KEY, KL_COEF)[1]["val/copy_rate"].value == 0.5
+
+
+def test_a_guard_is_measured_and_changes_nothing(
+    world: Any, rollout: Any, rolled: Any, params: Any, frozen: Any, prompts: RolloutPrompts
+) -> None:
+    guard = world.draw(world.scalar, 4)
+    experience, metrics = jax.device_get(rollout(params, {**frozen, "guard": guard}, prompts, KEY, KL_COEF))
+    before, metrics_before = rolled
+    for found, expected in zip(jax.tree.leaves(experience), jax.tree.leaves(before), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+    drawn = experience.tokens_BL[:, -world.slot :], experience.mask_BT
+    guard_B = plain_scores(world, guard, prompts, *drawn)
+    guard_B -= plain_scores(world, guard, prompts, prompts.reference_BT, prompts.reference_mask_BT)
+    apart_B = np.abs(guard_B - experience.scores_B)
+    np.testing.assert_allclose(metrics.pop("guard/scores").value, guard_B.mean(), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(metrics.pop("guard/disagreement").value, apart_B.mean(), rtol=1e-4)
+    assert metrics.keys() == metrics_before.keys() and apart_B.mean() > 0.1
+
+
+def test_the_worst_case_of_the_two_gaps_is_the_score(
+    world: Any, rolled: Any, params: Any, frozen: Any, prompts: RolloutPrompts
+) -> None:
+    """Row by row the lower one; it is what returns are made of, and the scorer's own where both models are one."""
+    worst = program(world, centered=True, config=replace(CONFIG, guards=GuardsConfig(worst_case=True)))
+    guard, kl_coef = world.draw(world.scalar, 4), jnp.float32(0.0)
+    experience, metrics = jax.device_get(worst(params, {**frozen, "guard": guard}, prompts, KEY, kl_coef))
+    drawn = experience.tokens_BL[:, -world.slot :], experience.mask_BT
+    guard_B = plain_scores(world, guard, prompts, *drawn)
+    guard_B -= plain_scores(world, guard, prompts, prompts.reference_BT, prompts.reference_mask_BT)
+    gap_B = rolled[0].scores_B
+    assert 0 < (guard_B < gap_B).sum() < ROWS
+    np.testing.assert_allclose(experience.scores_B, np.minimum(gap_B, guard_B), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(metrics["objective/scores"].value, np.minimum(gap_B, guard_B).mean(), rtol=1e-4)
+    np.testing.assert_allclose(metrics["objective/rlhf_reward"].sum, earned(experience, world), rtol=1e-5)
+    alike, _ = jax.device_get(worst(params, {**frozen, "guard": frozen["scorer"]}, prompts, KEY, kl_coef))
+    np.testing.assert_allclose(alike.scores_B, gap_B, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("sign", [1, -1])

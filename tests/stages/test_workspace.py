@@ -10,9 +10,18 @@ import pytest
 
 from pit_jax.config import CheckpointConfig, Config, MeshConfig
 from pit_jax.stages import workspace
-from pit_jax.stages.workspace import PARENTS, StageFolder, locate, relevant_config, write_json, write_jsonl
+from pit_jax.stages.workspace import (
+    PARENTS,
+    StageFolder,
+    locate,
+    parents_of,
+    relevant_config,
+    write_json,
+    write_jsonl,
+)
 
 CONFIG = Config()
+GUARDED = replace(CONFIG, rm=replace(CONFIG.rm, guard_steps=5))
 
 
 def finish(workdir: Path, *stages: tuple[str, str]) -> None:
@@ -52,6 +61,34 @@ def test_missing_parents_are_named_with_the_commands_that_make_them(tmp_path: Pa
     assert "found rl-policy, sft-improver, sft-policy; run first: --stage=rm --model=improver (or" in text
     finish(tmp_path, ("rm", "improver"))
     folder.check_parents(CONFIG)
+
+
+def test_a_guard_is_a_stage_and_a_parent_only_where_it_is_asked_for(tmp_path: Path) -> None:
+    for place, parents in PARENTS.items():
+        assert parents_of(CONFIG, *place) == parents
+        assert parents_of(GUARDED, *place) == (parents if place != ("rl", "improver") else (*parents, ("rm", "guard")))
+    finish(tmp_path, *PARENTS["rl", "improver"])
+    folder = StageFolder(tmp_path, "rl", "improver")
+    folder.check_parents(CONFIG)
+    assert "needs finished rm-guard in" in message(folder.check_parents, GUARDED)
+    assert "run first: --stage=rm --model=guard" in message(folder.check_parents, GUARDED)
+    finish(tmp_path, ("rm", "guard"))
+    assert folder.begin(GUARDED, data_fingerprint="d")["rm-guard"] == "digest of rm-guard"
+    assert "(rm-guard changed)" in message(folder.begin, CONFIG, data_fingerprint="d")
+
+
+def test_the_steps_of_a_guard_are_its_own() -> None:
+    """A guard can be added to a finished run."""
+    for stage in ("rm", "rl"):
+        for model in ("policy", "improver"):
+            assert relevant_config(GUARDED, stage, model) == relevant_config(CONFIG, stage, model)
+    assert relevant_config(GUARDED, "rm", "guard")["rm.guard_steps"] == 5
+
+
+def test_a_guard_serves_a_gap_model_with_another_loss() -> None:
+    pair = replace(GUARDED, rm=replace(GUARDED.rm, gap_loss="pair"))
+    assert relevant_config(pair, "rm", "guard") == relevant_config(GUARDED, "rm", "guard")
+    assert relevant_config(pair, "rm", "improver") != relevant_config(GUARDED, "rm", "improver")
 
 
 def test_a_started_parent_is_not_a_finished_one(tmp_path: Path) -> None:
@@ -153,6 +190,8 @@ def test_a_done_marker_says_which_round_children_read(tmp_path: Path) -> None:
     assert folder.done() is None
     finish(tmp_path, ("sft", "policy"))
     assert folder.done() == {"round": 7, "digest": "digest of sft-policy"}
+    folder.finish(round=8, digest="d", alarms=[])
+    assert folder.done() == {"round": 8, "digest": "d", "alarms": []}
 
 
 @pytest.mark.parametrize(

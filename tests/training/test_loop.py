@@ -97,6 +97,14 @@ def test_stopping_a_round_drops_the_rest_of_its_batches() -> None:
     assert ("log", 1, 1.0) in events and int(state.round) == 1
 
 
+def test_a_run_that_is_stopped_ends_evaluated_and_saved() -> None:
+    """Stopped at what the evaluation after one round found: nothing more is drawn."""
+    events: list[Any] = []
+    state = record(events, 5, stop=lambda: ("evaluate", 1, 1.0) in events)
+    assert [event[:2] for event in events[-3:]] == [("log", 1), ("evaluate", 1), ("save", 1)]
+    assert int(state.round) == 1
+
+
 def test_finishing_a_round_may_move_extras_and_add_metrics() -> None:
     seen: list[Metrics] = []
 
