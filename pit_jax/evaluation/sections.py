@@ -57,9 +57,10 @@ def _figure(panels: Sequence[Panel | None], *, xlabel: str, marks: Sequence[Mark
 
 
 def reinforcement(model: str, rows: list[Row], done: Row | None) -> Section:
-    """Proxy, truth and KL over the rounds of RL, on held-out prompts; dashed: a new stage of the curriculum.
+    """Proxy, truth, KL and what the alarms watch over the rounds of RL, on held-out prompts.
 
-    `done` is the marker of a finished stage; its `round` is that of the selected checkpoint.
+    Dashed: a new stage of the curriculum, an alarm, the selected checkpoint. `done` is the marker of a finished stage;
+    its `round` is that of the selected checkpoint, its `alarms` are those of stages/guards.py.
     """
     proxy = "gap" if model == "improver" else "reward"
     trained = [row for row in rows if row["phase"] == "train"]
@@ -68,12 +69,20 @@ def reinforcement(model: str, rows: list[Row], done: Row | None) -> Section:
         for before, row in zip(trained, trained[1:], strict=False)
         if row["curriculum/stage"] != before["curriculum/stage"]
     ]
+    alarms = (done or {}).get("alarms", [])
+    marks += [Mark(alarm["round"], f"alarm: {alarm['name']}") for alarm in alarms]
     if done is not None:
         marks.append(Mark(done["round"], "selected"))
     panels = [
-        _panel(f"proxy: the {proxy} that RL maximises", _line("proxy", rows, "objective/scores", COLORS[0])),
+        _panel(
+            f"proxy: the {proxy} that RL maximises",
+            _line("proxy", rows, "objective/scores", COLORS[0]),
+            _line("guard: a second gap model", rows, "guard/scores", COLORS[3]),
+        ),
         _panel("truth: the hidden score of the answers", _line("truth", rows, "truth/score", COLORS[2])),
         _panel("KL to the SFT model, nats a response", _line("KL", rows, "objective/kl", COLORS[1])),
+        _panel("entropy, nats a token", _line("entropy", rows, "objective/entropy", COLORS[4])),
+        _panel("share of n-grams that a response repeats", _line("repetition", rows, "val/repetition", COLORS[3])),
         _panel(
             "share that ends, and that copies its reference" if model == "improver" else "share that ends",
             _line("end", rows, "val/eos_rate", COLORS[5]),
@@ -93,9 +102,15 @@ def reinforcement(model: str, rows: list[Row], done: Row | None) -> Section:
         else " This data has no known truth, so there is no such curve."
     )
     note = f"Proxy and truth must rise together. A proxy that rises while the truth falls is over-optimisation.{truth}"
+    note += "".join(f" {_alarm(alarm)}" for alarm in alarms)
     svg = _figure(panels, xlabel="round", marks=marks)
     where = f"--stage=rl --model={model}", f"rl-{model}/metrics.jsonl"
     return Section(f"RL of the {model}", note if svg else "", *where, svg=svg)
+
+
+def _alarm(alarm: Row) -> str:
+    figures = f"{alarm['figure']:.3g}, limit {alarm['limit']:.3g}"
+    return f"Alarm {alarm['name']} at round {alarm['round']}: {figures} ({alarm['meaning']})."
 
 
 def _providers(rows: Sequence[Row]) -> list[str]:

@@ -88,6 +88,21 @@ def test_the_chosen_answer_of_a_trail_is_marked(finished: Path) -> None:
     assert re.search(r"PIT x2\s*<div[^\n]*chosen</div>", text)
 
 
+def test_alarms_are_marked_and_told(finished: Path) -> None:
+    for stage in ("rl-policy", "rm-policy", "rm-improver", "sft-policy", "sft-improver"):
+        shutil.rmtree(finished / stage)
+    text = built(finished)[1]
+    assert "alarm" not in text.lower() and "a second gap model" not in text
+    alarm = {"name": "guard", "round": 50, "figure": 0.31, "limit": 0.1, "meaning": f"two models {HOSTILE} disagree"}
+    (finished / "rl-improver" / "done.json").write_text(json.dumps({"round": 45, "digest": "d", "alarms": [alarm]}))
+    path = finished / "rl-improver" / "metrics.jsonl"
+    path.write_text(path.read_text().replace('"val/eos_rate"', '"guard/scores": 0.5, "objective/entropy": 0.2, "a"'))
+    page, text = built(finished)
+    assert "alarm: guard" in text and "guard: a second gap model" in text and "entropy, nats a token" in text
+    assert "script" not in page.tags
+    assert f"Alarm guard at round 50: 0.31, limit 0.1 (two models {HOSTILE} disagree)." in "".join(page.words)
+
+
 def test_the_gates_of_the_gap_model_are_shown_with_what_a_failure_means(finished: Path) -> None:
     for stage in ("rl-policy", "rm-policy", "sft-policy", "sft-improver"):
         shutil.rmtree(finished / stage)
