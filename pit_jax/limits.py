@@ -26,7 +26,7 @@ class GatesConfig:
 class GuardsConfig:
     action: Literal["stop", "warn"] = "stop"
     """An alarm at a held-out evaluation ends the stage and keeps a checkpoint from before it, or only says so."""
-    max_step_kl: float = 0.005
+    max_step_kl: float = 0.05
     """Alarm `step`: most approximate KL to the sampler that the updates of a round may average."""
     max_kl: float = 10.0
     """Alarm `kl`: most KL per response, in nats."""

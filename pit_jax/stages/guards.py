@@ -129,7 +129,7 @@ def alarms(evaluations: Sequence[Evaluation], limits: GuardsConfig) -> list[Alar
     """The alarms of a run so far, each where it first went off, in the order of their rounds.
 
     step           mean of (log ratio)^2 / 2 over the tokens of a round's updates > max_step_kl, in any round since the
-                   evaluation before
+                   evaluation before; the first time, the state is evaluated for it at once
     kl             KL > max_kl
     entropy        entropy < min_entropy * first entropy
     repetition     share > first share + max_repetition
@@ -193,6 +193,14 @@ class Watch:
         """What the next checkpoint must hold, after a round with these metrics of its updates."""
         self.arrays = stepped(self.arrays, metrics[STEP].value)
         return self.arrays
+
+    @property
+    def urgent(self) -> bool:
+        """True where the updates since the last evaluation went too far and no alarm has said so: evaluate now."""
+        if not self.arrays or any(alarm.name == "step" for alarm in self.alarms):
+            return False
+        steps, (_, place) = self.arrays["step"], _opened(self.arrays)
+        return place < len(steps) and bool(steps[place] > self._limits.max_step_kl)
 
     @property
     def stops(self) -> bool:

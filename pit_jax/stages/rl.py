@@ -58,7 +58,7 @@ def rounds_of(config: RlConfig, model: str) -> int:
 
 def start_extras(config: RlConfig, model: str, frozen: Any) -> dict[str, Any]:
     """What a state of this stage holds beside parameters and optimizer."""
-    evaluations = rounds_of(config, model) // config.evaluate_every + 2
+    evaluations = rounds_of(config, model) // config.evaluate_every + 3  # the first, the last, an urgent one
     extras: dict[str, Any] = {
         "kl_coef": np.float32(config.kl_coef),
         "position": np.int32(0),
@@ -135,7 +135,7 @@ def train(context: Context, model: str, actors: Actors, checkpoints: Checkpoints
 
     def evaluate(state: TrainState, round: int) -> dict[str, float] | None:
         trainer.heldout_gap = None
-        if round % config.evaluate_every and round != rounds:
+        if round % config.evaluate_every and round != rounds and not watch.urgent:
             return None
         metrics = heldout.measure(state)
         trainer.heldout_gap = metrics["objective/scores"]

@@ -192,7 +192,7 @@ def config_of(steps: int = 0, **knobs: Any) -> Config:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (config_of(max_kl=0.0), "every limit must be above 0, found {'max_step_kl': 0.005, 'max_kl': 0.0,"),
+        (config_of(max_kl=0.0), "every limit must be above 0, found {'max_step_kl': 0.05, 'max_kl': 0.0,"),
         (config_of(max_guard_fall=-1.0), "'max_guard_fall': -1.0"),
         (config_of(max_disagreement=0.9), "--rl.guards.max-disagreement=0.9: a multiple"),
         (config_of(min_entropy=1.0), "--rl.guards.min-entropy=1.0: a share"),

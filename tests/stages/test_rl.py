@@ -109,5 +109,21 @@ def test_a_killed_run_resumes_with_its_alarms(start: Any) -> None:
     assert without_time(evaluated(context)) == without_time(rows)
 
 
+def test_updates_that_go_too_far_are_evaluated_at_once(start: Any) -> None:
+    """Evaluations are due after rounds 0 and 3. Stopped after round 1, the run keeps what it started from; warned of,
+    the first round is evaluated and later ones are not."""
+    for action, rounds in (("stop", [0, 1]), ("warn", [0, 1, 3])):
+        config = config_of(action=action, max_step_kl=1e-9, max_guard_fall=1e9)
+        context = start(replace(config, rl=replace(config.rl, evaluate_every=ROUNDS)))
+        folder = context.folder("rl", "improver")
+        with Progress(disable=True) as progress:
+            rl.run(context, "improver", progress)
+        done = folder.done()
+        assert done is not None and list(evaluated(context)) == rounds
+        assert [(alarm["name"], alarm["round"]) for alarm in done["alarms"]] == [("step", 1)]
+        assert (done["round"] == 0) == (action == "stop")
+        shutil.rmtree(folder.path)
+
+
 def without_time(rows: dict[int, dict[str, float]]) -> list[dict[str, float]]:
     return [{name: value for name, value in row.items() if name != "time"} for row in rows.values()]
