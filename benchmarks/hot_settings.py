@@ -35,25 +35,20 @@ FASTER, LOOSER = 5.0, 6.0
 
 @dataclass(frozen=True)
 class Outcome:
-    """Rounds of the first alarm and of the first evaluation whose truth is below that of the SFT improver."""
+    """The first alarm, and the truth before RL, at the alarm (without one: at the end), at its lowest, and kept."""
 
     alarm: dict[str, Any] | None
-    fell: int | None
-
-    @property
-    def order(self) -> str:
-        if self.alarm is None or self.fell is None:
-            return "no alarm" if self.alarm is None else "truth never fell"
-        ahead = self.fell - self.alarm["round"]
-        return "alarm first" if ahead > 0 else "in time, at the same evaluation" if ahead == 0 else "too late"
+    start: float
+    there: float
+    lowest: float
+    kept: float
 
 
 def hot(config: Config, workdir: Path, seed: int, every: int) -> Config:
     """`config` for one hot run of the improver's RL, evaluated every so many rounds (0 = as it is)."""
     rl = replace(config.rl, evaluate_every=every or config.rl.evaluate_every)
     optimizer = replace(rl.optimizer, learning_rate=FASTER * rl.optimizer.learning_rate)
-    guards = replace(rl.guards, action="warn")
-    rl = replace(rl, optimizer=optimizer, value_learning_rate=FASTER * rl.value_learning_rate, guards=guards)
+    rl = replace(rl, optimizer=optimizer, value_learning_rate=FASTER * rl.value_learning_rate)
     rl = replace(rl, kl_coef=rl.kl_coef / LOOSER)
     return replace(config, stage="rl", model="improver", workdir=str(workdir), seed=seed, rl=rl)
 
@@ -70,28 +65,31 @@ def copy_parents(config: Config, target: Path) -> None:
             shutil.copytree(path, target / path.name)
 
 
-def outcome(folder: StageFolder, margin: float) -> Outcome:
+def outcome(folder: StageFolder) -> Outcome:
     """What a finished stage shows. ValueError when its data have no known truth."""
     done = json.loads((folder.path / "done.json").read_text(encoding="utf-8"))
     rows = [row for row in read_rows(folder.path / "metrics.jsonl") if row["phase"] == "eval"]
     if "truth/score" not in rows[0]:
         raise ValueError(f"{folder.path}: asked for truth/score, found none; pass a run on the embedded notes set")
-    fallen = [row["step"] for row in rows if row["truth/score"] < rows[0]["truth/score"] - margin]
-    return Outcome(next(iter(done["alarms"]), None), next(iter(fallen), None))
+    truth = {row["step"]: row["truth/score"] for row in rows}
+    alarm, last = next(iter(done["alarms"]), None), max(truth)
+    there = truth[alarm["round"] if alarm else last]
+    return Outcome(alarm, truth[0], there, min(truth.values()), truth[done["round"]])
 
 
 def table_of(found: Sequence[Outcome]) -> Table:
-    first, same = (sum(run.order.startswith(start) for run in found) for start in ("alarm first", "in time"))
+    caught = sum(run.alarm is not None and run.kept >= run.start for run in found)
     table = Table(
-        title=f"learning rates x{FASTER:g}, KL / {LOOSER:g}: alarm in time in {first + same} of {len(found)} seeds, "
-        f"first in {first}",
+        title=f"learning rates x{FASTER:g}, KL / {LOOSER:g}: alarm, and nothing worse than the start kept, in {caught} "
+        f"of {len(found)} seeds",
         title_justify="left",
     )
-    for column in ("seed", "first alarm", "at round", "truth below its start at round", "order"):
+    for column in ("seed", "first alarm", "at round", "truth at the start", "at the alarm", "lowest", "kept"):
         table.add_column(column)
     for seed, run in enumerate(found):
         alarm = (run.alarm["name"], str(run.alarm["round"])) if run.alarm else ("none", "")
-        table.add_row(str(seed), *alarm, "never" if run.fell is None else str(run.fell), run.order)
+        numbers = (f"{value:.2f}" for value in (run.start, run.there, run.lowest, run.kept))
+        table.add_row(str(seed), *alarm, *numbers)
     return table
 
 
@@ -99,7 +97,6 @@ def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--every", type=int, default=0)
-    parser.add_argument("--margin", type=float, default=0.0)
     parser.add_argument("--scratch", type=Path, default=Path("runs/hot"))
     arguments, flags = parser.parse_known_args(argv)
     config = parse(flags)
@@ -109,7 +106,7 @@ def main(argv: Sequence[str]) -> None:
         target = arguments.scratch / f"seed-{seed}"
         copy_parents(config, target)
         pipeline.run(hot(config, target, seed, arguments.every))
-        found.append(outcome(StageFolder(target, "rl", "improver"), arguments.margin))
+        found.append(outcome(StageFolder(target, "rl", "improver")))
     Console().print(table_of(found))
 
 

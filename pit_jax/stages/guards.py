@@ -129,7 +129,8 @@ def alarms(evaluations: Sequence[Evaluation], limits: GuardsConfig) -> list[Alar
     """The alarms of a run so far, each where it first went off, in the order of their rounds.
 
     step           mean of (log ratio)^2 / 2 over the tokens of a round's updates > max_step_kl, in any round since the
-                   evaluation before; the first time, the state is evaluated for it at once
+                   evaluation before; the first time, the state is evaluated for it at once, and under `stop` the
+                   rest of the round's updates is left out
     kl             KL > max_kl
     entropy        entropy < min_entropy * first entropy
     repetition     share > first share + max_repetition
@@ -193,6 +194,10 @@ class Watch:
         """What the next checkpoint must hold, after a round with these metrics of its updates."""
         self.arrays = stepped(self.arrays, metrics[STEP].value)
         return self.arrays
+
+    def ends_round(self, step: float) -> bool:
+        """True where a round's updates so far are over the limit and an alarm ends the stage: more do more harm."""
+        return self._limits.action == "stop" and step > self._limits.max_step_kl
 
     @property
     def urgent(self) -> bool:

@@ -19,7 +19,7 @@ from pit_jax.parallel.sharding import batch_sharding, param_sharding, replicated
 from pit_jax.stages.context import Context
 from pit_jax.stages.curriculum import Place, advance, providers_of
 from pit_jax.stages.gap_gates import require_gates
-from pit_jax.stages.guards import Alarm, Watch, unwatched
+from pit_jax.stages.guards import STEP, Alarm, Watch, unwatched
 from pit_jax.stages.references import Supply, prompt_arrays
 from pit_jax.stages.rollout import Metrics, Rollout, make_ppo_loss, make_rollout, provider_metrics
 from pit_jax.stages.supervised import summary_line
@@ -212,7 +212,7 @@ class Rounds:
         sharding = batch_sharding(context.mesh)
         self._take = jax.jit(lambda rows, tree: jax.tree.map(lambda x: x[rows], tree), out_shardings=sharding)
         self._metrics: Metrics = {}
-        self._done = 0
+        self._done, self._moved = 0, Mean.of(jnp.zeros(1))
 
     def supply(self, state: TrainState) -> Iterator[Experience]:
         config, round = self._config, int(state.round)
@@ -247,7 +247,10 @@ class Rounds:
         return self._supply.prompts(round, self._place.stage, state.params["policy"])
 
     def stop(self, metrics: Metrics) -> bool:
-        """True once the round's approximate KL to the sampler is spent; also proves ratio = 1 before any update."""
+        """True once the round's approximate KL to the sampler is spent, or raises an alarm that ends the stage.
+
+        Also proves ratio = 1 before any update.
+        """
         self._done += 1
         self._bars.update(self._done)
         if self._done == 1:
@@ -256,7 +259,10 @@ class Rounds:
             assert abs(ratio - 1.0) <= tolerance, (
                 f"the first minibatch has ratio {ratio}, not 1: sampler and trainer disagree on log-probs"
             )
-        return self._config.stop_kl > 0 and metrics["policy/approxkl_avg"].value > self._config.stop_kl
+        moved = metrics[STEP]
+        self._moved = moved if self._done == 1 else self._moved + moved
+        spent = self._config.stop_kl > 0 and moved.value > self._config.stop_kl
+        return spent or self._watch.ends_round(self._moved.value)
 
     def finish(self, state: TrainState, totals: Metrics) -> tuple[TrainState, Metrics]:
         """Move the KL coefficient, keep curriculum, prompts drawn and evaluations, and add the rollout's metrics."""

@@ -125,5 +125,20 @@ def test_updates_that_go_too_far_are_evaluated_at_once(start: Any) -> None:
         shutil.rmtree(folder.path)
 
 
+def test_an_alarm_ends_its_round_and_a_warning_does_not(start: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first of a round's minibatches has moved nothing yet, the second has. Warned of, all three rounds take their
+    two epochs of two minibatches."""
+    asked, updates = rl.Rounds.stop, []
+    monkeypatch.setattr(rl.Rounds, "stop", lambda self, metrics: updates.append(metrics) or asked(self, metrics))
+    for action, count in (("stop", 2), ("warn", 4 * ROUNDS)):
+        config = config_of(action=action, max_step_kl=1e-9, max_guard_fall=1e9)
+        context = start(replace(config, rl=replace(config.rl, epochs=2)))
+        with Progress(disable=True) as progress:
+            rl.run(context, "improver", progress)
+        assert len(updates) == count
+        updates.clear()
+        shutil.rmtree(context.folder("rl", "improver").path)
+
+
 def without_time(rows: dict[int, dict[str, float]]) -> list[dict[str, float]]:
     return [{name: value for name, value in row.items() if name != "time"} for row in rows.values()]
