@@ -19,7 +19,7 @@ def words(prompts: Texts, answers: Texts) -> np.ndarray:
 def output(*texts: str, reference: Output | None = None) -> Output:
     ended_N = np.array([text != "" for text in texts])
     lengths_N = words([], texts) + 1
-    return Output(list(texts), lengths_N, ended_N, lengths_N, reference)
+    return Output(list(texts), lengths_N, ended_N, lengths_N, reference=reference)
 
 
 def test_a_system_is_described_against_what_it_improved() -> None:
