@@ -33,11 +33,11 @@ def get_config() -> Config:
         rl=replace(
             base.rl,
             policy_rounds=25,
-            curriculum=replace(base.rl.curriculum, rounds=(30, 90)),
+            curriculum=replace(base.rl.curriculum, rounds=(30, 70)),
             kl_coef=0.2,
             select_kl=2.5,
             guards=replace(base.rl.guards, max_step_kl=0.005, max_kl=5.0),
         ),
         improve=replace(base.improve, temperature=1.0),  # where the policy scores 60 to 80% of the rubric
-        evaluate=replace(base.evaluate, prompts=2048),
+        evaluate=replace(base.evaluate, prompts=1536),
     )

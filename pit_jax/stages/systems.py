@@ -226,7 +226,7 @@ def make_score(context: Context) -> Callable[[Any, PromptBatch, Answers], jax.Ar
 
 
 class GapScorer:
-    """The gap model over texts, in batches of one shape."""
+    """The gap model over texts. Long pairs are scored apart, in wider slots and smaller batches than the others."""
 
     def __init__(self, context: Context, params: Any, *, batch_size: int):
         self._context, self._params, self._size = context, params, batch_size
@@ -235,22 +235,38 @@ class GapScorer:
     def __call__(self, prompts: Sequence[str], candidates: Sequence[str], references: Sequence[str]) -> np.ndarray:
         """gap_N of each candidate over its reference, not centred.
 
-        The slot holds every text with an EOS, on either side: a pair asked in both orders meets one program, and two
-        equal texts get one number, to the last bit.
+        A slot holds the longer text of a pair with an EOS: a pair asked in both orders meets one program, and two equal
+        texts get one number, to the last bit.
         """
-        context, data = self._context, self._context.data
+        data = self._context.data
         reference_ids = [data.template.response(text) for text in references]
         candidate_ids = [data.template.response(text) for text in candidates]
-        longest = 1 + max(len(ids) for ids in reference_ids + candidate_ids)
-        slot = max(data.response_slot, -(-longest // 8) * 8)
-        candidate_ids = [[*ids, data.tokenizer.eos_id] for ids in candidate_ids]
-        arrays = tokenise_prompts(context, prompts)
-        pad = data.tokenizer.pad_id
-        for side, ids in (("reference", reference_ids), ("candidate", candidate_ids)):
-            arrays[f"{side}_tokens_BT"] = right_padded(ids, slot, pad)
-            arrays[f"{side}_mask_BT"] = right_padded([[1] * len(row) for row in ids], slot, 0).astype(bool)
-        gaps = []
-        for batch, real in sequential(arrays, self._size):
+        longest_N = np.array([1 + max(map(len, pair)) for pair in zip(reference_ids, candidate_ids, strict=True)])
+        doublings_N = np.ceil(np.log2(np.maximum(longest_N / data.response_slot, 1.0))).astype(int)
+        arrays, gaps_N = tokenise_prompts(self._context, prompts), np.zeros(len(prompts), np.float32)
+        for doublings in np.unique(doublings_N).tolist():
+            picked = np.flatnonzero(doublings_N == doublings)
+            slot, pad = data.response_slot << doublings, data.tokenizer.pad_id
+            columns = {name: column[picked] for name, column in arrays.items()}
+            for side, ids, end in (
+                ("reference", reference_ids, []),
+                ("candidate", candidate_ids, [data.tokenizer.eos_id]),
+            ):
+                rows = [[*ids[i], *end] for i in picked]
+                columns[f"{side}_tokens_BT"] = right_padded(rows, slot, pad)
+                columns[f"{side}_mask_BT"] = right_padded([[1] * len(row) for row in rows], slot, 0).astype(bool)
+            gaps_N[picked] = self._scored(columns, self._rows(doublings))
+        return gaps_N
+
+    def _rows(self, doublings: int) -> int:
+        """Rows of a batch: half as many in slots twice as wide, and a share for every device."""
+        shards = self._context.mesh.shape["data"] * self._context.mesh.shape["fsdp"]
+        return -(-(self._size >> doublings) // shards) * shards or shards
+
+    def _scored(self, columns: dict[str, np.ndarray], size: int) -> np.ndarray:
+        """Gaps of pairs that share a slot."""
+        context, gaps = self._context, []
+        for batch, real in sequential(columns, size):
             reference, candidate = (
                 context.put_rows(Answers, {name: batch.pop(f"{side}_{name}") for name in ("tokens_BT", "mask_BT")})
                 for side in ("reference", "candidate")

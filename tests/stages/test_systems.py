@@ -103,3 +103,27 @@ def test_equal_texts_tie_beside_one_that_overflows_the_slot(context: Any, make_m
         long_N = judge.ask(prompts, [full, *texts], ["13", *texts[::-1]]).scores_N
     assert beside_full_N[0] != 0.0 and beside_full_N[1:].tolist() == [0.0] * 15
     assert long_N[1:] == pytest.approx(short_N[1:], abs=1e-5)
+
+
+@pytest.mark.parametrize(("shape", "batches"), [((1, 1, 1), {8: 8, 16: 4, 64: 1}), ((2, 2, 1), {8: 8, 16: 4, 64: 4})])
+def test_long_pairs_take_wide_slots_and_small_batches(
+    context: Any, make_mesh: Any, world: Any, shape: tuple[int, int, int], batches: dict[int, int]
+) -> None:
+    """Texts of 7, 8 and 40 tokens end in slots of 8, 16 and 64; the order of the pairs stays, and so do their gaps."""
+    mesh, seen = make_mesh(*shape), {}
+    texts = [" ".join(["9"] * length) for length in (7, 40, 3, 8, 40, 5)]
+    with jax.set_mesh(mesh):
+        params = world.draw(world.scalar, 0)
+        placed = jax.device_put(params, param_sharding(params, mesh))
+        scorer = GapScorer(context(Config(), mesh), placed, batch_size=8)
+        alone_N = [scorer(["7 8"], [text], ["13"])[0] for text in texts]
+        run = scorer._gap
+
+        def noted(params: Any, rows: Any, reference: Answers, candidate: Answers) -> jax.Array:
+            seen[candidate.tokens_BT.shape[1]] = len(candidate.tokens_BT)
+            return run(params, rows, reference, candidate)
+
+        scorer._gap = noted
+        together_N = scorer(["7 8"] * 6, texts, ["13"] * 6)
+    assert seen == batches
+    assert together_N == pytest.approx(alone_N, abs=1e-6) and len(set(alone_N)) > 3
