@@ -66,7 +66,7 @@ class Answering:
         return self._prompted(partial(reflect, rounds=1), temperature, 1, original)[0]
 
     def _prompted(
-        self, method: Callable[..., list[Refined]], temperature: float, rounds: int, original: Output
+        self, method: partial[list[Refined]], temperature: float, rounds: int, original: Output
     ) -> list[Output]:
         config = self._context.config
         writer = Writer(
@@ -78,6 +78,12 @@ class Answering:
             longest=config.paper.refine_length or config.data.prompt_length,
         )
         rows = method(self._prompts, original.texts, writer, writer.count, limit=writer.limit, wording=load_wording())
+        if over := sum(row.stopped == "length" for row in rows):
+            self._context.console.print(
+                f"{method.func.__name__} at temperature {temperature:g}: {over} of {len(rows)} prompts would take over "
+                f"{writer.limit} tokens and keep their answers; --paper.refine-length gives room",
+                soft_wrap=True,
+            )
         return [self._after(rows, round, writer.count, original) for round in range(1, rounds + 1)]
 
     def _after(self, rows: Sequence[Refined], round: int, count: Callable[[str], int], original: Output) -> Output:
