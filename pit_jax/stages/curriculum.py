@@ -16,6 +16,11 @@ def providers_of(references: str) -> tuple[str, ...]:
     return tuple(references.split("+"))
 
 
+def every_provider(config: CurriculumConfig) -> tuple[str, ...]:
+    """The providers of all stages, each once, in the order in which they are met."""
+    return tuple(dict.fromkeys(name for references in config.references for name in providers_of(references)))
+
+
 def check_curriculum(config: CurriculumConfig, batch_size: int) -> None:
     """ValueError for unknown providers, lists that do not fit, and rollouts that providers cannot share evenly."""
     if not config.references or len(config.references) != len(config.rounds):

@@ -1,7 +1,7 @@
 """Compare the systems at matched temperature: win, lose and delta with n, ties and a 95% interval."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -72,6 +72,23 @@ def judged(
     return found, asdict(found) | asdict(lengths) | {"flipped": judgement.flipped}
 
 
+def compared(
+    config: Config,
+    judges: Sequence[Judge],
+    prompts: list[str],
+    outputs: Mapping[str, Output],
+    pairs: Sequence[tuple[str, str]],
+    temperature: float,
+) -> list[dict[str, Any]]:
+    """Rows of results.json: what every judge says of each (left, right) of the pairs."""
+    rows = []
+    for judge in judges:
+        for left, right in pairs:
+            _, numbers = judged(config, judge, prompts, outputs[left], outputs[right])
+            rows.append({"temperature": temperature, "judge": judge.name, "left": left, "right": right} | numbers)
+    return rows
+
+
 def control_rows(
     context: Context, judges: list[Judge], prompts: list[str], original: list[str]
 ) -> list[dict[str, Any]]:
@@ -101,7 +118,8 @@ def run(context: Context, progress: Progress) -> None:
     systems = Systems(context, prompts, batch_size=size, sampling=sampling)
     truth, judges = judges_of(context)
     bar = progress.add_task(folder.name, total=2 * len(prompts) * len(config.temperatures), note="")
-    rows, described, controls = [], [], []
+    rows: list[dict[str, Any]] = []
+    described, controls = [], []
     for temperature in config.temperatures:
         outputs = generate_outputs(
             context, systems, params, temperature, lambda done: progress.advance(bar, done), rounds
@@ -109,11 +127,7 @@ def run(context: Context, progress: Progress) -> None:
         for name, output in outputs.items():
             scores = None if truth is None else truth.score(prompts, output.texts)
             described.append(describe(name, temperature, output, scores))
-        for judge in judges:
-            for left, right in pairs_of(rounds):
-                _, numbers = judged(context.config, judge, prompts, outputs[left], outputs[right])
-                names = {"temperature": temperature, "judge": judge.name, "left": left, "right": right}
-                rows.append(names | numbers)
+        rows += compared(context.config, judges, prompts, outputs, pairs_of(rounds), temperature)
         if temperature == headline:
             controls = control_rows(context, judges, prompts, outputs[POLICY].texts)
     results = {

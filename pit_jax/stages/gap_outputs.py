@@ -11,7 +11,7 @@ from pit_jax.batch import PromptBatch
 from pit_jax.data.stream import sequential
 from pit_jax.evaluation.gap_quality import agreement, measure, oriented
 from pit_jax.stages.context import Context
-from pit_jax.stages.curriculum import providers_of
+from pit_jax.stages.curriculum import every_provider, providers_of
 from pit_jax.stages.references import Supply, prompt_arrays
 from pit_jax.stages.systems import GapScorer
 
@@ -63,8 +63,8 @@ def drawn_pairs(context: Context) -> Iterator[tuple[str, Pairs]]:
 def rewrites(context: Context, samplers: dict[str, Any], improver: Any) -> dict[str, tuple[list[str], list[str]]]:
     """(references, rewrites) of each provider, a text for every held-out prompt."""
     config, supply, text = context.config.rl, Supply(context, samplers), context.data.template.text
-    asked = [provider for references in config.curriculum.references for provider in providers_of(references)]
-    found: dict[str, tuple[list[str], list[str]]] = {name: ([], []) for name in dict.fromkeys([*asked, "policy-rl"])}
+    asked = dict.fromkeys([*every_provider(config.curriculum), "policy-rl"])
+    found: dict[str, tuple[list[str], list[str]]] = {name: ([], []) for name in asked}
     arrays = {name: column[: config.heldout_prompts] for name, column in prompt_arrays(context, "heldout").items()}
     for i, (batch, real) in enumerate(sequential(arrays, config.batch_size)):
         rows, key = context.put_rows(PromptBatch, batch), jax.random.fold_in(context.key("outputs"), i)

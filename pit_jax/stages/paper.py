@@ -24,7 +24,7 @@ from pit_jax.improvement.self_refine import ROUNDS
 from pit_jax.stages.ablations import ABLATIONS, branch, trained
 from pit_jax.stages.answering import Answering, Outputs
 from pit_jax.stages.context import Context
-from pit_jax.stages.evaluate import IMPROVER_SFT, POLICY, judged, judges_of, pit_name
+from pit_jax.stages.evaluate import IMPROVER_SFT, POLICY, compared, judges_of, pit_name
 from pit_jax.stages.gap_gates import HELDOUT_PAIRS, known_differences, read_quality
 from pit_jax.stages.outputs import Output, describe
 from pit_jax.stages.rm import sequence_scores
@@ -71,42 +71,28 @@ def rated(rounds: int) -> list[str]:
     return [POLICY, *(name(k) for name in (pit_name, refine_name) for k in range(1, rounds + 1))]
 
 
-class Table:
-    """Rows of results.json: what every judge says of one system against another."""
-
-    def __init__(self, context: Context, judges: Sequence[Judge], prompts: list[str]):
-        self._context, self._judges, self._prompts = context, judges, prompts
-
-    def rows(self, outputs: Outputs, pairs: Sequence[tuple[str, str]], temperature: float) -> list[dict[str, Any]]:
-        found = []
-        for judge in self._judges:
-            for left, right in pairs:
-                numbers = judged(self._context.config, judge, self._prompts, outputs[left], outputs[right])[1]
-                names = {"temperature": temperature, "judge": judge.name, "left": left, "right": right}
-                found.append(names | numbers)
-        return found
-
-    def games(self, outputs: Outputs, names: Sequence[str]) -> dict[str, dict[tuple[str, str], np.ndarray]]:
-        """{judge: {(left, right): [N] of 1, 0.5 and 0 for left}} of all pairs of the named systems."""
-        margin = self._context.config.evaluate.tie_margin
-        games: dict[str, dict[tuple[str, str], np.ndarray]] = {}
-        for judge in self._judges:
-            games[judge.name] = {}
-            for left, right in combinations(names, 2):
-                scores_N = judge.ask(self._prompts, outputs[left].texts, outputs[right].texts).scores_N
-                games[judge.name][left, right] = outcomes(scores_N, np.zeros_like(scores_N), tie_margin=margin)
-        return games
+def games_between(
+    context: Context, judge: Judge, prompts: list[str], outputs: Outputs, names: Sequence[str]
+) -> dict[tuple[str, str], np.ndarray]:
+    """{(left, right): [N] of 1, 0.5 and 0 for left} of all pairs of the named systems."""
+    games, margin = {}, context.config.evaluate.tie_margin
+    for left, right in combinations(names, 2):
+        scores_N = judge.ask(prompts, outputs[left].texts, outputs[right].texts).scores_N
+        games[left, right] = outcomes(scores_N, np.zeros_like(scores_N), tie_margin=margin)
+    return games
 
 
-def ratings(context: Context, table: Table, outputs: Outputs) -> dict[str, list[dict[str, Any]]]:
+def ratings(
+    context: Context, judges: Sequence[Judge], prompts: list[str], outputs: Outputs
+) -> dict[str, list[dict[str, Any]]]:
     """Table 3, by every judge: Bradley-Terry over resampled prompts, and Elo over shuffled games."""
-    knobs, found = context.config.evaluate, {}
-    for judge, games in table.games(outputs, rated(context.config.paper.rounds)).items():
-        seed = context.config.seed
+    found, resamples, seed = {}, context.config.evaluate.resamples, context.config.seed
+    for judge in judges:
+        games = games_between(context, judge, prompts, outputs, rated(context.config.paper.rounds))
         try:
-            strengths = rate_prompts(games, scale=400, base=10, resamples=knobs.resamples, seed=seed)
+            strengths = rate_prompts(games, scale=400, base=10, resamples=resamples, seed=seed)
         except ValueError as error:  # no finite ratings: too few prompts, or a system that always wins
-            context.console.print(f"ratings by {judge}: {error}", soft_wrap=True)
+            context.console.print(f"ratings by {judge.name}: {error}", soft_wrap=True)
             continue
         elo = shuffled_elo(games_of(games), k=ELO_K, initial=ELO_START, shuffles=SHUFFLES, seed=seed)
         rows = [
@@ -114,7 +100,7 @@ def ratings(context: Context, table: Table, outputs: Outputs) -> dict[str, list[
             | {"elo": elo[name].rating, "elo_low": elo[name].low, "elo_high": elo[name].high}
             for name, spread in strengths.items()
         ]
-        found[judge] = sorted(rows, key=lambda row: -row["rating"])
+        found[judge.name] = sorted(rows, key=lambda row: -row["rating"])
     return found
 
 
@@ -153,14 +139,16 @@ def answer_work(context: Context, network: Network, name: str, output: Output) -
     return answer_cost(network, [draw for draw in draws if draw.replies > 0], slot=slot)
 
 
-def sweep(context: Context, answering: Answering, table: Table, advance: Callable[[int], None]) -> list[dict[str, Any]]:
+def sweep(
+    context: Context, answering: Answering, judges: Sequence[Judge], prompts: list[str], advance: Callable[[int], None]
+) -> list[dict[str, Any]]:
     """Fig. 3: one improvement by PIT, and Self-Refine, at every temperature."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for temperature in context.config.paper.temperatures:
         outputs = answering.trail(temperature, 1, advance)
         outputs[REFINE] = answering.refined(temperature, ROUNDS, outputs[POLICY])[-1]
         pairs = [(pit_name(1), POLICY), (REFINE, POLICY), (pit_name(1), REFINE)]
-        rows += table.rows(outputs, pairs, temperature)
+        rows += compared(context.config, judges, prompts, outputs, pairs, temperature)
     return rows
 
 
@@ -199,16 +187,18 @@ def run(context: Context, progress: Progress) -> None:
     prompts = [triple.prompt for triple in triples]
     truth, judges = judges_of(context)
     answering = Answering(context, prompts, [triple.chosen for triple in triples])
-    table = Table(context, judges, prompts)
     bar = progress.add_task(folder.name, total=len(prompts) * (1 + len(config.temperatures)), note="")
 
     def advance(done: int) -> None:
         progress.advance(bar, done)
 
     outputs = every_system(context, answering, advance)
-    at, compared = config.temperature, [name for name in outputs if name not in map(refine_name, range(1, 100))]
+    at, names = config.temperature, [name for name in outputs if name not in map(refine_name, range(1, 100))]
     improvers = [IMPROVER_SFT, *(ablation_name(name) for name in config.ablations if ablation_name(name) in outputs)]
-    versus_policy = [(name, POLICY) for name in (pit_name(1), *improvers)]
+    ablated = [(pit_name(1), name) for name in improvers]
+    pairs = [*((name, POLICY) for name in names if name != POLICY), *ablated]
+    rows = compared(context.config, judges, prompts, outputs, pairs, at)
+    curriculum = {(name, POLICY) for name in (pit_name(1), *improvers)} | set(ablated)
     results = {
         "judge_names": [judge.name for judge in judges],
         "headline_temperature": at,
@@ -216,14 +206,14 @@ def run(context: Context, progress: Progress) -> None:
         "prompts": len(prompts),
         "systems": [
             describe(name, at, outputs[name], None if truth is None else truth.score(prompts, outputs[name].texts))
-            for name in compared
+            for name in names
         ],
-        "table": table.rows(outputs, [(name, POLICY) for name in compared if name != POLICY], at),
-        "curriculum": table.rows(outputs, [*versus_policy, *((pit_name(1), name) for name in improvers)], at),
-        "sweep": sweep(context, answering, table, advance),
-        "ratings": ratings(context, table, outputs),
+        "table": [row for row in rows if row["right"] == POLICY],
+        "curriculum": [row for row in rows if (row["left"], row["right"]) in curriculum],
+        "sweep": sweep(context, answering, judges, prompts, advance),
+        "ratings": ratings(context, judges, prompts, outputs),
         "gap_losses": gap_losses(context),
-        "costs": costs(context, {name: outputs[name] for name in compared}),
+        "costs": costs(context, {name: outputs[name] for name in names}),
         "failures": worst(prompts, outputs[POLICY].texts, outputs[pit_name(1)].texts, judges[0]),
     }
     write_json(folder.path / "results.json", results)

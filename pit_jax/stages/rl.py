@@ -17,12 +17,13 @@ from pit_jax.masked import Mean
 from pit_jax.objectives.ppo import AdaptiveKL
 from pit_jax.parallel.sharding import batch_sharding, param_sharding, replicated
 from pit_jax.stages.context import Context
-from pit_jax.stages.curriculum import Place, advance, providers_of
+from pit_jax.stages.curriculum import Place, advance, every_provider, providers_of
 from pit_jax.stages.gap_gates import require_gates
 from pit_jax.stages.guards import STEP, Alarm, Watch, unwatched
 from pit_jax.stages.references import Supply, prompt_arrays
 from pit_jax.stages.rollout import Metrics, Rollout, make_ppo_loss, make_rollout, provider_metrics
 from pit_jax.stages.supervised import summary_line
+from pit_jax.stages.workspace import has_guard
 from pit_jax.training.checkpoint import Checkpoints
 from pit_jax.training.loop import run as run_loop
 from pit_jax.training.metrics import MetricsLog
@@ -45,9 +46,9 @@ def load_actors(context: Context, model: str) -> Actors:
     frozen = {"anchor": context.load("sft", model), "scorer": context.load("rm", model)}
     if model == "policy":
         return Actors(frozen, {})
-    if context.config.rm.guard_steps > 0:
+    if has_guard(context.config):
         frozen["guard"] = context.load("rm", "guard")
-    asked = {name for references in context.config.rl.curriculum.references for name in providers_of(references)}
+    asked = every_provider(context.config.rl.curriculum)
     samplers = {"policy-rl": context.load("rl", "policy")}
     return Actors(frozen, samplers | ({"policy-sft": context.load("sft", "policy")} if "policy-sft" in asked else {}))
 

@@ -15,7 +15,7 @@ from pit_jax.stages import paper
 from pit_jax.stages.answering import Answering
 from pit_jax.stages.context import Context
 from pit_jax.stages.evaluate import POLICY, pit_name
-from pit_jax.stages.paper import Table, refine_name
+from pit_jax.stages.paper import games_between, refine_name
 
 PROMPTS = ["7 8", "9", "10 11", "12", "13 14", "15"]
 CHOSEN = ["20 21", "22", "23", "24 25 26", "27", ""]
@@ -91,7 +91,8 @@ def test_games_are_the_outcomes_of_all_pairs(answering: Any, mesh: Any, place: A
     found = answering()
     context = place(CONFIG, truth=True)
     outputs = found.trail(1.0, 2, nobody)
-    games = Table(context, paper.judges_of(context)[1], PROMPTS).games(outputs, list(outputs))
+    judges = {judge.name: judge for judge in paper.judges_of(context)[1]}
+    games = {name: games_between(context, judge, PROMPTS, outputs, list(outputs)) for name, judge in judges.items()}
     assert set(games) == {"rubric", "gap"} and len(games["rubric"]) == 3
     words = {name: [len(text.split()) for text in output.texts] for name, output in outputs.items()}
     for (left, right), won_N in games["rubric"].items():
