@@ -78,6 +78,10 @@ class Context:
         checkpoints.close()
         return params["policy"] if stage == "rl" else params
 
+    def texts(self, tokens_NT: Any) -> list[str]:
+        """One text a row, special tokens left out."""
+        return [self.data.template.text(row) for row in np.asarray(tokens_NT).tolist()]
+
     def put_rows(self, make: Callable[..., T], rows: Mapping[str, np.ndarray]) -> T:
         """A batch of class `make`, from named host arrays onto the mesh."""
         return self.put_batch(make(**rows))

@@ -62,7 +62,7 @@ def drawn_pairs(context: Context) -> Iterator[tuple[str, Pairs]]:
 
 def rewrites(context: Context, samplers: dict[str, Any], improver: Any) -> dict[str, tuple[list[str], list[str]]]:
     """(references, rewrites) of each provider, a text for every held-out prompt."""
-    config, supply, text = context.config.rl, Supply(context, samplers), context.data.template.text
+    config, supply = context.config.rl, Supply(context, samplers)
     asked = dict.fromkeys([*every_provider(config.curriculum), "policy-rl"])
     found: dict[str, tuple[list[str], list[str]]] = {name: ([], []) for name in asked}
     arrays = {name: column[: config.heldout_prompts] for name, column in prompt_arrays(context, "heldout").items()}
@@ -72,7 +72,7 @@ def rewrites(context: Context, samplers: dict[str, Any], improver: Any) -> dict[
             before = supply.references(name, rows, improver, jax.random.fold_in(key, 0))
             after = supply.programs["rewrite"](improver, rows, before, jax.random.fold_in(key, 1))
             for texts, answers in zip(sides, (before, after), strict=True):
-                texts += [text(row.tolist()) for row in np.asarray(answers.tokens_BT)[:real]]
+                texts += context.texts(np.asarray(answers.tokens_BT)[:real])
     return found
 
 

@@ -98,7 +98,7 @@ def run(context: Context, progress: Progress) -> None:
         threshold=config.stop_threshold if config.stop == "threshold" else NEVER,
     )
     chosen_N = chosen_round(trail, config.stop)
-    answers = [systems.texts(tokens_NT) for tokens_NT in trail.answers.tokens_BT]
+    answers = [context.texts(tokens_NT) for tokens_NT in trail.answers.tokens_BT]
     rows = rows_of(prompts, answers, trail, chosen_N)
     truth = context.truth if not config.prompts else None
     for row in rows:

@@ -27,8 +27,7 @@ def drawn_output(context: Context, answers: Answers, round: int, reference: Outp
     """One round of a system's answers [K + 1, N, T]; all that the reference took has been drawn for it too."""
     tokens_NT, mask_NT = np.asarray(answers.tokens_BT[round]), np.asarray(answers.mask_BT[round])
     ended_N = np.any((tokens_NT == context.data.tokenizer.eos_id) & mask_NT, axis=1)
-    texts = [context.data.template.text(row) for row in tokens_NT.tolist()]
-    lengths_N = mask_NT.sum(axis=1)
+    texts, lengths_N = context.texts(tokens_NT), mask_NT.sum(axis=1)
     if reference is None:
         return Output(texts, lengths_N, ended_N, lengths_N)
     return Output(texts, lengths_N, ended_N, reference.drawn_N + lengths_N, reference.replies + 1, reference)

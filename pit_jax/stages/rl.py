@@ -325,6 +325,5 @@ class Heldout:
         self, experience: Experience, first: int, real: int, truth: Callable[[str, str], float]
     ) -> list[float]:
         slot = self._context.data.response_slot
-        answers = jax.device_get(experience.tokens_BL[:, -slot:])[:real]
-        texts = [self._context.data.template.text(row.tolist()) for row in answers]
+        texts = self._context.texts(jax.device_get(experience.tokens_BL[:, -slot:])[:real])
         return [truth(prompt, text) for prompt, text in zip(self._texts[first : first + real], texts, strict=True)]

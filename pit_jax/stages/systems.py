@@ -186,10 +186,6 @@ class Systems:
             self._context, self._arrays, self._size, lambda rows, key: program(rows, key, at), key, advance
         )
 
-    def texts(self, tokens_NT: Any) -> list[str]:
-        """One text a row, special tokens left out."""
-        return [self._context.data.template.text(row.tolist()) for row in np.asarray(tokens_NT)]
-
 
 def quiet(done: int) -> None:
     """Nobody watches."""

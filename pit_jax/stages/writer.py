@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import numpy as np
 
 from pit_jax.batch import PromptBatch
 from pit_jax.generation.sampling import Sampling
@@ -53,7 +52,7 @@ class Writer:
             key,
             quiet,
         )
-        return [self._context.data.template.text(row) for row in np.asarray(found.tokens_BT[0]).tolist()]
+        return self._context.texts(found.tokens_BT[0])
 
     @property
     def limit(self) -> int:

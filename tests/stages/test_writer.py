@@ -46,7 +46,7 @@ def test_a_reply_is_the_models_answer_to_the_text(world: Any, tiny_context: Cont
     with jax.set_mesh(tiny_context.mesh):
         answers = systems.answers(world.draw(world.language, 0), 0.8, jax.random.fold_in(jax.random.key(5), 0))
         found, again = writer(PROMPTS), writer(PROMPTS)
-    assert found == systems.texts(answers.tokens_BT[0])
+    assert found == tiny_context.texts(answers.tokens_BT[0])
     assert again != found
 
 
