@@ -115,6 +115,8 @@ class RolloutPrompts:
 
     prompt_BP: jax.Array  # int32, prompt(x) or prompt(x, y_ref)
     prompt_mask_BP: jax.Array  # bool
+    plain_BP: jax.Array  # int32, prompt(x) in either case
+    plain_mask_BP: jax.Array  # bool
     reference_BT: jax.Array  # int32, right-padded, its EOS included
     reference_mask_BT: jax.Array  # bool
 

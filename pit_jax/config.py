@@ -180,8 +180,10 @@ class RlConfig:
     """GAE lambda."""
     missing_eos_penalty: float = 1.0
     """Subtracted from the score of an answer that did not end, which counts as 0 if it is above."""
+    reward: Literal["gap", "difference"] = "gap"
+    """The improver's reward: the gap model, or r(x, y) - r(x, y_ref) of the policy's reward model (an ablation)."""
     center_gap: bool = True
-    """Subtract r(x, y_ref, y_ref), so that copying the reference earns 0; off = paper-literal."""
+    """Subtract r(x, y_ref, y_ref) of the gap, so that copying the reference earns 0; off = paper-literal."""
     ignore_gates: bool = False
     """Train the improver on a gap model that fails its gates (rm.gates.*); lineage.json says so."""
     stop_kl: float = 0.1
@@ -255,8 +257,8 @@ class EvaluateConfig:
 
 @dataclass(frozen=True)
 class PaperConfig:
-    ablations: tuple[str, ...] = ("first-only", "second-only", "direct-rlhf", "pair-gap")
-    """Runs that branch off this one: RL on one stage of the curriculum alone, RLHF as long, a gap model on wl > lw."""
+    ablations: tuple[str, ...] = ("first-only", "second-only", "direct-rlhf", "pair-gap", "score-difference")
+    """Runs that branch off this one: RL on one stage of the curriculum, RLHF as long, RL on two other rewards."""
     prompts: int = 1024
     """Held-out prompts of every comparison."""
     temperatures: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8, 1.0)

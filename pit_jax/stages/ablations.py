@@ -35,11 +35,17 @@ def pair_gap(config: Config) -> Config:
     return replace(config, rm=replace(config.rm, gap_loss="pair"), rl=replace(config.rl, ignore_gates=True))
 
 
+def score_difference(config: Config) -> Config:
+    """No gap model: the improver is rewarded with the difference of two scores of the policy's reward model."""
+    return replace(config, rl=replace(config.rl, reward="difference"), rm=replace(config.rm, guard_steps=0))
+
+
 ABLATIONS = {
     "first-only": Ablation(lambda config: one_stage(config, 0), (("rl", "improver"),)),
     "second-only": Ablation(lambda config: one_stage(config, -1), (("rl", "improver"),)),
     "direct-rlhf": Ablation(longer_policy, (("rl", "policy"),)),
     "pair-gap": Ablation(pair_gap, (("rm", "improver"), ("rl", "improver"))),
+    "score-difference": Ablation(score_difference, (("rl", "improver"),)),
 }
 
 

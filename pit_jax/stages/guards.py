@@ -79,6 +79,11 @@ def check_guards(config: Config) -> None:
             f"--rl.guards.worst-case compares the gap with the guard's, found --rm.guard-steps={steps} and "
             f"--rl.center-gap={config.rl.center_gap}; train a guard, and centre both gaps: else each has its own zero"
         )
+    if steps > 0 and config.rl.reward == "difference":
+        raise ValueError(
+            f"--rl.reward=difference has no gap model that a guard could watch, found --rm.guard-steps={steps}; "
+            "leave one of them out"
+        )
     if config.model == "guard" and config.stage != "all" and (config.stage != "rm" or steps < 1):
         raise ValueError(
             f"--model=guard is the second gap model of --stage=rm with --rm.guard-steps above 0, found "

@@ -28,7 +28,8 @@ def prompt_arrays(context: Context, fold: str) -> dict[str, np.ndarray]:
 
 def policy_prompts(rows: PromptBatch) -> RolloutPrompts:
     nothing = jnp.zeros_like(rows.chosen_BR)
-    return RolloutPrompts(rows.prompt_BP, rows.prompt_mask_BP, nothing, nothing.astype(bool))
+    prompt = rows.prompt_BP, rows.prompt_mask_BP
+    return RolloutPrompts(*prompt, *prompt, nothing, nothing.astype(bool))
 
 
 def with_end(reference_BR: jax.Array, mask_BR: jax.Array, eos_id: int) -> Answers:
@@ -103,7 +104,8 @@ class Supply:
             repeated = jax.tree.map(lambda x: jnp.concatenate([x] * len(references)), rows)
             reference = jax.tree.map(lambda *xs: jnp.concatenate(xs), *references)
             prompt_BP, mask_BP = improver_prompt(repeated, reference, slots=slots)
-            return RolloutPrompts(prompt_BP, mask_BP, reference.tokens_BT, reference.mask_BT)
+            plain = repeated.prompt_BP, repeated.prompt_mask_BP
+            return RolloutPrompts(prompt_BP, mask_BP, *plain, reference.tokens_BT, reference.mask_BT)
 
         return {
             "own": jax.jit(policy_prompts),

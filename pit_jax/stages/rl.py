@@ -21,9 +21,19 @@ from pit_jax.stages.curriculum import Place, advance, every_provider, providers_
 from pit_jax.stages.gap_gates import require_gates
 from pit_jax.stages.guards import STEP, Alarm, Watch, unwatched
 from pit_jax.stages.references import Supply, prompt_arrays
-from pit_jax.stages.rollout import Metrics, Rollout, make_ppo_loss, make_rollout, provider_metrics
+from pit_jax.stages.rollout import (
+    Metrics,
+    Rollout,
+    Score,
+    centered_gap,
+    make_ppo_loss,
+    make_rollout,
+    plain_score,
+    provider_metrics,
+    score_difference,
+)
 from pit_jax.stages.supervised import summary_line
-from pit_jax.stages.workspace import has_guard
+from pit_jax.stages.workspace import has_guard, judged_by
 from pit_jax.training.checkpoint import Checkpoints
 from pit_jax.training.loop import run as run_loop
 from pit_jax.training.metrics import MetricsLog
@@ -43,7 +53,7 @@ class Actors:
 
 
 def load_actors(context: Context, model: str) -> Actors:
-    frozen = {"anchor": context.load("sft", model), "scorer": context.load("rm", model)}
+    frozen = {"anchor": context.load("sft", model), "scorer": context.load("rm", judged_by(context.config, model))}
     if model == "policy":
         return Actors(frozen, {})
     if has_guard(context.config):
@@ -51,6 +61,15 @@ def load_actors(context: Context, model: str) -> Actors:
     asked = every_provider(context.config.rl.curriculum)
     samplers = {"policy-rl": context.load("rl", "policy")}
     return Actors(frozen, samplers | ({"policy-sft": context.load("sft", "policy")} if "policy-sft" in asked else {}))
+
+
+def score_of(config: RlConfig, model: str) -> Score:
+    """What a rollout of `model` is scored by."""
+    if model == "policy":
+        return plain_score
+    if config.reward == "difference":
+        return score_difference
+    return centered_gap if config.center_gap else plain_score
 
 
 def rounds_of(config: RlConfig, model: str) -> int:
@@ -73,7 +92,7 @@ def start_extras(config: RlConfig, model: str, frozen: Any) -> dict[str, Any]:
 def run(context: Context, model: str, progress: Progress) -> None:
     """Train (or resume) all rounds, then mark the stage finished with the selected checkpoint."""
     folder = context.folder("rl", model)
-    notes = require_gates(context) if model == "improver" else {}
+    notes = require_gates(context) if judged_by(context.config, model) == "improver" else {}
     folder.begin(context.config, data_fingerprint=context.data.fingerprint, notes=notes)
     keep, say = context.config.checkpoint.keep, context.console.print
     with Checkpoints(folder.path / "checkpoints", keep=keep, say=say) as checkpoints:
@@ -122,7 +141,7 @@ def train(context: Context, model: str, actors: Actors, checkpoints: Checkpoints
             slot=slot,
             eos_id=context.data.tokenizer.eos_id,
             pad_id=context.data.tokenizer.pad_id,
-            centered=model == "improver" and config.center_gap,
+            score=score_of(config, model),
         )
     )
     step = compile_step(

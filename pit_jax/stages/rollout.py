@@ -21,6 +21,7 @@ from pit_jax.stages.supervised import Loss
 from pit_jax.stages.systems import answer_scores
 
 Metrics = dict[str, Mean]
+Score = Callable[[ScalarModel, Any, RolloutPrompts, Answers], jax.Array]
 Rollout = Callable[..., tuple[Experience, Metrics]]
 NGRAM = 3  # tokens; of a repetition
 
@@ -48,26 +49,42 @@ def sequence_kl(drawn: Generated, ref_logprobs_BT: jax.Array, *, kind: str) -> j
     return jnp.sum(jnp.where(drawn.mask_BT, kl_BT, 0.0), axis=1)
 
 
+def plain_score(scalar: ScalarModel, scorer: Any, prompts: RolloutPrompts, drawn: Answers) -> jax.Array:
+    """score_B: what the scorer says of a response behind its prompt. r(x, y) for the policy, r(x, y, y_ref) else."""
+    return answer_scores(scalar, scorer, prompts.prompt_BP, prompts.prompt_mask_BP, drawn)
+
+
+def centered_gap(scalar: ScalarModel, scorer: Any, prompts: RolloutPrompts, drawn: Answers) -> jax.Array:
+    """score_B = r(x, y, y_ref) - r(x, y_ref, y_ref): copying the reference, its EOS included, earns 0."""
+    reference = Answers(prompts.reference_BT, prompts.reference_mask_BT)
+    return plain_score(scalar, scorer, prompts, drawn) - plain_score(scalar, scorer, prompts, reference)
+
+
+def score_difference(scalar: ScalarModel, scorer: Any, prompts: RolloutPrompts, drawn: Answers) -> jax.Array:
+    """score_B = r(x, y) - r(x, y_ref) of a reward model that reads one answer at a time (ablation of PIT Sec. 4.5)."""
+    reference = Answers(prompts.reference_BT, prompts.reference_mask_BT)
+    plain = prompts.plain_BP, prompts.plain_mask_BP
+    return answer_scores(scalar, scorer, *plain, drawn) - answer_scores(scalar, scorer, *plain, reference)
+
+
 def make_rollout(
-    policy: LanguageModel, scalar: ScalarModel, config: RlConfig, *, slot: int, eos_id: int, pad_id: int, centered: bool
+    policy: LanguageModel,
+    scalar: ScalarModel,
+    config: RlConfig,
+    *,
+    slot: int,
+    eos_id: int,
+    pad_id: int,
+    score: Score,
 ) -> Rollout:
     """rollout(params, frozen, prompts: RolloutPrompts, key, kl_coef) -> (experience, metrics).
 
     params = {"policy", "value"}; frozen = {"anchor": the SFT model of the KL, "scorer": reward or gap model} and
-    "guard", a second gap model, where there is one. The reference (its EOS included) is read only when `centered`: a
-    score is then r(x, y, y_ref) - r(x, y_ref, y_ref). With config.guards.worst_case the score is the lower of the
-    scorer's and the guard's: worst-case optimisation of an ensemble of two (WCO, arXiv 2310.02743).
+    "guard", a second gap model, where there is one; `score` is plain_score, centered_gap or score_difference. With
+    config.guards.worst_case the score is the lower of the scorer's and the guard's: worst-case optimisation of an
+    ensemble of two (WCO, arXiv 2310.02743).
     """
     sampling = Sampling(temperature=config.temperature)
-
-    def score(scorer: Any, prompts: RolloutPrompts, drawn: Generated) -> jax.Array:
-        prompt = prompts.prompt_BP, prompts.prompt_mask_BP
-        score_B = answer_scores(scalar, scorer, *prompt, Answers(drawn.tokens_BT, drawn.mask_BT))
-        if not centered:
-            return score_B
-        return score_B - answer_scores(
-            scalar, scorer, *prompt, Answers(prompts.reference_BT, prompts.reference_mask_BT)
-        )
 
     def rollout(
         params: Any, frozen: Any, prompts: RolloutPrompts, key: jax.Array, kl_coef: jax.Array
@@ -91,11 +108,12 @@ def make_rollout(
             policy, frozen["anchor"], tokens_BL, segments_BL, slot=slot, temperature=config.temperature
         )
         values_BT = response_values(scalar, params["value"], tokens_BL, segments_BL, slot=slot)
-        score_B = score(frozen["scorer"], prompts, drawn)
+        answers = Answers(drawn.tokens_BT, mask_BT)
+        score_B = score(scalar, frozen["scorer"], prompts, answers)
         real_B = jnp.any(mask_BT, axis=1)
         metrics: Metrics = {}
         if "guard" in frozen:
-            guard_B = score(frozen["guard"], prompts, drawn)
+            guard_B = score(scalar, frozen["guard"], prompts, answers)
             metrics = guard_metrics(score_B, guard_B, real_B)
             score_B = jnp.minimum(score_B, guard_B) if config.guards.worst_case else score_B
         unfinished_B = jnp.minimum(score_B, 0.0) - config.missing_eos_penalty

@@ -16,7 +16,7 @@ SECTIONS = {"evaluate": ("improve", "evaluate"), "paper": ("rm", "rl", "dpo", "i
 WITHOUT_EFFECT = ("transformer.remat", "transformer.unroll", "rl.ignore_gates", "rm.gates.")
 OF_THE_OTHER_MODEL = {
     "policy": (
-        *("sft.improver_", "rm.improver_", "rm.guard_", "rm.gap_loss", "rl.curriculum.", "rl.center_gap"),
+        *("sft.improver_", "rm.improver_", "rm.guard_", "rm.gap_loss", "rl.curriculum.", "rl.reward", "rl.center_gap"),
         *("rl.guards.max_guard_fall", "rl.guards.max_disagreement", "rl.guards.worst_case"),
     ),
     "improver": ("sft.policy_", "rm.policy_", "rm.guard_", "rl.policy_"),
@@ -76,10 +76,20 @@ def has_guard(config: Config) -> bool:
     return config.rm.guard_steps > 0
 
 
+def judged_by(config: Config, model: str) -> str:
+    """Whose reward model rewards the RL of `model`: the gap model is the improver's."""
+    return "policy" if config.rl.reward == "difference" else model
+
+
 def parents_of(config: Config, stage: str, model: str) -> tuple[tuple[str, str], ...]:
-    """PARENTS, and the guard of the improver's RL where a run has one."""
-    guarded = (stage, model) == ("rl", "improver") and has_guard(config)
-    return (*PARENTS[stage, model], *((("rm", "guard"),) if guarded else ()))
+    """PARENTS; of the improver's RL, the reward model that it is judged by, and the guard where a run has one."""
+    if (stage, model) != ("rl", "improver"):
+        return PARENTS[stage, model]
+    named = {("rm", "improver"): ("rm", judged_by(config, model))}
+    return (
+        *(named.get(parent, parent) for parent in PARENTS[stage, model]),
+        *((("rm", "guard"),) if has_guard(config) else ()),
+    )
 
 
 def relevant_config(config: Config, stage: str, model: str) -> dict[str, Any]:
@@ -144,9 +154,13 @@ class StageFolder:
             )
 
     def changed(self, config: Config) -> list[str]:
-        """`knob: before -> now` for every relevant knob in which `config` differs from the one this folder holds."""
+        """`knob: before -> now` for every relevant knob in which `config` differs from the one this folder holds.
+
+        A knob that the folder is too old to hold had the value that is now its default.
+        """
         before = json.loads((self.path / "config.json").read_text(encoding="utf-8"))
         now = relevant_config(config, self.stage, self.model)
+        before = {name: value for name, value in flatten(Config()).items() if name in now} | before
         names = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
         return [f"{k}: {before.get(k)!r} -> {now.get(k)!r}" for k in names]
 
@@ -165,10 +179,10 @@ class StageFolder:
 
     def check_lineage(self, lineage: dict[str, Any]) -> None:
         """ValueError when data, tokenizer or a parent differ from those this folder was made from."""
-        before = {k: v for k, v in self.lineage().items() if k != "notes"}
+        before, apart = self.lineage(), {"notes", "config"}  # check_config names the knob itself
         if not before:
             return
-        changed = sorted(k for k in before.keys() | lineage.keys() if before.get(k) != lineage.get(k))
+        changed = sorted(k for k in (before.keys() | lineage.keys()) - apart if before.get(k) != lineage.get(k))
         if changed:
             raise ValueError(
                 f"{self.path} was made from other inputs ({', '.join(changed)} changed); "

@@ -34,7 +34,11 @@ def get_config() -> Config:
         evaluate=replace(base.evaluate, prompts=16, temperatures=(0.8,), resamples=50),
         dpo=replace(base.dpo, steps=6, batch_size=16),
         paper=replace(
-            base.paper, ablations=("first-only", "direct-rlhf"), prompts=16, temperatures=(0.5, 1.0), rounds=2
+            base.paper,
+            ablations=("first-only", "direct-rlhf", "score-difference"),
+            prompts=16,
+            temperatures=(0.5, 1.0),
+            rounds=2,
         ),
         checkpoint=replace(base.checkpoint, every=3),
     )

@@ -30,6 +30,8 @@ def test_the_ablations_are_trained_as_branches(paper: tuple[Path, str]) -> None:
         assert max(row["step"] for row in rows) == rounds
         ours, theirs = (json.loads((path / "lineage.json").read_text()) for path in (folder / stage, workdir / stage))
         assert ours["config"] != theirs["config"] and ours["sft-policy"] == theirs["sft-policy"]
+    lineage = json.loads((workdir / "paper" / "score-difference" / "rl-improver" / "lineage.json").read_text())
+    assert "rm-policy" in lineage and "rm-improver" not in lineage, "no gap model is asked"
     assert (workdir / "dpo-policy" / "done.json").exists()
 
 
@@ -37,9 +39,9 @@ def test_every_table_is_written_and_shown(paper: tuple[Path, str]) -> None:
     workdir, output = paper
     results = json.loads((workdir / "paper" / "results.json").read_text())
     names = [row["name"] for row in results["systems"]]
-    expected = "policy, PIT x1, PIT x2, chosen, SFT improver x1, first-only x1, direct RLHF, DPO"
-    assert names[:8] == expected.split(", ") and names[8].startswith("best of ")
-    assert names[9:] == ["Self-Refine", "one-line"]
+    expected = "policy, PIT x1, PIT x2, chosen, SFT improver x1, first-only x1, direct RLHF, score-difference x1, DPO"
+    assert names[:9] == expected.split(", ") and names[9].startswith("best of ")
+    assert names[10:] == ["Self-Refine", "one-line"]
     assert [row["left"] for row in results["table"] if row["judge"] == "gap"] == names[1:]
     assert {row["temperature"] for row in results["sweep"]} == {0.5, 1.0}
     assert all(row["n"] == 16 for key in ("table", "sweep", "curriculum") for row in results[key])

@@ -26,7 +26,7 @@ from pit_jax.generation.sampling import Sampling
 from pit_jax.model.attention import causal_visible, segment_positions
 from pit_jax.model.networks import LanguageModel, ScalarModel
 from pit_jax.stages.rm import make_gap_loss, make_reward_loss
-from pit_jax.stages.rollout import make_ppo_loss, make_rollout
+from pit_jax.stages.rollout import Score, centered_gap, make_ppo_loss, make_rollout, plain_score
 from pit_jax.stages.sft import make_loss
 
 HAND = TransformerConfig(width=4, layers=2, query_heads=2, kv_heads=1, head_size=2, ffn=6)
@@ -146,15 +146,16 @@ def test_drawing_is_the_prefill_and_one_pass_a_token() -> None:
     assert traced(draw, params_of(model)) == BATCH * network.draw(PROMPT, SLOT, 1).flops
 
 
-@pytest.mark.parametrize("centered", [False, True])
-def test_a_rollout_draws_and_reads_with_anchor_value_and_scorer(centered: bool) -> None:
+@pytest.mark.parametrize(("score", "scorings"), [(plain_score, 1), (centered_gap, 2)])
+def test_a_rollout_draws_and_reads_with_anchor_value_and_scorer(score: Score, scorings: int) -> None:
     language, scalar, network = LanguageModel(SHAPE, VOCAB), ScalarModel(SHAPE, VOCAB), Network(SHAPE, VOCAB)
-    prompts = RolloutPrompts(ints(BATCH, PROMPT), ints(BATCH, PROMPT) > 0, ints(BATCH, SLOT), ints(BATCH, SLOT) > 0)
-    rollout = make_rollout(language, scalar, Config().rl, slot=SLOT, eos_id=1, pad_id=0, centered=centered)
+    tokens = ints(BATCH, PROMPT), ints(BATCH, PROMPT), ints(BATCH, SLOT)
+    prompts = RolloutPrompts(*[part for each in tokens for part in (each, each > 0)])
+    rollout = make_rollout(language, scalar, Config().rl, slot=SLOT, eos_id=1, pad_id=0, score=score)
     params = {"policy": params_of(language), "value": params_of(scalar)}
     frozen = {"anchor": params_of(language), "scorer": params_of(scalar)}
     found = traced(lambda *trees: rollout(*trees, prompts, KEY, jnp.float32(0.1)), params, frozen)
-    reads = network.read(LENGTH, logits=SLOT) + (2 + centered) * network.score(LENGTH)
+    reads = network.read(LENGTH, logits=SLOT) + (1 + scorings) * network.score(LENGTH)
     assert found == BATCH * (network.draw(PROMPT, SLOT, 1) + reads).flops
 
 

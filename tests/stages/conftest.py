@@ -97,10 +97,12 @@ class World:
         lengths_B1 = rng.integers(1, self.prompt_slot + 1, (rows, 1))
         ends_B1 = rng.integers(0, self.slot, (rows, 1))
         reference_BT = np.where(np.arange(self.slot) == ends_B1, EOS, rng.integers(6, self.vocab, (rows, self.slot)))
-        prompt_BP = rng.integers(6, self.vocab, (rows, self.prompt_slot))
+        prompt_BP, plain_BP = rng.integers(6, self.vocab, (2, rows, self.prompt_slot)).astype(np.int32)
         return RolloutPrompts(
-            prompt_BP=prompt_BP.astype(np.int32),
+            prompt_BP=prompt_BP,
             prompt_mask_BP=np.arange(self.prompt_slot)[::-1] < lengths_B1,
+            plain_BP=plain_BP,
+            plain_mask_BP=np.arange(self.prompt_slot)[::-1] < lengths_B1[::-1],
             reference_BT=reference_BT.astype(np.int32),
             reference_mask_BT=np.arange(self.slot) <= ends_B1,
         )

@@ -8,12 +8,14 @@ import pytest
 
 from pit_jax.config import Config, flatten
 from pit_jax.stages.ablations import ABLATIONS, branch, check_ablations
+from pit_jax.stages.guards import check_guards
 
 CHANGES: dict[str, dict[str, Any]] = {
     "first-only": {"rl.curriculum.references": ["rejected+chosen"], "rl.curriculum.rounds": [60]},
     "second-only": {"rl.curriculum.references": ["policy-rl"], "rl.curriculum.rounds": [60]},
     "direct-rlhf": {"rl.policy_rounds": 90},
     "pair-gap": {"rm.gap_loss": "pair", "rl.ignore_gates": True},
+    "score-difference": {"rl.reward": "difference"},
 }
 
 
@@ -29,13 +31,18 @@ def test_an_ablation_changes_one_thing(context: Any, make_mesh: Any, name: str) 
     assert own.folder(*ABLATIONS[name].stages[-1]).path.parent == Path(where["workdir"])
 
 
+def test_a_guard_watches_no_difference_of_scores(context: Any, make_mesh: Any) -> None:
+    guarded = replace(Config(), rm=replace(Config().rm, guard_steps=5))
+    assert branch(context(guarded, make_mesh(1, 1, 1)), "score-difference").config.rm.guard_steps == 0
+    with pytest.raises(ValueError, match=r"--rl.reward=difference has no gap model .* --rm.guard-steps=5"):
+        check_guards(replace(guarded, rl=replace(guarded.rl, reward="difference")))
+
+
 def test_wrong_names_are_refused() -> None:
     check_ablations(())
     check_ablations(tuple(ABLATIONS))
     for names in (("first",), ("first-only", "first-only")):
-        with pytest.raises(
-            ValueError, match="name each of first-only, second-only, direct-rlhf, pair-gap at most once"
-        ):
+        with pytest.raises(ValueError, match=f"name each of {', '.join(ABLATIONS)} at most once"):
             check_ablations(names)
 
 

@@ -18,7 +18,7 @@ from pit_jax.parallel.sharding import batch_sharding, param_sharding, replicated
 from pit_jax.stages.dpo import make_dpo_loss
 from pit_jax.stages.references import Supply
 from pit_jax.stages.rm import make_gap_loss, make_reward_loss
-from pit_jax.stages.rollout import make_ppo_loss, make_rollout
+from pit_jax.stages.rollout import Score, centered_gap, make_ppo_loss, make_rollout, plain_score, score_difference
 from pit_jax.stages.sft import make_loss
 from pit_jax.stages.systems import GapScorer, Systems
 from pit_jax.training.optimizer import make_actor_critic_optimizer, make_optimizer
@@ -127,11 +127,14 @@ def test_ppo_steps(shapes: Shapes) -> None:
     check(shapes.step(loss, optimizer, shapes.actor_critic(), experience, 1), "ppo")
 
 
-@pytest.mark.parametrize(("centered", "guarded"), [(True, False), (True, True), (False, False)])
-def test_rollouts(shapes: Shapes, centered: bool, guarded: bool) -> None:
+@pytest.mark.parametrize(
+    ("score", "guarded"),
+    [(centered_gap, False), (centered_gap, True), (plain_score, False), (score_difference, False)],
+)
+def test_rollouts(shapes: Shapes, score: Score, guarded: bool) -> None:
     world, config = shapes.world, replace(shapes.config, guards=GuardsConfig(worst_case=guarded))
     ids = {"slot": world.slot, "eos_id": world.eos_id, "pad_id": world.pad_id}
-    rollout = jax.jit(make_rollout(shapes.language, shapes.scalar, config, **ids, centered=centered))
+    rollout = jax.jit(make_rollout(shapes.language, shapes.scalar, config, **ids, score=score))
     frozen = {"anchor": shapes.params(shapes.language), "scorer": shapes.params(shapes.scalar)}
     frozen |= {"guard": shapes.params(shapes.scalar)} if guarded else {}
     prompts: RolloutPrompts = shapes.rows(world.rollout_prompts(ROWS))

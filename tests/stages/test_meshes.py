@@ -11,7 +11,7 @@ import pytest
 from pit_jax.config import RlConfig
 from pit_jax.parallel.sharding import batch_sharding, param_sharding, put
 from pit_jax.stages.rm import make_gap_loss, make_reward_loss
-from pit_jax.stages.rollout import make_ppo_loss, make_rollout
+from pit_jax.stages.rollout import centered_gap, make_ppo_loss, make_rollout
 from pit_jax.stages.sft import make_loss
 
 ROWS, KEY = 8, jax.random.key(0)
@@ -74,7 +74,7 @@ def rolled(world: Any, cases: Any, make_mesh: Any) -> Any:
 
     def rollout(params: Any, frozen: Any, prompts: Any, temperature: jax.Array) -> Any:
         config = RlConfig(temperature=temperature)  # an array, so that one program does for all
-        run = make_rollout(world.language, world.scalar, config, **ids, centered=True)
+        run = make_rollout(world.language, world.scalar, config, **ids, score=centered_gap)
         return run(params, frozen, prompts, KEY, jnp.float32(0.2))
 
     programs: dict[Any, Any] = {}

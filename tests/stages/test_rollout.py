@@ -15,7 +15,15 @@ from pit_jax.config import GuardsConfig, RlConfig
 from pit_jax.generation.repetition import repeated_ngrams
 from pit_jax.model.attention import causal_visible, segment_positions
 from pit_jax.stages.rm import sequence_scores
-from pit_jax.stages.rollout import NGRAM, make_ppo_loss, make_rollout
+from pit_jax.stages.rollout import (
+    NGRAM,
+    Score,
+    centered_gap,
+    make_ppo_loss,
+    make_rollout,
+    plain_score,
+    score_difference,
+)
 
 CONFIG = RlConfig(temperature=0.7, kl_kind="k3", gamma=0.97, gae_lambda=0.9, missing_eos_penalty=1.5)
 KEY, KL_COEF, ROWS = jax.random.key(3), jnp.float32(0.2), 12
@@ -38,7 +46,7 @@ def prompts(world: Any) -> RolloutPrompts:
     return jax.tree.map(jnp.asarray, world.rollout_prompts(ROWS))
 
 
-def program(world: Any, *, centered: bool, config: RlConfig = CONFIG) -> Any:
+def program(world: Any, *, score: Score, config: RlConfig = CONFIG) -> Any:
     return jax.jit(
         make_rollout(
             world.language,
@@ -47,14 +55,14 @@ def program(world: Any, *, centered: bool, config: RlConfig = CONFIG) -> Any:
             slot=world.slot,
             eos_id=world.eos_id,
             pad_id=world.pad_id,
-            centered=centered,
+            score=score,
         )
     )
 
 
 @pytest.fixture(scope="module")
 def rollout(world: Any) -> Any:
-    return program(world, centered=True)
+    return program(world, score=centered_gap)
 
 
 @pytest.fixture(scope="module")
@@ -128,19 +136,21 @@ def test_the_rows_hold_what_was_drawn(world: Any, rolled: Any, prompts: RolloutP
     np.testing.assert_allclose(metrics["val/repetition"].value, repeated_B.mean(), rtol=1e-6)
 
 
-@pytest.mark.parametrize("centered", [True, False])
+@pytest.mark.parametrize("score", [centered_gap, plain_score, score_difference])
 def test_advantages_and_returns_equal_a_plain_recomputation(
-    world: Any, rollout: Any, params: Any, frozen: Any, prompts: RolloutPrompts, centered: bool
+    world: Any, rollout: Any, params: Any, frozen: Any, prompts: RolloutPrompts, score: Score
 ) -> None:
-    run = rollout if centered else program(world, centered=False)
+    run = rollout if score is centered_gap else program(world, score=score)
     experience, metrics = jax.device_get(run(params, frozen, prompts, KEY, KL_COEF))
     mask_BT = experience.mask_BT
     logprobs_BT = plain_logprobs(world, params["policy"], experience)
     d_BT = logprobs_BT - plain_logprobs(world, frozen["anchor"], experience)
     values_BT = plain_values(world, params["value"], experience)
-    score_B = plain_scores(world, frozen["scorer"], prompts, experience.tokens_BL[:, -world.slot :], mask_BT)
-    if centered:
-        score_B -= plain_scores(world, frozen["scorer"], prompts, prompts.reference_BT, prompts.reference_mask_BT)
+    alone = replace(prompts, prompt_BP=prompts.plain_BP, prompt_mask_BP=prompts.plain_mask_BP)
+    read = alone if score is score_difference else prompts
+    score_B = plain_scores(world, frozen["scorer"], read, experience.tokens_BL[:, -world.slot :], mask_BT)
+    if score is not plain_score:
+        score_B -= plain_scores(world, frozen["scorer"], read, prompts.reference_BT, prompts.reference_mask_BT)
     ended_B = ended(experience, world)
     advantages: list[list[float]] = []
     for b in range(ROWS):
@@ -199,7 +209,7 @@ def test_the_worst_case_of_the_two_gaps_is_the_score(
     world: Any, rolled: Any, params: Any, frozen: Any, prompts: RolloutPrompts
 ) -> None:
     """Row by row the lower one; it is what returns are made of, and the scorer's own where both models are one."""
-    worst = program(world, centered=True, config=replace(CONFIG, guards=GuardsConfig(worst_case=True)))
+    worst = program(world, score=centered_gap, config=replace(CONFIG, guards=GuardsConfig(worst_case=True)))
     guard, kl_coef = world.draw(world.scalar, 4), jnp.float32(0.0)
     experience, metrics = jax.device_get(worst(params, {**frozen, "guard": guard}, prompts, KEY, kl_coef))
     drawn = experience.tokens_BL[:, -world.slot :], experience.mask_BT

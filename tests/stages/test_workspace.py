@@ -77,6 +77,17 @@ def test_a_guard_is_a_stage_and_a_parent_only_where_it_is_asked_for(tmp_path: Pa
     assert "(rm-guard changed)" in message(folder.begin, CONFIG, data_fingerprint="d")
 
 
+def test_the_improver_is_a_child_of_the_model_that_rewards_it() -> None:
+    other = replace(CONFIG, rl=replace(CONFIG.rl, reward="difference"))
+    for place, parents in PARENTS.items():
+        found = parents_of(other, *place)
+        assert found == tuple(
+            ("rm", "policy") if (place, parent) == (("rl", "improver"), ("rm", "improver")) else parent
+            for parent in parents
+        )
+    assert relevant_config(other, "rl", "policy") == relevant_config(CONFIG, "rl", "policy")
+
+
 def test_the_steps_of_a_guard_are_its_own() -> None:
     """A guard can be added to a finished run."""
     for stage in ("rm", "rl"):
@@ -115,6 +126,21 @@ def test_a_changed_config_names_the_knobs_and_both_values(tmp_path: Path) -> Non
         f"restore the old values, or delete {folder.path} to run the stage again"
     )
     assert (folder.path / "config.json").read_bytes() == before, "nothing is written over"
+
+
+def test_a_folder_outlives_a_new_knob_at_its_default(tmp_path: Path) -> None:
+    folder = StageFolder(tmp_path, "sft", "policy")
+    folder.begin(CONFIG, data_fingerprint="d")
+    record = folder.path / "config.json"
+    older = {name: value for name, value in json.loads(record.read_text()).items() if name != "sft.batch_size"}
+    record.write_text(json.dumps(older))
+    (folder.path / "lineage.json").write_text(json.dumps({**folder.lineage(), "config": "hash of fewer knobs"}))
+    folder.begin(CONFIG, data_fingerprint="d")
+    record.write_text(json.dumps(older))
+    changed = replace(CONFIG, sft=replace(CONFIG.sft, batch_size=32))
+    assert "changed (sft.batch_size: 64 -> 32)" in message(folder.begin, changed, data_fingerprint="d")
+    record.write_text(json.dumps({**older, "sft.forgotten": 3}))
+    assert "changed (sft.forgotten: 3 -> None)" in message(folder.begin, CONFIG, data_fingerprint="d")
 
 
 @pytest.mark.parametrize(
