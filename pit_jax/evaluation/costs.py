@@ -37,7 +37,7 @@ class Shape(Protocol):
 
 
 class Steps(Protocol):
-    """sft.* and rm.*."""
+    """sft.*."""
 
     @property
     def policy_steps(self) -> int: ...
@@ -45,6 +45,13 @@ class Steps(Protocol):
     def improver_steps(self) -> int: ...
     @property
     def batch_size(self) -> int: ...
+
+
+class RewardSteps(Steps, Protocol):
+    """rm.*."""
+
+    @property
+    def guard_steps(self) -> int: ...
 
 
 class Curriculum(Protocol):
@@ -68,6 +75,8 @@ class Rl(Protocol):
     @property
     def epochs(self) -> int: ...
     @property
+    def reward(self) -> str: ...
+    @property
     def center_gap(self) -> bool: ...
 
 
@@ -79,7 +88,7 @@ class Run(Protocol):
     @property
     def sft(self) -> Steps: ...
     @property
-    def rm(self) -> Steps: ...
+    def rm(self) -> RewardSteps: ...
     @property
     def rl(self) -> Rl: ...
 
@@ -149,17 +158,17 @@ class Network:
 
 
 def training_costs(config: Run, layout: Mapping[str, Any], vocab_size: int) -> dict[str, Work]:
-    """The six trainings of a run by the name of their folder; held-out evaluations are not counted.
+    """The trainings of a run by the name of their folder; held-out evaluations are not counted.
 
         sft         steps * batch rows, trained, with logits at the answer's slots (T, a few more than the longest)
-        rm-policy   steps * batch pairs of two rows, trained;   rm-improver: one tree a pair
+        rm-policy   steps * batch pairs of two rows, trained;   rm-improver, and a guard's rm-guard: one tree a pair
         rl          rounds * batch * [references + draw + anchor + value + scorer + epochs (policy + value, trained)]
 
     In RL all T slots are decoded: a batch goes on until its longest answer has ended. The scorer reads twice when the
-    gap is centred. References drawn by a policy are one answer a prompt, those by the improver an answer and its
-    rewrite, and prompts are shared by the references of a stage. A round that stops on rl.stop_kl and a run that
-    an alarm ends cost less than is counted here; a stage of the curriculum that is over early leaves its rounds to the
-    last, whose references may cost more. A guard (rm.guard_steps) is not counted.
+    gap is centred, twice without the reference for a difference of scores, and a guard as often as it. References drawn
+    by a policy are one answer a prompt, those by the improver an answer and its rewrite, and prompts are shared by the
+    references of a stage. A round that stops on rl.stop_kl and a run that an alarm ends cost less than is counted here;
+    a stage of the curriculum that is over early leaves its rounds to the last, whose references may cost more.
 
     Args:
         config: knobs of the run.
@@ -168,8 +177,11 @@ def training_costs(config: Run, layout: Mapping[str, Any], vocab_size: int) -> d
     """
     network, lengths, slot = Network(config.transformer, vocab_size), layout["row_lengths"], layout["response_slot"]
     sft, rm, rl = config.sft, config.rm, config.rl
-    policy_round = _round(network, rl, layout["prompt_slot"], slot, scorings=1)
-    improver_round = _round(network, rl, improver_slot(layout), slot, scorings=1 + rl.center_gap)
+    plain, row = layout["prompt_slot"] + slot, improver_slot(layout) + slot
+    scored = 2 * network.score(plain) if rl.reward == "difference" else (1 + rl.center_gap) * network.score(row)
+    guard = {"rm-guard": rm.guard_steps * rm.batch_size * network.score(lengths["gap"]).trained()}
+    policy_round = _round(network, rl, layout["prompt_slot"], slot, scored=network.score(plain))
+    improver_round = _round(network, rl, improver_slot(layout), slot, scored=(1 + (rm.guard_steps > 0)) * scored)
     improver_rl = NOTHING
     for references, rounds in zip(rl.curriculum.references, rl.curriculum.rounds, strict=True):
         improver_rl += rounds * (_references(network, rl, layout, references.split("+")) + improver_round)
@@ -181,6 +193,7 @@ def training_costs(config: Run, layout: Mapping[str, Any], vocab_size: int) -> d
         * sft.batch_size
         * network.read(lengths["sft-improver"], logits=slot).trained(),
         "rm-improver": rm.improver_steps * rm.batch_size * network.score(lengths["gap"]).trained(),
+        **(guard if rm.guard_steps > 0 else {}),
         "rl-improver": improver_rl,
     }
 
@@ -190,12 +203,12 @@ def improver_slot(layout: Mapping[str, Any]) -> int:
     return int(layout["prompt_slot"] + layout["response_slot"] + len(layout["suffix"]))
 
 
-def _round(network: Network, rl: Rl, prompt: int, slot: int, *, scorings: int) -> Work:
-    """One round of PPO without its references."""
+def _round(network: Network, rl: Rl, prompt: int, slot: int, *, scored: Work) -> Work:
+    """One round of PPO without its references; `scored` is what the reward of one row takes."""
     row = prompt + slot
     anchor, scalar = network.read(row, logits=slot), network.score(row)
     update = network.read(row, logits=slot).trained() + scalar.trained()
-    return rl.batch_size * (network.draw(prompt, slot, slot) + anchor + (1 + scorings) * scalar + rl.epochs * update)
+    return rl.batch_size * (network.draw(prompt, slot, slot) + anchor + scalar + scored + rl.epochs * update)
 
 
 def _references(network: Network, rl: Rl, layout: Mapping[str, Any], providers: Sequence[str]) -> Work:

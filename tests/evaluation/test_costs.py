@@ -26,12 +26,12 @@ from pit_jax.generation.sampling import Sampling
 from pit_jax.model.attention import causal_visible, segment_positions
 from pit_jax.model.networks import LanguageModel, ScalarModel
 from pit_jax.stages.rm import make_gap_loss, make_reward_loss
-from pit_jax.stages.rollout import Score, centered_gap, make_ppo_loss, make_rollout, plain_score
+from pit_jax.stages.rollout import Score, centered_gap, make_ppo_loss, make_rollout, plain_score, score_difference
 from pit_jax.stages.sft import make_loss
 
 HAND = TransformerConfig(width=4, layers=2, query_heads=2, kv_heads=1, head_size=2, ffn=6)
 SHAPE = TransformerConfig(width=16, layers=3, query_heads=4, kv_heads=2, head_size=6, ffn=20)
-VOCAB, BATCH, PROMPT, SLOT = 30, 2, 5, 3
+VOCAB, BATCH, PROMPT, PLAIN, SLOT = 30, 2, 5, 4, 3
 LENGTH = PROMPT + SLOT
 LAYOUT = {
     "row_lengths": {"sft-policy": 5, "sft-improver": 8, "reward": 6, "gap": 12},
@@ -146,16 +146,19 @@ def test_drawing_is_the_prefill_and_one_pass_a_token() -> None:
     assert traced(draw, params_of(model)) == BATCH * network.draw(PROMPT, SLOT, 1).flops
 
 
-@pytest.mark.parametrize(("score", "scorings"), [(plain_score, 1), (centered_gap, 2)])
-def test_a_rollout_draws_and_reads_with_anchor_value_and_scorer(score: Score, scorings: int) -> None:
+@pytest.mark.parametrize(
+    ("score", "plain", "scorings"), [(plain_score, 0, 1), (centered_gap, 0, 2), (score_difference, 2, 0)]
+)
+def test_a_rollout_draws_and_reads_with_anchor_value_and_scorer(score: Score, plain: int, scorings: int) -> None:
     language, scalar, network = LanguageModel(SHAPE, VOCAB), ScalarModel(SHAPE, VOCAB), Network(SHAPE, VOCAB)
-    tokens = ints(BATCH, PROMPT), ints(BATCH, PROMPT), ints(BATCH, SLOT)
+    tokens = ints(BATCH, PROMPT), ints(BATCH, PLAIN), ints(BATCH, SLOT)
     prompts = RolloutPrompts(*[part for each in tokens for part in (each, each > 0)])
     rollout = make_rollout(language, scalar, Config().rl, slot=SLOT, eos_id=1, pad_id=0, score=score)
     params = {"policy": params_of(language), "value": params_of(scalar)}
     frozen = {"anchor": params_of(language), "scorer": params_of(scalar)}
     found = traced(lambda *trees: rollout(*trees, prompts, KEY, jnp.float32(0.1)), params, frozen)
     reads = network.read(LENGTH, logits=SLOT) + (1 + scorings) * network.score(LENGTH)
+    reads += plain * network.score(PLAIN + SLOT)
     assert found == BATCH * (network.draw(PROMPT, SLOT, 1) + reads).flops
 
 
@@ -239,6 +242,18 @@ def test_a_gap_that_is_not_centred_is_read_once() -> None:
     literal = replace(config, rl=replace(config.rl, center_gap=False))
     saved = [training_costs(found, LAYOUT, 10)["rl-improver"].flops for found in (config, literal)]
     assert saved[0] - saved[1] == 4 * Network(HAND, 10).score(8).flops
+
+
+def test_another_reward_and_a_guard() -> None:
+    """Two readings of prompt(x) and an answer, 3 + 2, for two of prompt(x, y_ref) and one; a guard reads as often."""
+    network, config = Network(HAND, 10), small(references=("chosen",), rounds=(1,))
+    base = training_costs(config, LAYOUT, 10)
+    difference = training_costs(replace(config, rl=replace(config.rl, reward="difference")), LAYOUT, 10)
+    saved = base["rl-improver"].flops - difference["rl-improver"].flops
+    assert saved == 4 * 2 * (network.score(8).flops - network.score(5).flops)
+    guarded = training_costs(replace(config, rm=replace(config.rm, guard_steps=9)), LAYOUT, 10)
+    assert guarded.keys() - base.keys() == {"rm-guard"} and guarded["rm-guard"] == Work(9 * 12, 9 * 3 * 10_464)
+    assert guarded["rl-improver"].flops - base["rl-improver"].flops == 4 * 2 * network.score(8).flops
 
 
 def test_answers_by_hand() -> None:
