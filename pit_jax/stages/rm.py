@@ -58,8 +58,8 @@ def gap_accuracy(metrics: dict[str, float]) -> float:
     return float(np.mean([value for name, value in metrics.items() if name.startswith("gap/acc_")]))
 
 
-def run(context: Context, model: str, progress: Progress) -> None:
-    """Train the policy's reward model, the improver's gap model, or its guard: the gap model under another seed.
+def make_task(context: Context, model: str) -> Task:
+    """The training of the policy's reward model, the improver's gap model, or its guard: a gap model of another seed.
 
     A guard starts from the same SFT weights with a head of its own and meets the pairs in another order, as the members
     of the ensembles of arXiv 2310.02743 do. Errors that come from the weights and pairs they share, it shares too
@@ -69,7 +69,7 @@ def run(context: Context, model: str, progress: Progress) -> None:
     policy, guard = model == "policy", model == "guard"
     kind = "reward" if policy else "gap"
     gap_steps = config.guard_steps if guard else config.improver_steps
-    task = Task(
+    return Task(
         folder=context.folder("rm", model),
         loss=make_reward_loss(network) if policy else make_gap_loss(network, "five" if guard else config.gap_loss),
         make_batch=RewardBatch if policy else GapBatch,
@@ -82,7 +82,17 @@ def run(context: Context, model: str, progress: Progress) -> None:
         seed=context.config.seed + (GUARD_SEED if guard else 0),
         score=(lambda metrics: metrics["accuracy"]) if policy else gap_accuracy,
     )
+
+
+def start(context: Context, model: str) -> Any:
+    """Parameters to train from: the SFT weights of the same prompts, and a fresh head."""
+    sft = context.load("sft", "policy" if model == "policy" else "improver")
+    key = context.key("init", {"policy": "reward", "improver": "gap"}.get(model, model))
+    return context.init(context.scalar_model, key, sft)
+
+
+def run(context: Context, model: str, progress: Progress) -> None:
+    """Train (or resume) to the end."""
+    task = make_task(context, model)
     if not task.folder.done():
-        start = context.load("sft", "policy" if policy else "improver")
-        key = context.key("init", "guard" if guard else kind)
-        fit(context, task, lambda: context.init(network, key, start), progress)
+        fit(context, task, lambda: start(context, model), progress)
