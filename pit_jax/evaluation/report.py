@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,12 @@ class Headline:
     tone: str
 
 
-def build(workdir: Path) -> Path:
+def build(workdir: Path, places: Mapping[str, Path] | None = None) -> Path:
     """Write workdir/report/index.html from the files that exist; a section without its file names the stage to run.
+
+    Args:
+        workdir: folder of the run.
+        places: folders of stages, and of `data`, that lie elsewhere: a branch reads those of its trunk.
 
     Returns:
         The path of the page, replaced in one piece: a reader never sees half of it.
@@ -45,6 +49,11 @@ def build(workdir: Path) -> Path:
         raise ValueError(
             f"report: asked for {workdir}, found no such folder; run a stage with --workdir={workdir} first"
         )
+    elsewhere = places or {}
+
+    def place(name: str) -> Path:
+        return elsewhere.get(name, workdir / name)
+
     results = _results(workdir / "evaluate" / "results.json")
     rows = results["rows"] if results else []
     return render(
@@ -60,9 +69,9 @@ def build(workdir: Path) -> Path:
         systems=results["systems"] if results else [],
         max_score=results["max_score"] if results else None,
         paper=paper_sections.build(workdir),
-        curves=_curves(workdir),
+        curves=_curves(place),
         trails=trails.sample(records.read_lines(workdir / "improve" / "trails.jsonl"), TRAILS_SHOWN),
-        documents=_documents(workdir),
+        documents=_documents(place),
     )
 
 
@@ -228,16 +237,16 @@ def _results(path: Path) -> dict[str, Any] | None:
     return results
 
 
-def _curves(workdir: Path) -> list[Section]:
-    metrics = {stage: records.read_metrics(workdir / stage / "metrics.jsonl") for stage in STAGES}
-    done = {model: records.read_json(workdir / f"rl-{model}" / "done.json") for model in ("policy", "improver")}
+def _curves(place: Callable[[str], Path]) -> list[Section]:
+    metrics = {stage: records.read_metrics(place(stage) / "metrics.jsonl") for stage in STAGES}
+    done = {model: records.read_json(place(f"rl-{model}") / "done.json") for model in ("policy", "improver")}
     return [
         sections.reinforcement("improver", metrics["rl-improver"], done["improver"]),
         sections.gaps(
-            records.read_json(workdir / "rm-improver" / "gaps.json"),
+            records.read_json(place("rm-improver") / "gaps.json"),
             metrics["rm-improver"],
-            records.read_json(workdir / "rm-improver" / "quality.json"),
-            records.read_json(workdir / "evaluate" / "gap_outputs.json"),
+            records.read_json(place("rm-improver") / "quality.json"),
+            records.read_json(place("evaluate") / "gap_outputs.json"),
         ),
         sections.reinforcement("policy", metrics["rl-policy"], done["policy"]),
         sections.reward_models(metrics["rm-policy"], metrics["rm-improver"]),
@@ -245,8 +254,8 @@ def _curves(workdir: Path) -> list[Section]:
     ]
 
 
-def _documents(workdir: Path) -> list[tuple[str, str]]:
+def _documents(place: Callable[[str], Path]) -> list[tuple[str, str]]:
     """(name, pretty JSON) of the configs, lineages and the data report that exist."""
-    names = ["data/report.json", *(f"{stage}/{file}.json" for stage in FOLDERS for file in ("config", "lineage"))]
-    found = [(name, records.read_json(workdir / name)) for name in names]
+    names = [("data", "report.json"), *((stage, f"{file}.json") for stage in FOLDERS for file in ("config", "lineage"))]
+    found = [(f"{stage}/{file}", records.read_json(place(stage) / file)) for stage, file in names]
     return [(name, json.dumps(content, indent=2, ensure_ascii=False)) for name, content in found if content is not None]

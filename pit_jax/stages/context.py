@@ -3,6 +3,7 @@
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
@@ -15,7 +16,7 @@ from pit_jax.data import notes
 from pit_jax.data.store import Prepared
 from pit_jax.model.networks import LanguageModel, ScalarModel
 from pit_jax.parallel.sharding import batch_sharding, param_sharding, put, replicated
-from pit_jax.stages.workspace import StageFolder, locate
+from pit_jax.stages.workspace import PARENTS, StageFolder, locate
 from pit_jax.training.checkpoint import Checkpoints
 
 T = TypeVar("T")
@@ -41,6 +42,11 @@ class Context:
     def truth(self) -> TruthScore | None:
         """The hidden rubric, for judging only; None where the data has no known truth."""
         return notes.score if self.config.data.sources == ("notes",) else None
+
+    def places(self) -> dict[str, Path]:
+        """Where the data and each stage of this run lie, by name: for the report."""
+        stages = (self.folder(*stage) for stage in PARENTS)
+        return {"data": self.data.folder, **{folder.name: folder.path for folder in stages}}
 
     def folder(self, stage: str, model: str) -> StageFolder:
         return locate(self.config, stage, model)

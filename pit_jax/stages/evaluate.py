@@ -167,7 +167,7 @@ def over_texts(truth: TruthScore) -> Callable[[Texts, Texts], np.ndarray]:
 def show(context: Context) -> None:
     """The table of a finished evaluation, and the report page built from whatever the workdir holds."""
     folder = context.folder("evaluate", "")
-    page = report.build(folder.workdir)
+    page = report.build(folder.workdir, context.places())
     results = json.loads((folder.path / "results.json").read_text(encoding="utf-8"))
     context.console.print(report.summary_table(results))
     context.console.print(report.control_lines(results), soft_wrap=True)

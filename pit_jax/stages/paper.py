@@ -223,7 +223,7 @@ def run(context: Context, progress: Progress) -> None:
 def show(context: Context) -> None:
     """Table 1 of a finished comparison, and the report page built from whatever the workdir holds."""
     folder = context.folder("paper", "")
-    page = report.build(folder.workdir)
+    page = report.build(folder.workdir, context.places())
     results = json.loads((folder.path / "results.json").read_text(encoding="utf-8"))
     context.console.print(report.paper_table(results))
     context.console.print(f"report: {page}", soft_wrap=True)

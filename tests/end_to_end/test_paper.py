@@ -61,8 +61,11 @@ def test_a_branch_runs_what_its_knobs_change(
 ) -> None:
     """Another length of the policy's SFT would change all; other RL of the improver changes that alone."""
     before = {path: path.stat().st_mtime_ns for path in finished[0].rglob("*") if path.is_file()}
-    output = execute(tmp_path, "--stage=rl", f"--trunk={finished[0]}", "--rl.curriculum.rounds", "1", "1")
-    assert [path.name for path in tmp_path.iterdir()] == ["rl-improver"] and "rl-improver eval 2" in output
+    output = execute(tmp_path, "--stage=all", f"--trunk={finished[0]}", "--rl.curriculum.rounds", "1", "1")
+    assert {path.name for path in tmp_path.iterdir()} == {"rl-improver", "improve", "evaluate", "report"}
+    assert "rl-improver eval 2" in output and "rm-improver: finished before in" in output
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert "Not there yet" not in page and "rm-improver/config.json" in page, "what the trunk trained is shown as well"
     after = {path: path.stat().st_mtime_ns for path in finished[0].rglob("*") if path.is_file()}
     assert after == before, "the trunk is only read"
 

@@ -202,6 +202,17 @@ def test_one_constant_gap_and_no_truth(finished: Path) -> None:
     assert "This data has no known truth" in text
 
 
+def test_stages_that_lie_elsewhere_are_shown_too(finished: Path, tmp_path: Path) -> None:
+    """The page of a branch: what its trunk trained looks as if it were its own."""
+    whole = report.build(finished).read_text()
+    names = ("data", "sft-policy", "rm-improver", "rl-policy")
+    trunk = {name: tmp_path / "trunk" / name for name in names if (finished / name).exists()}
+    for name, path in trunk.items():
+        shutil.move(finished / name, path)
+    assert report.build(finished).read_text() != whole
+    assert report.build(finished, trunk).read_text() == whole
+
+
 def test_building_again_replaces_the_page(finished: Path) -> None:
     drop_training(finished)
     first = report.build(finished).read_text()
