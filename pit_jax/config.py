@@ -267,6 +267,8 @@ class PaperConfig:
     """Temperature of every other table."""
     rounds: int = 5
     """Improvements in a row."""
+    wording: str = ""
+    """Folder with feedback.txt, refine.txt, history.txt and one_line.txt of Self-Refine; empty = the built-in ones."""
     refine_length: int = 0
     """Most tokens of a Self-Refine prompt; 0 = data.prompt_length. Rows with a longer one keep their answer."""
 

@@ -3,15 +3,17 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pit_jax.config import Config
 from pit_jax.generation.sampling import Sampling
 from pit_jax.improvement.best_of_n import n_for_budget
-from pit_jax.improvement.self_refine import Refined, load_wording, reflect, self_refine
+from pit_jax.improvement.self_refine import PROMPTS, Refined, Wording, load_wording, reflect, self_refine
 from pit_jax.stages.context import Context
 from pit_jax.stages.evaluate import POLICY, pit_name
 from pit_jax.stages.outputs import Output, drawn_output, trail_outputs, written_output
@@ -19,6 +21,11 @@ from pit_jax.stages.systems import Systems, quiet
 from pit_jax.stages.writer import Writer
 
 Outputs = dict[str, Output]
+
+
+def wording_of(config: Config) -> Wording:
+    """The prompts of Self-Refine. ValueError names the file of --paper.wording that does not serve."""
+    return load_wording(Path(config.paper.wording) if config.paper.wording else PROMPTS)
 
 
 class Answering:
@@ -77,7 +84,8 @@ class Answering:
             key=jax.random.fold_in(self._key(temperature), 7),
             longest=config.paper.refine_length or config.data.prompt_length,
         )
-        rows = method(self._prompts, original.texts, writer, writer.count, limit=writer.limit, wording=load_wording())
+        ask = partial(method, limit=writer.limit, wording=wording_of(config))
+        rows = ask(self._prompts, original.texts, writer, writer.count)
         if over := sum(row.stopped == "length" for row in rows):
             self._context.console.print(
                 f"{method.func.__name__} at temperature {temperature:g}: {over} of {len(rows)} prompts would take over "

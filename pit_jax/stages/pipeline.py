@@ -16,6 +16,7 @@ from pit_jax.improvement.stopping import check_stop
 from pit_jax.parallel.mesh import check_batch, make_mesh
 from pit_jax.stages import dpo, evaluate, gap_gates, improve, paper, rl, rm, sft
 from pit_jax.stages.ablations import ABLATIONS, branch, check_ablations
+from pit_jax.stages.answering import wording_of
 from pit_jax.stages.context import Context
 from pit_jax.stages.curriculum import check_curriculum, providers_of
 from pit_jax.stages.guards import check_guards
@@ -68,6 +69,7 @@ def check(config: Config) -> list[StageFolder]:
         if config.stage != "all":
             folder.check_parents(config)
     check_sampling_knobs(config)
+    wording_of(config)
     check_curriculum(config.rl.curriculum, config.rl.batch_size)
     mesh = make_mesh(config.mesh)
     for name, batch, accumulate in (

@@ -77,6 +77,7 @@ def test_a_branch_runs_what_its_knobs_change(
         (["--stage=rl", "--trunk={finished}", "--workdir={finished}"], "is the workdir itself"),
         (["--stage=paper", "--trunk={finished}"], "--stage=paper makes branches of a run: leave --trunk out"),
         (["--stage=paper", "--paper.ablations", "first"], "--paper.ablations: found first; name each of first-only"),
+        (["--stage=paper", "--paper.wording={empty}"], "feedback.txt: no such file; the wording needs feedback.txt"),
         (["--stage=paper"], "stage paper needs finished"),
     ],
 )

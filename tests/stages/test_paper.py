@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -78,6 +79,21 @@ def test_self_refine_without_room_keeps_the_answers(answering: Any, mesh: Any, p
     for output in found.refined(1.0, 2, original):
         assert output.texts == original.texts
         np.testing.assert_array_equal(output.drawn_N, original.drawn_N)
+
+
+def test_the_wording_of_a_folder_is_asked(answering: Any, mesh: Any, tmp_path: Path) -> None:
+    """One-line prompts of numbers alone, which fit: the answers are rewritten."""
+    for name, text in (
+        ("feedback", "$prompt $answer"),
+        ("refine", "$prompt $history"),
+        ("one_line", "$answer $prompt"),
+    ):
+        (tmp_path / f"{name}.txt").write_text(text)
+    (tmp_path / "history.txt").write_text("$round $answer $feedback")
+    found = answering(replace(KNOBS, wording=str(tmp_path), refine_length=40))
+    original = found.trail(1.0, 1, nobody)[POLICY]
+    rewritten = found.reflected(1.0, original)
+    assert rewritten.texts != original.texts and (rewritten.drawn_N > original.drawn_N).all()
 
 
 def replace_template(data: Any, template: Any) -> Any:
