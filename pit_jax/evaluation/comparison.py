@@ -54,6 +54,9 @@ def compare(
     wins, losses and ties, and those counts are multinomial: drawing them directly is the same bootstrap, and fast.
     It cannot see past the sample: when every prompt ties, or every prompt is won, it has no width.
 
+    By hand, tie_margin 0.5: differences of 2, 1, -1, 0, 0.5, 0, 0, -0.5, 8 and 1 are 4 wins, 1 loss and 5 ties, delta
+    40 - 10 = 30. One win and one loss resample to deltas of 100, 0, 0 and -100: delta 0, interval -100 to 100.
+
     Args:
         left_scores_N: [N] finite scores of the left system.
         right_scores_N: [N] scores of the right system on the same prompts.

@@ -115,6 +115,10 @@ def measure(
 ) -> GapQuality:
     """Every figure of a gap model over labelled pairs.
 
+    By hand: three pairs of (wl, ww, ll, lw) = (3, 0, 1, -3), (3, 3, 0, 0), (0, 0, -1, 0) have means 2, 1, 0, -1, so
+    C = 2, R = 1 and the reference share is 1/3. wl > ww holds once and ties twice, an accuracy of 2/3. |ww - ll| of 1,
+    3, 1 over |wl - lw| of 6, 3, 0 is 5/9.
+
     Args:
         gaps: wl, ww, ll, lw, each [N], finite.
         length_difference_N: tokens of the better answer minus tokens of the other.

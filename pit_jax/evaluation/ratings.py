@@ -34,6 +34,9 @@ def elo(games: Sequence[Game], *, k: float, initial: float) -> dict[str, float]:
 
         R_left += k (score - E),   R_right -= k (score - E),   E = 1 / (1 + 10^((R_right - R_left) / 400))
 
+    By hand, k = 32 from 1500: a beats its equal b and is at 1516. Then b, 32 behind, beats a, which was expected to take
+    1 / (1 + 10^(-32 / 400)) = 0.5459 and loses 17.47: 1498.53 and 1501.47.
+
     Args:
       games: at least one.
       k: the most that one game can move a rating, > 0; a win between equals moves k / 2.
@@ -73,7 +76,8 @@ def bradley_terry(games: Sequence[Game], *, scale: float, base: float) -> dict[s
 
         P(i beats j) = p_i / (p_i + p_j),   rating_i = scale log_base p_i
 
-    A draw counts as half a win each way. 400 and 10 make the ratings comparable with Elo's.
+    A draw counts as half a win each way. 400 and 10 make the ratings comparable with Elo's. By hand: a takes 3 of 4
+    points from b, so p_a / p_b = 3, and the two are 400 log10(3) = 190.85 apart: 95.42 and -95.42.
 
     Args:
       games: at least one.

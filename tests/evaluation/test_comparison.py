@@ -15,6 +15,12 @@ def test_known_numbers() -> None:
     assert result.low < result.delta < result.high
 
 
+def test_the_interval_of_a_win_and_a_loss() -> None:
+    """A quarter of the resamples is 100, a quarter -100."""
+    result = compare(np.array([1.0, 0.0]), np.array([0.0, 1.0]), tie_margin=0.0, resamples=2000, seed=0)
+    assert (result.delta, result.low, result.high) == (0.0, -100.0, 100.0)
+
+
 def test_the_margin_decides_ties() -> None:
     left_N, right_N = np.array([1.0, 0.0]), np.array([0.0, 0.4])
     strict = compare(left_N, right_N, tie_margin=0.0, resamples=10, seed=0)
