@@ -34,7 +34,7 @@ def elo(games: Sequence[Game], *, k: float, initial: float) -> dict[str, float]:
 
         R_left += k (score - E),   R_right -= k (score - E),   E = 1 / (1 + 10^((R_right - R_left) / 400))
 
-    By hand, k = 32 from 1500: a beats its equal b and is at 1516. Then b, 32 behind, beats a, which was expected to take
+    By hand, k = 32 from 1500: a beats its equal b and is at 1516. Then b, 32 behind, beats a, who was expected to take
     1 / (1 + 10^(-32 / 400)) = 0.5459 and loses 17.47: 1498.53 and 1501.47.
 
     Args:
