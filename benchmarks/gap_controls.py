@@ -32,7 +32,7 @@ from pit_jax.stages.command import parse
 from pit_jax.stages.context import Context
 from pit_jax.stages.pipeline import make_progress
 from pit_jax.stages.supervised import fit
-from pit_jax.stages.workspace import StageFolder
+from pit_jax.stages.workspace import StageFolder, data_folder
 from pit_jax.training.metrics import read_rows
 
 Rows = Mapping[str, np.ndarray]
@@ -135,7 +135,7 @@ def main(argv: Sequence[str]) -> None:
     config = parse(flags)
     keep_freed_memory()
     console, mesh = Console(), make_mesh(config.mesh)
-    data = prepare(config.data, config.tokenizer, Path(config.workdir) / "data", say=console.print)
+    data = prepare(config.data, config.tokenizer, data_folder(config), say=console.print)
     table = Table(title=f"the gap model after {arguments.steps} updates", title_justify="left")
     for column in ("pairs", "refused by", *(f"{a}>{b}" for a, b in COMPARISONS), ""):
         table.add_column(column)

@@ -27,7 +27,7 @@ from pit_jax.config import Config
 from pit_jax.parallel.host_memory import keep_freed_memory
 from pit_jax.stages import pipeline
 from pit_jax.stages.command import parse
-from pit_jax.stages.workspace import StageFolder
+from pit_jax.stages.workspace import StageFolder, data_folder
 from pit_jax.training.metrics import read_rows
 
 FASTER, LOOSER = 5.0, 6.0
@@ -60,7 +60,7 @@ def copy_parents(config: Config, target: Path) -> None:
     parents = source.parents(config)
     for parent in parents:
         parent.check_config(config)
-    for path in (source.workdir / "data", *(parent.path for parent in parents)):
+    for path in (data_folder(config), *(parent.path for parent in parents)):
         if not (target / path.name).exists():
             shutil.copytree(path, target / path.name)
 

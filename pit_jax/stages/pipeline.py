@@ -20,7 +20,7 @@ from pit_jax.stages.answering import wording_of
 from pit_jax.stages.context import Context
 from pit_jax.stages.curriculum import check_curriculum, providers_of
 from pit_jax.stages.guards import check_guards
-from pit_jax.stages.workspace import PARENTS, StageFolder, has_guard, locate
+from pit_jax.stages.workspace import PARENTS, StageFolder, data_folder, has_guard, locate
 
 ORDER = tuple(stage for stage in PARENTS if stage[0] not in ("dpo", "paper"))  # what --stage=all runs
 
@@ -37,7 +37,7 @@ def check_trunk(config: Config) -> None:
     """ValueError for a trunk that is no run, or is the run itself, and for a stage that needs a run of its own."""
     if not config.trunk:
         return
-    if not (Path(config.trunk) / "data" / "done.json").exists():
+    if not (data_folder(config) / "done.json").exists():
         raise ValueError(f"--trunk={config.trunk}: asked for the workdir of a run, found no prepared data in it")
     if Path(config.trunk).resolve() == Path(config.workdir).resolve():
         raise ValueError(f"--trunk={config.trunk} is the workdir itself; a branch needs a workdir of its own")
@@ -111,20 +111,19 @@ def make_progress(console: Console) -> Progress:
     )
 
 
-def run(config: Config, data_folder: Path | None = None) -> None:
-    """Run config.stage in config.workdir, on the data in `data_folder` (default: `data` in the workdir or its trunk).
+def run(config: Config, data: Path | None = None) -> None:
+    """Run config.stage in config.workdir, on the data in the folder `data` (default: that of the run or its trunk).
 
     Raises ValueError for everything the user can mend.
     """
     assert not config.seeds, "stages/seeds.py runs several seeds, one config each"
     console = Console()
     folders = check(config)
-    data_folder = data_folder or Path(config.trunk or config.workdir) / "data"
-    data = prepare(config.data, config.tokenizer, data_folder, say=console.print)
-    for line in data_summary(data.report):
+    prepared = prepare(config.data, config.tokenizer, data or data_folder(config), say=console.print)
+    for line in data_summary(prepared.report):
         console.print(line, soft_wrap=True)
     mesh = make_mesh(config.mesh)
-    context = Context(config, mesh, data, console)
+    context = Context(config, mesh, prepared, console)
     with jax.set_mesh(mesh), make_progress(console) as progress:
         run_stages(context, folders, progress)
     if config.stage in ("evaluate", "all"):

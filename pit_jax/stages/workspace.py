@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -97,6 +98,14 @@ def relevant_config(config: Config, stage: str, model: str) -> dict[str, Any]:
     sections, left_out = (*SHARED, *SECTIONS.get(stage, (stage,))), WITHOUT_EFFECT + OF_THE_OTHER_MODEL[model]
     flat = flatten(config)
     return {k: v for k, v in flat.items() if k.split(".")[0] in sections and not k.startswith(left_out)}
+
+
+def data_folder(config: Config) -> Path:
+    """`data` of the run, or of its trunk; one seed of a run over seeds (stages/seeds.py) has it beside its folder."""
+    run = Path(config.trunk or config.workdir)
+    own, shared = run / "data", run.parent / "data"
+    among_seeds = re.fullmatch(r"seed-\d+", run.name) and not own.exists()
+    return shared if among_seeds and (shared / "done.json").exists() else own
 
 
 def locate(config: Config, stage: str, model: str) -> "StageFolder":

@@ -40,6 +40,12 @@ def test_a_second_command_skips_what_is_finished(repeated: Path, execute: Callab
     assert len(before) == 2 and {path: path.stat().st_mtime_ns for path in before} == before
 
 
+def test_one_seed_goes_on_as_a_run_of_its_own(repeated: Path, execute: Callable[..., str]) -> None:
+    output = execute(repeated / "seed-1", "--stage=sft", "--model=policy", "--seed=1", "--sft.policy-steps=3")
+    assert "sft-policy: finished before, skipped" in output and "data: reading" not in output
+    assert not (repeated / "seed-1" / "data").exists()
+
+
 def test_a_knob_that_changed_is_named_with_its_seed(
     repeated: Path, command: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -13,6 +13,7 @@ from pit_jax.stages import workspace
 from pit_jax.stages.workspace import (
     PARENTS,
     StageFolder,
+    data_folder,
     locate,
     parents_of,
     relevant_config,
@@ -276,6 +277,20 @@ def trunk(tmp_path: Path) -> Path:
 def homes(config: Config) -> dict[str, str]:
     """Where each training stage of a run lives."""
     return {f"{s}-{m}": locate(config, s, m).workdir.name for s, m in (*TRAINED, ("rl", "improver"))}
+
+
+def test_one_seed_of_several_uses_the_data_beside_it(tmp_path: Path) -> None:
+    def folder(workdir: str, trunk: str = "") -> Path:
+        found = data_folder(replace(CONFIG, workdir=str(tmp_path / workdir), trunk=trunk and str(tmp_path / trunk)))
+        return found.relative_to(tmp_path)
+
+    assert folder("many/seed-1") == Path("many/seed-1/data"), "an ordinary run that is called so"
+    (tmp_path / "many" / "data").mkdir(parents=True)
+    (tmp_path / "many" / "data" / "done.json").touch()
+    assert folder("many/seed-1") == folder("branch", "many/seed-1") == Path("many/data")
+    assert folder("many/seeds") == Path("many/seeds/data") and folder("branch", "many") == Path("many/data")
+    (tmp_path / "many" / "seed-1" / "data").mkdir(parents=True)
+    assert folder("many/seed-1") == Path("many/seed-1/data")
 
 
 def test_a_branch_uses_what_its_trunk_has_made_from_the_same_knobs(trunk: Path, tmp_path: Path) -> None:
