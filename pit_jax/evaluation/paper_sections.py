@@ -36,6 +36,11 @@ FORM: dict[Any, Any] = {
         }
     ],
 }
+IMPROVERS = {  # what RL on each reward of the gap-loss ablation gave
+    "five terms": "PIT x1",
+    "wl over lw alone": "pair-gap x1",
+    "difference of two scores": "score-difference x1",
+}
 CURRICULA = {
     "both stages": "rl-improver",
     "first stage only": "paper/first-only/rl-improver",
@@ -106,7 +111,7 @@ def build(workdir: Path) -> Paper | None:
             for judge, rows in (results["ratings"] or {}).items()
             if rows
         },
-        gap_losses=[_gap_loss(row) for row in results["gap_losses"] or []],
+        gap_losses=[_gap_loss(row, lines(results["table"] or [], judges)) for row in results["gap_losses"] or []],
         failures=[Failure(row, trails.changes(row["before"], row["after"])) for row in results["failures"] or []],
     )
 
@@ -220,7 +225,14 @@ def curves(metrics: Mapping[str, list[Row]]) -> str:
     return figures.curves(panels, xlabel="round") if panels else ""
 
 
-def _gap_loss(row: Row) -> Row:
-    """A gap model of the ablation: its name, its quality, and the least of its five accuracies."""
+def _gap_loss(row: Row, table: Sequence[PaperLine]) -> Row:
+    """A gap model of the ablation: its name, its quality, the least of its five accuracies, and what RL on it gave by
+    every judge, if anything was trained on it."""
     quality = gap_quality.restore(row["quality"])
-    return {"name": row["name"], **asdict(quality), "weakest": min(quality.accuracies.values())}
+    improved = next((line.cells for line in table if line.label == IMPROVERS.get(row["name"])), [])
+    return {
+        "name": row["name"],
+        **asdict(quality),
+        "weakest": min(quality.accuracies.values()),
+        "improved": [cell for cell in improved if cell is not None],
+    }

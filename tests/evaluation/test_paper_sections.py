@@ -194,6 +194,18 @@ def test_the_gap_losses_are_told_by_their_qualities(write: Callable[..., Path]) 
         assert f"{row['name']} 300 {100 * quality['accuracies']['wl_lw']:.1f} {weakest:.1f}" in page.words
 
 
+def test_the_gap_losses_are_told_by_what_rl_made_of_them() -> None:
+    """2 points a place, PIT x1 at the second; nobody trained on the other model."""
+    results = paper_results()
+    table = paper_sections.lines(results["table"], JUDGES)
+    five, pair = (paper_sections._gap_loss(row, table)["improved"] for row in results["gap_losses"])
+    assert [(cell["judge"], cell["left"], cell["delta"]) for cell in five] == [
+        ("rubric", "PIT x1", 4.0),
+        ("gap", "PIT x1", 0.0),
+    ]
+    assert pair == []
+
+
 @pytest.mark.parametrize("empty", [None, "container"])
 def test_parts_that_are_missing_leave_their_section_out(write: Callable[..., Path], empty: str | None) -> None:
     results = paper_results()
