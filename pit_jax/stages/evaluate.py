@@ -52,7 +52,8 @@ def generate_outputs(
 def pairs_of(rounds: int) -> list[tuple[str, str]]:
     """(left, right) of the delta table."""
     trail = [(pit_name(k), POLICY) for k in range(1, rounds + 1)]
-    return [*trail, (IMPROVER_SFT, POLICY), (pit_name(1), IMPROVER_SFT), (POLICY, POLICY_SFT)]
+    more = [(pit_name(rounds), pit_name(1))] if rounds > 1 else []
+    return [*trail, *more, (IMPROVER_SFT, POLICY), (pit_name(1), IMPROVER_SFT), (POLICY, POLICY_SFT)]
 
 
 def judged(

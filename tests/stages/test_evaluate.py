@@ -6,7 +6,7 @@ import pytest
 
 from pit_jax.config import Config, EvaluateConfig, ImproveConfig
 from pit_jax.evaluation.judges import Judge, OrderedJudge, PointwiseJudge, Texts
-from pit_jax.stages.evaluate import control_rows, headline_temperature, judged
+from pit_jax.stages.evaluate import control_rows, headline_temperature, judged, pairs_of
 from pit_jax.stages.outputs import Output, describe
 
 CONFIG = Config(evaluate=EvaluateConfig(tie_margin=1.0, resamples=200))
@@ -71,3 +71,8 @@ def test_the_controls_tell_what_a_judge_likes(context: Any, make_mesh: Any) -> N
 def test_the_headline_is_a_temperature_that_is_evaluated(temperatures: tuple[float, ...], headline: float) -> None:
     config = Config(evaluate=EvaluateConfig(temperatures=temperatures), improve=ImproveConfig(temperature=0.8))
     assert headline_temperature(config) == headline
+
+
+def test_the_last_improvement_meets_the_first() -> None:
+    assert ("PIT x3", "PIT x1") in pairs_of(3)
+    assert all(left != right for left, right in pairs_of(1))
