@@ -3,6 +3,7 @@
 
 VENV := .venv
 STAMP := $(VENV)/.installed
+PARITY := $(VENV)/.parity
 BIN := $(VENV)/bin
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 PYTHON ?= $(firstword $(foreach name,python3 python3.12 python3.11 python3.13,\
@@ -16,7 +17,7 @@ LOCK := import sys; print("constraints-py3%d.txt" % min(sys.version_info[1], 12)
 help:
 	@echo "make setup   build .venv from the locked versions (Python 3.11, 3.12 or 3.13)"
 	@echo "make demo    train PIT end to end on the embedded notes set, on this CPU"
-	@echo "make test    linter, type checker, every test"
+	@echo "make test    linter, type checker, every test (on Python 3.11 against torch too: one more GB)"
 	@echo "make lint    linter and type checker"
 	@echo "make format  rewrite the sources in the house format"
 	@echo "make clean   remove .venv, caches and build leftovers (never runs/)"
@@ -34,7 +35,12 @@ $(STAMP): setup.py constraints-py311.txt constraints-py312.txt
 		$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $$lock -e '.[dev]'
 	@touch $(STAMP)
 
-test: lint
+$(PARITY): $(STAMP)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		-c "$$($(BIN)/python -c '$(LOCK)')" -e '.[dev,parity]'
+	@touch $(PARITY)
+
+test: lint $(PARITY)
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 demo: setup

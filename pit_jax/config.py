@@ -5,6 +5,7 @@ import json
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal
 
+from pit_jax.architecture import TransformerConfig
 from pit_jax.limits import GatesConfig, GuardsConfig
 
 
@@ -32,38 +33,6 @@ class TokenizerConfig:
     """Folder of a Hugging Face fast tokenizer; empty = train one on the data."""
     vocab_size: int = 512
     """Most entries of a tokenizer trained on the data."""
-
-
-@dataclass(frozen=True)
-class TransformerConfig:
-    width: int = 64
-    """Residual width D."""
-    layers: int = 2
-    """Number of stacked blocks U."""
-    query_heads: int = 4
-    """Query heads N."""
-    kv_heads: int = 4
-    """Key/value heads K; must divide query_heads."""
-    head_size: int = 16
-    """Head size H."""
-    ffn: int = 192
-    """Feed-forward width F."""
-    activation: Literal["swiglu", "geglu"] = "swiglu"
-    """Gated feed-forward: silu or gelu gate."""
-    tied: bool = True
-    """Share the embedding with the output projection."""
-    rope_theta: float = 10_000.0
-    """Base of the rotary position frequencies."""
-    norm_eps: float = 1e-6
-    """Epsilon of RMSNorm."""
-    pooled_head: bool = False
-    """Scalar heads add a causal sum over all tokens to the last token's scalar; helps shallow models."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Compute dtype; parameters, softmax, norms and logits stay float32."""
-    unroll: int = 1
-    """Blocks unrolled per scan step; a shallow stack on a CPU is faster fully unrolled."""
-    remat: bool = False
-    """Recompute each block in the backward pass instead of storing its activations."""
 
 
 @dataclass(frozen=True)
@@ -291,6 +260,8 @@ class Config:
     """Folder that holds everything the run writes."""
     trunk: str = ""
     """Workdir of a run that this one branches off: its data are used, and its stages that the same knobs made."""
+    base: str = ""
+    """Folder of a Hugging Face checkpoint whose architecture, weights and tokenizer the run starts from."""
     seed: int = 0
     """Seed of initialisation, data order and sampling."""
     seeds: tuple[int, ...] = ()

@@ -72,7 +72,7 @@ def test_the_bars_can_fail() -> None:
     assert undocumented("class A:\n    x: int = 0\n    y: int = 1\n    '''why'''\n    z: BConfig\n") == ["A.x"]
 
 
-@pytest.mark.parametrize("name", ["config.py", "limits.py"])
+@pytest.mark.parametrize("name", ["architecture.py", "config.py", "limits.py"])
 def test_every_knob_has_help(name: str) -> None:
     assert undocumented((ROOT / "pit_jax" / name).read_text()) == []
 

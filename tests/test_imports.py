@@ -15,12 +15,13 @@ PACKAGE = Path(__file__).resolve().parents[1] / "pit_jax"
 # What a folder (or a module at the top) may import inside pit_jax, besides itself.
 ALLOWED: dict[str, set[str]] = {
     "batch": set(),
-    "config": {"limits"},
+    "architecture": set(),
+    "config": {"architecture", "limits"},
     "limits": set(),
     "masked": set(),
     "objectives": {"batch", "masked"},
     "parallel": {"config"},
-    "model": {"config", "parallel"},
+    "model": {"architecture", "parallel"},
     "data": {"batch", "config"},
     "training": {"batch", "config", "masked", "parallel"},
     "generation": {"model", "parallel"},

@@ -10,14 +10,19 @@ import jax.numpy as jnp
 import pytest
 
 from pit_jax.stages import command
+from tests.stages import tiny_checkpoint
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 COMMANDS = re.findall(r"^python launch/tpu_run\.py (.*)$", README, flags=re.MULTILINE)
 
 
 @pytest.mark.parametrize("line", COMMANDS)
-def test_every_command_parses(line: str, monkeypatch: pytest.MonkeyPatch, repository: Path) -> None:
-    monkeypatch.chdir(repository)
+def test_every_command_parses(line: str, monkeypatch: pytest.MonkeyPatch, repository: Path, tmp_path: Path) -> None:
+    """Beside a checkpoint, where the command names one."""
+    if base := re.search(r"--base=(\S+)", line):
+        tiny_checkpoint.write(tmp_path / base[1])
+    (tmp_path / "configs").symlink_to(repository / "configs")
+    monkeypatch.chdir(tmp_path)
     assert command.parse(shlex.split(line, comments=True)).stage in line
 
 

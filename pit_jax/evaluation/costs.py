@@ -3,6 +3,7 @@
 A multiplication and an addition are two operations. Per token, with the dimension key of pit_jax/batch.py:
 
     block(S)  = 2 (2 D N H + 2 D K H + 3 D F) + 4 N H S     query, out, key, value, feed-forward; scores and mixing
+                                                             (2 D F where the feed-forward has no gate)
     trunk(S)  = U block(S)                                   over S slots, masked ones too: they are computed
     logits    = 2 D V                                        only at the slots that get logits
     head(S)   = 2 D, with a pooled head 4 D + 2 S            at every slot of a scalar model
@@ -32,6 +33,8 @@ class Shape(Protocol):
     def head_size(self) -> int: ...
     @property
     def ffn(self) -> int: ...
+    @property
+    def activation(self) -> str: ...
     @property
     def pooled_head(self) -> bool: ...
 
@@ -131,7 +134,8 @@ class Network:
         shape = self.shape
         inner = shape.query_heads * shape.head_size
         keys = shape.kv_heads * shape.head_size
-        matrices = 2 * shape.width * (inner + keys) + 3 * shape.width * shape.ffn
+        gated = shape.activation != "gelu"
+        matrices = 2 * shape.width * (inner + keys) + (2 + gated) * shape.width * shape.ffn
         return float(shape.layers * (2 * matrices + 4 * inner * slots))
 
     def logits(self) -> float:

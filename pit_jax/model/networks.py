@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from pit_jax.config import TransformerConfig
+from pit_jax.architecture import TransformerConfig
 from pit_jax.model.attention import Cache
 from pit_jax.model.heads import PooledScalarHead, ScalarHead
 from pit_jax.model.transformer import Transformer

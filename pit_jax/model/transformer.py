@@ -1,25 +1,15 @@
-"""The one decoder-only transformer: RMSNorm, grouped-query attention, gated feed-forward; layers are scanned."""
+"""The one decoder-only transformer, layers scanned: what the families of model/families.py differ in are its knobs."""
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from pit_jax.config import TransformerConfig
-from pit_jax.model.attention import Attention, Cache
+from pit_jax.architecture import TransformerConfig
+from pit_jax.model.attention import Attention, Cache, softcap
+from pit_jax.model.norms import make_norm
 from pit_jax.parallel.sharding import constrain_batch
 
 Carry = tuple[jax.Array, Cache | None]
-
-
-class RmsNorm(nnx.Module):
-    def __init__(self, width: int, eps: float):
-        self.eps = eps
-        self.scale = nnx.Param(jnp.ones((width,), jnp.float32))
-
-    def __call__(self, x_BLD: jax.Array) -> jax.Array:
-        x = x_BLD.astype(jnp.float32)
-        x = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + self.eps)
-        return (x * self.scale[...][None, None, :]).astype(x_BLD.dtype)
 
 
 class GatedFfn(nnx.Module):
@@ -31,19 +21,50 @@ class GatedFfn(nnx.Module):
         self.gate = nnx.Param(jax.random.normal(rngs.params(), (d, f)) * d**-0.5)
         self.up = nnx.Param(jax.random.normal(rngs.params(), (d, f)) * d**-0.5)
         self.down = nnx.Param(jax.random.normal(rngs.params(), (f, d)) * (f * 2 * config.layers) ** -0.5)
+        self.biased = config.ffn_bias
+        if self.biased:
+            self.gate_bias, self.up_bias = nnx.Param(jnp.zeros((f,))), nnx.Param(jnp.zeros((f,)))
+            self.down_bias = nnx.Param(jnp.zeros((d,)))
 
     def __call__(self, x_BLD: jax.Array) -> jax.Array:
         dtype = x_BLD.dtype
-        gate_BLF = self.gate_function(x_BLD @ self.gate[...].astype(dtype))
-        return (gate_BLF * (x_BLD @ self.up[...].astype(dtype))) @ self.down[...].astype(dtype)
+        gate_BLF, up_BLF = x_BLD @ self.gate[...].astype(dtype), x_BLD @ self.up[...].astype(dtype)
+        if self.biased:
+            gate_BLF = gate_BLF + self.gate_bias[...].astype(dtype)[None, None]
+            up_BLF = up_BLF + self.up_bias[...].astype(dtype)[None, None]
+        out_BLD = (self.gate_function(gate_BLF) * up_BLF) @ self.down[...].astype(dtype)
+        return out_BLD + self.down_bias[...].astype(dtype)[None, None] if self.biased else out_BLD
+
+
+class PlainFfn(nnx.Module):
+    """down gelu(up x), with biases, as in GPT-NeoX."""
+
+    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
+        d, f = config.width, config.ffn
+        self.up = nnx.Param(jax.random.normal(rngs.params(), (d, f)) * d**-0.5)
+        self.down = nnx.Param(jax.random.normal(rngs.params(), (f, d)) * (f * 2 * config.layers) ** -0.5)
+        self.biased = config.ffn_bias
+        if self.biased:
+            self.up_bias, self.down_bias = nnx.Param(jnp.zeros((f,))), nnx.Param(jnp.zeros((d,)))
+
+    def __call__(self, x_BLD: jax.Array) -> jax.Array:
+        dtype = x_BLD.dtype
+        up_BLF = x_BLD @ self.up[...].astype(dtype)
+        if self.biased:
+            up_BLF = up_BLF + self.up_bias[...].astype(dtype)[None, None]
+        out_BLD = jax.nn.gelu(up_BLF, approximate=False) @ self.down[...].astype(dtype)
+        return out_BLD + self.down_bias[...].astype(dtype)[None, None] if self.biased else out_BLD
 
 
 class Block(nnx.Module):
     def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
-        self.attention_norm = RmsNorm(config.width, config.norm_eps)
+        self.parallel, self.post_norms = config.parallel, config.post_norms
+        self.attention_norm = make_norm(config)
         self.attention = Attention(config, rngs=rngs)
-        self.ffn_norm = RmsNorm(config.width, config.norm_eps)
-        self.ffn = GatedFfn(config, rngs=rngs)
+        self.ffn_norm = make_norm(config)
+        self.ffn = (PlainFfn if config.activation == "gelu" else GatedFfn)(config, rngs=rngs)
+        if config.post_norms:
+            self.attention_post_norm, self.ffn_post_norm = make_norm(config), make_norm(config)
 
     def __call__(
         self,
@@ -55,8 +76,15 @@ class Block(nnx.Module):
         slot: jax.Array,
     ) -> tuple[jax.Array, Cache | None]:
         mixed_BLD, cache = self.attention(self.attention_norm(x_BLD), positions_BL, visible_BLS, cache, layer, slot)
+        if self.post_norms:
+            mixed_BLD = self.attention_post_norm(mixed_BLD)
+        if self.parallel:
+            return constrain_batch(x_BLD + mixed_BLD + self.ffn(self.ffn_norm(x_BLD))), cache
         x_BLD = constrain_batch(x_BLD + mixed_BLD)
-        return constrain_batch(x_BLD + self.ffn(self.ffn_norm(x_BLD))), cache
+        fed_BLD = self.ffn(self.ffn_norm(x_BLD))
+        if self.post_norms:
+            fed_BLD = self.ffn_post_norm(fed_BLD)
+        return constrain_batch(x_BLD + fed_BLD), cache
 
 
 class Transformer(nnx.Module):
@@ -79,7 +107,7 @@ class Transformer(nnx.Module):
             return Block(config, rngs=rngs)
 
         self.blocks = stack(rngs)
-        self.final_norm = RmsNorm(config.width, config.norm_eps)
+        self.final_norm = make_norm(config)
 
     def __call__(
         self,
@@ -93,9 +121,9 @@ class Transformer(nnx.Module):
 
         Without a cache S = L; with one, visible_BLS ranges over the cache's slots.
         """
-        x_BLD = self.embedding[...].astype(self.config.dtype)[tokens_BL] * jnp.asarray(
-            self.config.width**0.5, self.config.dtype
-        )
+        x_BLD = self.embedding[...].astype(self.config.dtype)[tokens_BL]
+        if self.config.embedding_scale:
+            x_BLD = x_BLD * jnp.asarray(self.config.width**0.5, self.config.dtype)
         x_BLD = constrain_batch(x_BLD)
         slot = jnp.asarray(slot, jnp.int32)
 
@@ -111,6 +139,7 @@ class Transformer(nnx.Module):
     def logits(self, hidden_BLD: jax.Array) -> jax.Array:
         """logits_BLV in float32."""
         matrix_DV = self.embedding[...].T if self.config.tied else self.unembedding[...]
-        return jnp.einsum(
+        logits_BLV = jnp.einsum(
             "BLD,DV->BLV", hidden_BLD, matrix_DV.astype(hidden_BLD.dtype), preferred_element_type=jnp.float32
         )
+        return softcap(logits_BLV, self.config.logit_softcap)

@@ -18,7 +18,10 @@ RULES: tuple[tuple[str, PartitionSpec], ...] = (
     (r"blocks/attention/out$", P(None, "tensor", None, "fsdp")),  # [U, N, H, D]
     (r"blocks/ffn/(gate|up)$", P(None, "fsdp", "tensor")),  # [U, D, F]
     (r"blocks/ffn/down$", P(None, "tensor", "fsdp")),  # [U, F, D]
-    (r"/scale$", P()),
+    (r"blocks/attention/(query|key|value)_bias$", P(None, "tensor", None)),  # [U, N, H]
+    (r"blocks/ffn/(gate|up)_bias$", P(None, "tensor")),  # [U, F]
+    (r"blocks/(attention/out|ffn/down)_bias$", P()),  # [U, D]
+    (r"/(scale|shift)$", P()),
     (r"(^|/)head/", P()),
 )
 

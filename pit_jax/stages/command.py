@@ -75,7 +75,7 @@ def parse(argv: Sequence[str]) -> Config:
     """The config file named by --config with the other flags on top.
 
     ValueError names an unknown flag, choice or stray word and the nearest known one. --help, and a value that has the
-    wrong type, end the process as tyro does (codes 0 and 2).
+    wrong type, end the process as tyro does (codes 0 and 2). --base sets the knobs of the transformer.
     """
     path, rest = _take_config(argv)
     seeds, rest = _take_seeds(rest)
@@ -100,6 +100,10 @@ def parse(argv: Sequence[str]) -> Config:
             raise ValueError(
                 f"--seed={config.seed} beside the seeds {_listed(config.seeds)}: drop one of the two flags"
             )
+    if config.base:
+        from pit_jax.stages.base import with_base
+
+        config = with_base(config)
     return config
 
 

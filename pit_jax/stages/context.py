@@ -31,12 +31,17 @@ class Context:
     console: Console
 
     @property
+    def vocab_size(self) -> int:
+        """Rows of the embedding: the tokenizer's ids, and those that a checkpoint has beyond them."""
+        return max(self.data.tokenizer.vocab_size, self.config.transformer.vocab_rows)
+
+    @property
     def language_model(self) -> LanguageModel:
-        return LanguageModel(self.config.transformer, self.data.tokenizer.vocab_size)
+        return LanguageModel(self.config.transformer, self.vocab_size)
 
     @property
     def scalar_model(self) -> ScalarModel:
-        return ScalarModel(self.config.transformer, self.data.tokenizer.vocab_size)
+        return ScalarModel(self.config.transformer, self.vocab_size)
 
     @property
     def truth(self) -> TruthScore | None:

@@ -107,7 +107,7 @@ def ratings(
 def costs(context: Context, outputs: Outputs) -> dict[str, list[dict[str, Any]]]:
     """Tokens and operations of every training, and of one answer of every system."""
     config, layout = context.config, context.data.report["layout"]
-    vocab_size = context.data.tokenizer.vocab_size
+    vocab_size = context.vocab_size
     network = Network(config.transformer, vocab_size)
     training = training_costs(config, layout, vocab_size)
     pair = 2 * network.read(layout["row_lengths"]["reward"], logits=layout["row_lengths"]["reward"])

@@ -11,6 +11,7 @@ from pit_jax.masked import Mean
 from pit_jax.model.attention import causal_visible
 from pit_jax.model.networks import LanguageModel
 from pit_jax.objectives.sft import token_loss
+from pit_jax.stages.base import load_base
 from pit_jax.stages.context import Context
 from pit_jax.stages.supervised import Loss, Task, fit
 
@@ -50,6 +51,8 @@ def run(context: Context, model: str, progress: Progress) -> None:
 
     def start() -> Any:
         """The improver starts from the policy's SFT weights: both grow from one base."""
-        return context.init(network, context.key("init")) if model == "policy" else context.load("sft", "policy")
+        if model == "improver":
+            return context.load("sft", "policy")
+        return load_base(context) if context.config.base else context.init(network, context.key("init"))
 
     fit(context, task, start, progress)

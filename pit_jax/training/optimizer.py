@@ -48,7 +48,7 @@ def decay_mask(params: Any) -> Any:
 
     def decays(path: tuple[Any, ...], leaf: Any) -> bool:
         names = [jax.tree_util.keystr((entry,), simple=True) for entry in path]
-        if "head" in names or (names and names[-1] in ("scale", "bias")):
+        if "head" in names or (names and names[-1].endswith(("scale", "shift", "bias"))):
             return False
         return leaf.ndim - ("blocks" in names) >= 2
 

@@ -1,7 +1,5 @@
 """Who sees whom, where positions start, and what rotary positions promise."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,9 +9,15 @@ from hypothesis import strategies as st
 
 from pit_jax.batch import NODE_PARENTS
 from pit_jax.config import TransformerConfig
-from pit_jax.model.attention import Cache, causal_visible, rope, segment_positions, tree_visible
+from pit_jax.model.attention import Cache, causal_visible, segment_positions, tree_visible
+from pit_jax.model.rope import rope, rope_frequencies
 
-turn = jax.jit(partial(rope, theta=1e4))
+
+@jax.jit
+def turn(x_BLNH: jax.Array, positions_BL: jax.Array) -> jax.Array:
+    return rope(x_BLNH, positions_BL, rope_frequencies(TransformerConfig(head_size=x_BLNH.shape[-1]), windowed=False))
+
+
 segments = st.lists(st.lists(st.integers(0, 3), min_size=6, max_size=6), min_size=2, max_size=2)
 
 

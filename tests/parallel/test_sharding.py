@@ -63,8 +63,20 @@ def test_every_parameter_of_both_networks_is_covered(mesh: Mesh) -> None:
     assert {spec for name, spec in pooled.items() if "head" in name} == {P(None)}
 
 
+BIASED = replace(CONFIG, norm="layer", qkv_bias=True, out_bias=True, ffn_bias=True)
+
+
+def test_biases_lie_with_what_they_are_added_to(mesh: Mesh) -> None:
+    found = specs(shapes(LanguageModel(BIASED, 40)), mesh)
+    heads, inner = P(None, "tensor", None), P(None, "tensor")
+    assert {found[f"blocks/attention/{role}_bias"] for role in ("query", "key", "value")} == {heads}
+    assert {found[f"blocks/ffn/{role}_bias"] for role in ("gate", "up")} == {inner}
+    whole = ("blocks/attention/out_bias", "blocks/ffn/down_bias", "blocks/ffn_norm/shift")
+    assert {found[name] for name in whole} == {P(None, None)}
+
+
 def test_every_rule_is_used() -> None:
-    places = jax.tree_util.tree_leaves_with_path(shapes(ScalarModel(CONFIG, 40)))
+    places = jax.tree_util.tree_leaves_with_path(shapes(ScalarModel(BIASED, 40)))
     names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in places]
     assert [pattern for pattern, _ in RULES if not any(re.search(pattern, name) for name in names)] == []
 

@@ -1,0 +1,80 @@
+"""Knobs of the one decoder-only transformer. Part of config.py; model/families.py fills them from a checkpoint."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    width: int = 64
+    """Residual width D."""
+    layers: int = 2
+    """Number of stacked blocks U."""
+    query_heads: int = 4
+    """Query heads N."""
+    kv_heads: int = 4
+    """Key/value heads K; must divide query_heads."""
+    head_size: int = 16
+    """Head size H."""
+    ffn: int = 192
+    """Feed-forward width F."""
+    activation: Literal["swiglu", "geglu", "gelu"] = "swiglu"
+    """Feed-forward with a silu or gelu (tanh) gate, or with gelu (erf) and no gate."""
+    tied: bool = True
+    """Share the embedding with the output projection."""
+    vocab_rows: int = 0
+    """Least rows of the embedding; 0 = as many as the tokenizer has ids."""
+    rope_theta: float = 10_000.0
+    """Base of the rotary position frequencies."""
+    rope_share: float = 1.0
+    """Share of every head that is rotated, from its first component on."""
+    rope_scaling: Literal["none", "linear", "llama3"] = "none"
+    """Frequencies as they are, all divided by rope_factor, or the slow ones alone (Llama 3.1)."""
+    rope_factor: float = 1.0
+    """How much longer rows are than those of pre-training."""
+    rope_low: float = 1.0
+    """llama3: frequencies with fewer turns than this in rope_length are divided by rope_factor."""
+    rope_high: float = 4.0
+    """llama3: frequencies with more turns than this in rope_length stay; between the two they are blended."""
+    rope_length: int = 8192
+    """llama3: longest row of pre-training."""
+    window: int = 0
+    """Tokens that a layer of `windowed` sees, its own included; 0 = no such layer."""
+    windowed: tuple[bool, ...] = ()
+    """Which layers see `window` tokens; empty = all of them, where there is a window."""
+    window_rope_theta: float = 0.0
+    """Base of the frequencies of those layers, which are not scaled; 0 = as in the others."""
+    qkv_bias: bool = False
+    """A bias on query, key and value."""
+    out_bias: bool = False
+    """A bias on the output of attention."""
+    ffn_bias: bool = False
+    """A bias on the matrices of the feed-forward."""
+    qk_norm: bool = False
+    """RMSNorm of every query and key head."""
+    attention_scale: float = 0.0
+    """Factor of query times key; 0 = head_size ** -0.5."""
+    attention_softcap: float = 0.0
+    """Scores c tanh(scores / c) before the softmax; 0 = as they are."""
+    logit_softcap: float = 0.0
+    """Logits c tanh(logits / c); 0 = as they are."""
+    embedding_scale: bool = True
+    """Embeddings times sqrt(width)."""
+    norm: Literal["rms", "layer"] = "rms"
+    """RMSNorm, or LayerNorm with a bias."""
+    norm_offset: float = 0.0
+    """Added to the weights of every RMSNorm; 1 in Gemma."""
+    norm_eps: float = 1e-6
+    """Epsilon of the norms."""
+    post_norms: bool = False
+    """Norms behind attention and feed-forward too."""
+    parallel: bool = False
+    """Attention and feed-forward of a layer read the same input."""
+    pooled_head: bool = False
+    """Scalar heads add a causal sum over all tokens to the last token's scalar; helps shallow models."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Compute dtype; parameters, softmax, norms and logits stay float32."""
+    unroll: int = 1
+    """Blocks unrolled per scan step; a shallow stack on a CPU is faster fully unrolled."""
+    remat: bool = False
+    """Recompute each block in the backward pass instead of storing its activations."""

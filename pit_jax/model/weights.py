@@ -1,0 +1,245 @@
+"""Weights of a checkpoint folder in the Hugging Face layout, tensor by tensor onto the mesh and back.
+
+safetensors only: no pickle is ever opened. Every name, shape and dtype is checked before the first number is read.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from pit_jax.model.tensors import Entry
+from pit_jax.parallel.sharding import param_sharding
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+DTYPES = {"F32": np.dtype(np.float32), "BF16": np.dtype(jnp.bfloat16), "F16": np.dtype(np.float16)}
+# Buffers that older checkpoints hold beside their weights; they follow from the config.
+BUFFERS = re.compile(r"\.(rotary_emb\.inv_freq|attention\.(bias|masked_bias))$")
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """Where a tensor lies and what its file says of it."""
+
+    file: Path
+    shape: tuple[int, ...]
+    dtype: str
+
+
+def tensors_in(folder: Path) -> dict[str, Tensor]:
+    """Every tensor of model.safetensors, or of the files that its index names.
+
+    Raises:
+        ValueError: neither file, an index that is no index or points outside the folder or at nothing, a file that is
+            not safetensors or lacks what the index puts into it.
+    """
+    if (folder / INDEX).is_file():
+        placed = _index(folder)
+    elif (folder / SINGLE).is_file():
+        placed = {None: folder / SINGLE}
+    else:
+        raise ValueError(f"{folder}: asked for {SINGLE} or {INDEX}, found neither; export the weights as safetensors")
+    found: dict[str, Tensor] = {}
+    for path in dict.fromkeys(placed.values()):
+        with _open(path) as file:
+            names = file.keys()
+            for name in names:
+                piece = file.get_slice(name)
+                found[name] = Tensor(path, tuple(piece.get_shape()), piece.get_dtype())
+    lost = [
+        name
+        for name, path in placed.items()
+        if name is not None and found.get(name, Tensor(folder, (), "")).file != path
+    ]
+    if lost:
+        raise ValueError(f"{folder / INDEX} puts {_some(lost)} into files that do not hold them; download them again")
+    return found
+
+
+def _index(folder: Path) -> dict[str | None, Path]:
+    """The file of every tensor."""
+    try:
+        names = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
+        placed: dict[str | None, Path] = {str(name): folder / str(file) for name, file in names.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{folder / INDEX}: asked for a weight_map of files, found {error!r}") from error
+    for path in dict.fromkeys(placed.values()):
+        if path.resolve().parent != folder.resolve() and path.parent != folder:
+            raise ValueError(f"{folder / INDEX} names {path}, outside {folder}; a checkpoint lies in one folder")
+        if not path.is_file():
+            raise ValueError(f"{folder / INDEX} names {path.name}, and there is no such file; download it")
+    return placed
+
+
+def _open(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="numpy")
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path}: asked for a safetensors file, found {error}; download it again") from error
+
+
+def _some(names: Sequence[str]) -> str:
+    """A few of many names."""
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _names(entry: Entry, layers: int) -> list[str]:
+    return [entry.theirs.format(layer=layer) for layer in range(layers)] if entry.layered else [entry.theirs]
+
+
+def check_tensors(found: Mapping[str, Tensor], entries: Sequence[Entry], params: Any, *, tied: str | None) -> None:
+    """ValueError that names the tensors which are missing, which nothing reads, and whose shape or dtype is another.
+
+    `params` are shapes, as `abstract_params` gives them; `tied` is the name under which a tied embedding may be
+    written once more.
+    """
+    leaves, missing, wrong = _leaves(params), [], []
+    expected: set[str] = set()
+    for entry in entries:
+        shapes = [leaves[path].shape for path in entry.ours]
+        layers = shapes[0][0] if entry.layered else 1
+        one = [np.broadcast_to(np.float32(0), shape[1:] if entry.layered else shape) for shape in shapes]
+        shape = entry.write(one).shape
+        for name in _names(entry, layers):
+            expected.add(name)
+            tensor = found.get(name)
+            if tensor is None:
+                missing.append(name)
+            elif tensor.shape != shape:
+                wrong.append(f"{name} has shape {list(tensor.shape)}, asked for {list(shape)}")
+            elif tensor.dtype not in DTYPES:
+                wrong.append(f"{name} has dtype {tensor.dtype}, asked for one of {', '.join(DTYPES)}")
+    extra = [name for name in sorted(found.keys() - expected) if not BUFFERS.search(name) and name != tied]
+    problems = [
+        *([f"missing {_some(missing)}"] if missing else []),
+        *([f"nothing reads {_some(extra)}"] if extra else []),
+        *wrong[:5],
+    ]
+    if problems:
+        raise ValueError(f"the weights do not fit the config: {'; '.join(problems)}")
+
+
+def _leaves(params: Any) -> dict[str, Any]:
+    """{path: leaf}, the parts of a path joined by /."""
+    flat, _ = jax.tree_util.tree_flatten_with_path(params)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in flat}
+
+
+def load(folder: Path, entries: Sequence[Entry], shapes: Any, mesh: Mesh, *, tied: str | None = None) -> Any:
+    """The parameters of a checkpoint, in their shards.
+
+    One tensor at a time is on the host; stacked layers are filled in place.
+
+    Args:
+        folder: holds model.safetensors, or its index and files.
+        entries: the tensors of the family (families.Family.entries).
+        shapes: the parameters as ShapeDtypeStructs.
+        mesh: where they go.
+        tied: as for `check_tensors`.
+
+    Raises:
+        ValueError: as `tensors_in` and `check_tensors`.
+    """
+    found = tensors_in(folder)
+    check_tensors(found, entries, shapes, tied=tied)
+    shardings = param_sharding(shapes, mesh)
+    zeros = jax.jit(lambda: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes), out_shardings=shardings)
+    placed, places = _leaves(zeros()), _leaves(shardings)
+    with ExitStack() as stack:
+        files = {path: stack.enter_context(_open(path)) for path in {tensor.file for tensor in found.values()}}
+        for entry in entries:
+            names = _names(entry, placed[entry.ours[0]].shape[0] if entry.layered else 1)
+            for layer, name in enumerate(names):
+                parts = entry.read(_array(files[found[name].file], name, found[name]))
+                for path, part in zip(entry.ours, parts, strict=True):
+                    put = _put_layer if entry.layered else _put_whole
+                    placed[path] = put(placed[path], part, layer, places[path])
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: placed[jax.tree_util.keystr(path, simple=True, separator="/")], shapes
+    )
+
+
+def _array(file: Any, name: str, tensor: Tensor) -> np.ndarray:
+    array: np.ndarray = file.get_tensor(name)
+    return array.view(DTYPES[tensor.dtype]) if array.dtype != DTYPES[tensor.dtype] else array
+
+
+def _put_whole(old: jax.Array, part: np.ndarray, layer: int, place: NamedSharding) -> jax.Array:
+    return jax.make_array_from_callback(part.shape, place, lambda index: part[index].astype(old.dtype))
+
+
+def _put_layer(stack: jax.Array, part: np.ndarray, layer: int, place: NamedSharding) -> jax.Array:
+    spec = PartitionSpec(*tuple(place.spec)[1:])
+    whole = _put_whole(stack, part, layer, NamedSharding(place.mesh, spec))
+    return _fill(place)(stack, whole, np.int32(layer))
+
+
+_FILLS: dict[NamedSharding, Callable[..., jax.Array]] = {}
+
+
+def _fill(place: NamedSharding) -> Callable[..., jax.Array]:
+    """fill(stack, part, layer): one layer of a stack replaced, in its own memory."""
+    if place not in _FILLS:
+        _FILLS[place] = jax.jit(
+            lambda stack, part, layer: jax.lax.dynamic_update_index_in_dim(stack, part, layer, 0),
+            donate_argnums=0,
+            out_shardings=place,
+        )
+    return _FILLS[place]
+
+
+def unloaded(params: Any, entries: Sequence[Entry], dtype: Any) -> Iterator[tuple[str, np.ndarray]]:
+    """(name, array) of every tensor of a checkpoint, one at a time on the host."""
+    leaves = _leaves(params)
+    for entry in entries:
+        stacks = [leaves[path] for path in entry.ours]
+        for layer, name in enumerate(_names(entry, stacks[0].shape[0] if entry.layered else 1)):
+            parts = [np.asarray(jax.device_get(stack[layer] if entry.layered else stack)) for stack in stacks]
+            yield name, np.ascontiguousarray(entry.write(parts).astype(dtype))
+
+
+def save(folder: Path, params: Any, entries: Sequence[Entry], *, dtype: Any, most_bytes: int = 2 << 30) -> None:
+    """Write the tensors as safetensors files of at most `most_bytes` (and one tensor), and their index.
+
+    Args:
+        dtype: of every tensor, np.float32 or jnp.bfloat16.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    shards: list[dict[str, np.ndarray]] = [{}]
+    written: list[list[str]] = []
+    total = 0
+
+    def flush() -> None:
+        save_file(shards[0], folder / f"part-{len(written)}.tmp", metadata={"format": "pt"})
+        written.append(list(shards[0]))
+        shards[0] = {}
+
+    for name, array in unloaded(params, entries, dtype):
+        if shards[0] and sum(each.nbytes for each in shards[0].values()) + array.nbytes > most_bytes:
+            flush()
+        shards[0][name] = array
+        total += array.nbytes
+    flush()
+    names = [SINGLE] if len(written) == 1 else [_shard(i, len(written)) for i in range(len(written))]
+    for i, name in enumerate(names):
+        (folder / f"part-{i}.tmp").replace(folder / name)
+    if len(written) > 1:
+        weight_map = {tensor: names[i] for i, tensors in enumerate(written) for tensor in tensors}
+        content = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        draft = folder / f"{INDEX}.tmp"
+        draft.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        draft.replace(folder / INDEX)
+
+
+def _shard(number: int, count: int) -> str:
+    return f"model-{number + 1:05d}-of-{count:05d}.safetensors"

@@ -1,0 +1,107 @@
+"""The checkpoint that a run starts from (--base): architecture, weights, tokenizer, and rows for new tokens."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import tokenizers
+
+from pit_jax.config import Config
+from pit_jax.model import weights
+from pit_jax.model.families import architecture, family_of
+from pit_jax.model.networks import LanguageModel, Params
+from pit_jax.parallel.sharding import param_sharding
+from pit_jax.stages.context import Context
+
+OURS = ("dtype", "unroll", "remat", "pooled_head")  # knobs of the transformer that no checkpoint sets
+
+
+def with_base(config: Config) -> Config:
+    """`config` with the transformer and the tokenizer of its base, if it has one.
+
+    Raises:
+        ValueError: no such folder, a config that is none or that the transformer cannot follow, a tokenizer from
+            elsewhere or with more ids than the embedding has rows.
+    """
+    if not config.base:
+        return config
+    folder = Path(config.base)
+    if config.tokenizer.path and Path(config.tokenizer.path).resolve() != folder.resolve():
+        raise ValueError(
+            f"--tokenizer.path={config.tokenizer.path} beside --base={folder}: the weights know their own tokenizer "
+            "alone; leave --tokenizer.path out"
+        )
+    found = architecture(described(folder))
+    ids = own_ids(folder)
+    if ids > found.vocab_rows:
+        raise ValueError(
+            f"--base={folder}: the tokenizer has {ids} ids, the embedding {found.vocab_rows} rows; the two do not "
+            "belong together"
+        )
+    kept = {name: getattr(config.transformer, name) for name in OURS}
+    return replace(config, transformer=replace(found, **kept), tokenizer=replace(config.tokenizer, path=str(folder)))
+
+
+def described(folder: Path) -> Mapping[str, Any]:
+    """config.json of a checkpoint, with the defaults of its family filled in. ValueError when it is none."""
+    if not (folder / "config.json").is_file():
+        raise ValueError(
+            f"--base={folder}: asked for the folder of a checkpoint, found no config.json in it; download one "
+            "(config.json, *.safetensors, tokenizer.json, tokenizer_config.json) and name its folder"
+        )
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    from transformers import AutoConfig
+
+    try:
+        found: dict[str, Any] = AutoConfig.from_pretrained(str(folder), local_files_only=True).to_dict()
+    except (ValueError, OSError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder / 'config.json'}: asked for the config of a model, found {error}") from error
+    return found
+
+
+def own_ids(folder: Path) -> int:
+    """Ids of a checkpoint's tokenizer, before anything is added to it. ValueError when there is none."""
+    path = folder / "tokenizer.json"
+    try:
+        return int(tokenizers.Tokenizer.from_file(str(path)).get_vocab_size(with_added_tokens=True))
+    except Exception as error:  # the tokenizers library raises bare Exception
+        raise ValueError(f"{path}: asked for a fast tokenizer, found {error}; save one with save_pretrained") from error
+
+
+def load_base(context: Context) -> Params:
+    """The language model of the base in its shards; tokens that its tokenizer lacks have rows of their own.
+
+    A new row is drawn from the normal distribution of the rows that were trained, component by component (Hewitt,
+    2021, without the correlations): it is among them, and no two new tokens are alike.
+    """
+    config = context.config
+    folder, known = Path(config.base), own_ids(Path(config.base))
+    model = LanguageModel(config.transformer, config.transformer.vocab_rows)
+    entries = family_of(described(folder)).entries(config.transformer)
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    tied = "lm_head.weight" if config.transformer.tied else None
+    params = weights.load(folder, entries, shapes, context.mesh, tied=tied)
+    ids, rows, key = context.data.tokenizer.vocab_size, context.vocab_size, context.key("new tokens")
+
+    def grow(params: Params) -> Params:
+        grown = {**params, "embedding": with_new_rows(params["embedding"], key, known, ids, rows)}
+        if "unembedding" in params:
+            turned = with_new_rows(params["unembedding"].T, jax.random.fold_in(key, 1), known, ids, rows)
+            grown["unembedding"] = turned.T
+        return grown
+
+    sharding = param_sharding(jax.eval_shape(grow, params), context.mesh)
+    return jax.jit(grow, out_shardings=sharding)(params)
+
+
+def with_new_rows(table_VD: jax.Array, key: jax.Array, known: int, ids: int, rows: int) -> jax.Array:
+    """[rows, D]: a table whose ids from `known` to `ids` are drawn like those before; the others stay."""
+    trained_VD = table_VD[:known]
+    noise = jax.random.normal(key, (ids - known, table_VD.shape[1]), table_VD.dtype)
+    mean_1D, spread_1D = jnp.mean(trained_VD, axis=0, keepdims=True), jnp.std(trained_VD, axis=0, keepdims=True)
+    longer_VD = jnp.pad(table_VD, ((0, rows - len(table_VD)), (0, 0)))
+    return jax.lax.dynamic_update_slice_in_dim(longer_VD, mean_1D + spread_1D * noise, known, axis=0)
