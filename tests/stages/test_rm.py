@@ -56,10 +56,16 @@ def four_sequences(world: Any, examples: list[Example]) -> tuple[np.ndarray, np.
     return np.concatenate(tokens), np.concatenate(segments).astype(np.int32)
 
 
-@pytest.mark.parametrize("pooled", [False, True])
-def test_the_tree_equals_four_plain_sequences(world: Any, examples: list[Example], pooled: bool) -> None:
-    """With both kinds of scalar head."""
-    model = replace(world, config=replace(world.config, pooled_head=pooled)).scalar
+WINDOWS = {"window": 5, "windowed": (True, False), "window_rope_theta": 50.0}  # positions count along a branch
+BIASED = {"norm": "layer", "qkv_bias": True, "parallel": True, "activation": "gelu", "rope_share": 0.5}
+
+
+@pytest.mark.parametrize(
+    "changes", [{"pooled_head": True}, {}, WINDOWS, BIASED], ids=["pooled", "last", "windows", "neox"]
+)
+def test_the_tree_equals_four_plain_sequences(world: Any, examples: list[Example], changes: dict[str, Any]) -> None:
+    """With both kinds of scalar head, and where layers see a window."""
+    model = replace(world, config=replace(world.config, **changes)).scalar
     params = world.draw(model, 0)
     tree = jax.jit(partial(tree_gaps, model))(params, world.batch("gap", examples))
     plain = jax.jit(partial(sequence_scores, model))(params, *four_sequences(world, examples))
