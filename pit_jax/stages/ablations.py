@@ -24,6 +24,13 @@ def one_stage(config: Config, place: int) -> Config:
     return replace(config, rl=replace(config.rl, curriculum=alone))
 
 
+def stage_alone(config: Config, place: int) -> Config:
+    """One stage of the curriculum with the rounds that it has there, the others left out: less RL in all."""
+    curriculum = config.rl.curriculum
+    alone = replace(curriculum, references=(curriculum.references[place],), rounds=(curriculum.rounds[place],))
+    return replace(config, rl=replace(config.rl, curriculum=alone))
+
+
 def longer_policy(config: Config) -> Config:
     """Direct RLHF with as many rounds as the policy and the improver took together."""
     rounds = config.rl.policy_rounds + sum(config.rl.curriculum.rounds)
@@ -43,6 +50,8 @@ def score_difference(config: Config) -> Config:
 ABLATIONS = {
     "first-only": Ablation(lambda config: one_stage(config, 0), (("rl", "improver"),)),
     "second-only": Ablation(lambda config: one_stage(config, -1), (("rl", "improver"),)),
+    "without-second": Ablation(lambda config: stage_alone(config, 0), (("rl", "improver"),)),
+    "without-first": Ablation(lambda config: stage_alone(config, -1), (("rl", "improver"),)),
     "direct-rlhf": Ablation(longer_policy, (("rl", "policy"),)),
     "pair-gap": Ablation(pair_gap, (("rm", "improver"), ("rl", "improver"))),
     "score-difference": Ablation(score_difference, (("rl", "improver"),)),

@@ -13,6 +13,8 @@ from pit_jax.stages.guards import check_guards
 CHANGES: dict[str, dict[str, Any]] = {
     "first-only": {"rl.curriculum.references": ["rejected+chosen"], "rl.curriculum.rounds": [60]},
     "second-only": {"rl.curriculum.references": ["policy-rl"], "rl.curriculum.rounds": [60]},
+    "without-second": {"rl.curriculum.references": ["rejected+chosen"], "rl.curriculum.rounds": [25]},
+    "without-first": {"rl.curriculum.references": ["policy-rl"], "rl.curriculum.rounds": [35]},
     "direct-rlhf": {"rl.policy_rounds": 90},
     "pair-gap": {"rm.gap_loss": "pair", "rl.ignore_gates": True},
     "score-difference": {"rl.reward": "difference"},
