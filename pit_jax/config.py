@@ -227,8 +227,7 @@ class EvaluateConfig:
 @dataclass(frozen=True)
 class PaperConfig:
     ablations: tuple[str, ...] = ("first-only", "second-only", "direct-rlhf", "pair-gap", "score-difference")
-    """Runs that branch off this one: RL on one stage of the curriculum, RLHF as long, RL on two other rewards. There are
-    also without-second and without-first: the curriculum with one stage left out, and so less RL in all."""
+    """Runs that branch off this one, of stages/ablations.py: one stage of the curriculum, more RLHF, other rewards."""
     prompts: int = 1024
     """Held-out prompts of every comparison."""
     temperatures: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8, 1.0)
