@@ -243,6 +243,12 @@ class PaperConfig:
 
 
 @dataclass(frozen=True)
+class ExportConfig:
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Dtype of exported weights."""
+
+
+@dataclass(frozen=True)
 class CheckpointConfig:
     every: int = 200
     """Updates between checkpoints of SFT and reward models."""
@@ -252,7 +258,7 @@ class CheckpointConfig:
 
 @dataclass(frozen=True)
 class Config:
-    stage: Literal["sft", "rm", "rl", "dpo", "improve", "evaluate", "paper", "all"] = "all"
+    stage: Literal["sft", "rm", "rl", "dpo", "improve", "evaluate", "paper", "export", "all"] = "all"
     """What to run; `all` runs everything up to evaluate and skips what is finished."""
     model: Literal["policy", "improver", "guard"] = "improver"
     """Which of the two pipelines, for sft, rm and rl; rm also trains the improver's guard (rm.guard_steps)."""
@@ -277,6 +283,7 @@ class Config:
     improve: ImproveConfig = field(default_factory=ImproveConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     paper: PaperConfig = field(default_factory=PaperConfig)
+    export: ExportConfig = field(default_factory=ExportConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
 
 

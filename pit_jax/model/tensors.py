@@ -28,6 +28,11 @@ def same(theirs: str, ours: str) -> Entry:
     return Entry(theirs, (ours,), lambda x: (x,), lambda parts: parts[0])
 
 
+def row(theirs: str, ours: str) -> Entry:
+    """A matrix of one row, [1, D] -> [D]."""
+    return Entry(theirs, (ours,), lambda x: (x[0],), lambda parts: parts[0][None])
+
+
 def linear(theirs: str, ours: str) -> Entry:
     return Entry(theirs, (ours,), lambda x: (x.T,), lambda parts: parts[0].T)
 

@@ -14,15 +14,16 @@ from pit_jax.data.store import prepare
 from pit_jax.generation.sampling import Sampling, check_sampling
 from pit_jax.improvement.stopping import check_stop
 from pit_jax.parallel.mesh import check_batch, make_mesh
-from pit_jax.stages import dpo, evaluate, gap_gates, improve, paper, rl, rm, sft
+from pit_jax.stages import dpo, evaluate, export, gap_gates, improve, paper, rl, rm, sft
 from pit_jax.stages.ablations import ABLATIONS, branch, check_ablations
 from pit_jax.stages.answering import wording_of
 from pit_jax.stages.context import Context
 from pit_jax.stages.curriculum import check_curriculum, providers_of
+from pit_jax.stages.export import check_export
 from pit_jax.stages.guards import check_guards
 from pit_jax.stages.workspace import PARENTS, StageFolder, data_folder, has_guard, locate
 
-ORDER = tuple(stage for stage in PARENTS if stage[0] not in ("dpo", "paper"))  # what --stage=all runs
+ORDER = tuple(stage for stage in PARENTS if stage[0] not in ("dpo", "paper", "export"))  # what --stage=all runs
 
 
 def selected(config: Config) -> list[StageFolder]:
@@ -63,6 +64,7 @@ def check(config: Config) -> list[StageFolder]:
     check_trunk(config)
     check_ablations(config.paper.ablations)
     check_guards(config)
+    check_export(config)
     folders = selected(config)
     for folder in folders:
         folder.check_config(config)
@@ -170,6 +172,8 @@ def run_stage(context: Context, folder: StageFolder, progress: Progress) -> None
             evaluate.run(context, progress)
         case "dpo":
             dpo.run(context, progress)
+        case "export":
+            export.run(context, progress)
         case "paper":
             run_stages(context, [context.folder("dpo", "policy")], progress)
             for name in context.config.paper.ablations:

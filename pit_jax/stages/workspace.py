@@ -49,6 +49,7 @@ PARENTS: dict[tuple[str, str], tuple[tuple[str, str], ...]] = {
         ("rl", "policy"),
         ("rl", "improver"),
     ),
+    ("export", ""): (("rm", "policy"), ("rm", "improver"), ("rl", "policy"), ("rl", "improver")),
 }
 
 

@@ -1,0 +1,169 @@
+"""The trained models as Hugging Face folders, which transformers and vLLM load: workdir/export/<name>/.
+
+policy and improver are causal language models, reward and gap sequence classifiers with one label, whose logit is the
+score of a row [prompt | answer EOS]. Only a run with a base has a Hugging Face architecture to be written in.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+from rich.progress import Progress
+
+from pit_jax.config import Config
+from pit_jax.model import weights
+from pit_jax.model.families import family_of
+from pit_jax.model.networks import Params
+from pit_jax.model.tensors import Entry, row
+from pit_jax.stages.base import described
+from pit_jax.stages.context import Context
+
+EXPORTS = {
+    "policy": ("rl", "policy"),
+    "improver": ("rl", "improver"),
+    "reward": ("rm", "policy"),
+    "gap": ("rm", "improver"),
+}
+ROLES = {
+    "policy": "answers a prompt",
+    "improver": "rewrites an answer to a prompt into a better one",
+    "reward": "scores an answer to a prompt",
+    "gap": "scores by how much an answer is better than a reference answer to the same prompt, up to a constant",
+}
+
+
+def check_export(config: Config) -> None:
+    """ValueError for a run whose models no Hugging Face architecture describes."""
+    if config.stage != "export":
+        return
+    if not config.base:
+        raise ValueError(
+            "--stage=export writes models in the architecture of their base, found no --base: the transformer of such "
+            "a run is in no Hugging Face family"
+        )
+    if config.transformer.pooled_head:
+        raise ValueError(
+            "--stage=export: reward and gap models with --transformer.pooled-head have a head that no Hugging Face "
+            "class has; train them with --transformer.no-pooled-head"
+        )
+
+
+def run(context: Context, progress: Progress) -> None:
+    """Write every model; a folder appears when it is whole."""
+    folder = context.folder("export", "")
+    lineage = folder.begin(context.config, data_fingerprint=context.data.fingerprint)
+    bar = progress.add_task(folder.name, total=len(EXPORTS), note="")
+    for name, place in EXPORTS.items():
+        write(context, folder.path / name, name, context.load(*place))
+        progress.advance(bar)
+    folder.finish(round=0, digest=lineage["config"])
+    context.console.print(f"export: {folder.path} ({', '.join(EXPORTS)})", soft_wrap=True)
+
+
+def write(context: Context, target: Path, name: str, params: Params) -> None:
+    """One model: weights, config.json, generation_config.json, the tokenizer and a card."""
+    config, scalar = context.config, EXPORTS[name][0] == "rm"
+    found = described(Path(config.base))
+    entries = family_of(found).entries(config.transformer)
+    partial = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=target.parent))
+    try:
+        partial.rmdir()
+        context.data.tokenizer.save(partial)
+        dtype = jnp.dtype(config.export.dtype)
+        weights.save(partial, params, scalar_entries(entries) if scalar else entries, dtype=dtype)
+        _write_json(partial / "config.json", hf_config(context, found, scalar=scalar))
+        if not scalar:
+            _write_json(partial / "generation_config.json", _ends(context))
+        (partial / "README.md").write_text(card(context, name), encoding="utf-8")
+        shutil.rmtree(target, ignore_errors=True)
+        partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def scalar_entries(entries: list[Entry]) -> list[Entry]:
+    """The tensors of a sequence classifier: those of the trunk without an output matrix, and the head."""
+    trunk = [replace(entry, ours=tuple(f"trunk/{path}" for path in entry.ours)) for entry in entries]
+    return [*(entry for entry in trunk if entry.ours != ("trunk/unembedding",)), row("score.weight", "head/kernel")]
+
+
+def hf_config(context: Context, found: Mapping[str, Any], *, scalar: bool) -> dict[str, Any]:
+    """config.json: that of the base, with the class, vocabulary, dtype and special tokens of what is written."""
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    from transformers.models.auto import modeling_auto
+
+    classes = (
+        modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+        if scalar
+        else modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    )
+    labels = {"id2label": {"0": "score"}, "label2id": {"score": 0}} if scalar else {}
+    raw = json.loads((Path(context.config.base) / "config.json").read_text(encoding="utf-8"))
+    return {
+        **{name: value for name, value in raw.items() if name not in ("torch_dtype", "dtype")},
+        "architectures": [classes[found["model_type"]]],
+        "dtype": context.config.export.dtype,
+        "vocab_size": context.vocab_size,
+        **_ends(context),
+        **labels,
+    }
+
+
+def _ends(context: Context) -> dict[str, Any]:
+    tokenizer = context.data.tokenizer
+    return {"eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id, "bos_token_id": tokenizer.bos_id}
+
+
+def card(context: Context, name: str) -> str:
+    """README.md: what the model does, how it is asked, what it was made from and how it compares."""
+    tokenizer, frame = context.data.tokenizer, context.data.template.frame
+    improving = name in ("improver", "gap")
+    pieces = (
+        [(frame.improver_head, "{prompt}"), (frame.improver_middle, "{reference}"), (frame.improver_suffix, "")]
+        if improving
+        else [(frame.policy_head, "{prompt}"), (frame.policy_tail, "")]
+    )
+    asked = "".join(tokenizer.backend.decode(list(ids), skip_special_tokens=False) + slot for ids, slot in pieces)
+    stage = context.folder(*EXPORTS[name])
+    lines = [
+        f"# {name}",
+        "",
+        f"{ROLES[name].capitalize()}. Trained with pit_jax (PIT, arXiv 2310.00898) from {context.config.base}.",
+        "",
+        "A row is these pieces, each tokenised on its own, then the answer and EOS:",
+        "",
+        "```text",
+        asked,
+        "```",
+        "",
+        "Made from (hashes of config, data and parents):",
+        "",
+        "```json",
+        json.dumps(stage.lineage(), indent=1, sort_keys=True),
+        "```",
+    ]
+    results = context.folder("evaluate", "").path / "results.json"
+    if results.exists():
+        lines += ["", *_table(json.loads(results.read_text(encoding="utf-8")))]
+    return "\n".join(lines) + "\n"
+
+
+def _table(results: Mapping[str, Any]) -> list[str]:
+    """The comparisons of --stage=evaluate in Markdown."""
+    rows = [
+        f"| {row['temperature']:g} | {row['judge']} | {row['left']} vs {row['right']} | {row['delta']:+.1f} "
+        f"| {row['low']:+.1f} to {row['high']:+.1f} | {row['n']} |"
+        for row in results["rows"]
+    ]
+    head = "| temperature | judge | systems | win - lose, points | 95% interval | n |"
+    return [head, "| --- | --- | --- | --- | --- | --- |", *rows]
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
