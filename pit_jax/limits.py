@@ -34,7 +34,7 @@ class GuardsConfig:
     """Alarm `entropy`: least entropy per token, as a share of that of the first evaluation."""
     max_repetition: float = 0.05
     """Alarm `repetition`: most that the share of repeated 3-grams may rise over that of the first evaluation."""
-    max_guard_fall: float = 0.1
+    max_guard_fall: float = 0.15
     """Alarm `guard`: most that the guard's gap may fall below its best while the gap rises; needs rm.guard_steps."""
     max_disagreement: float = 1.3
     """Alarm `disagreement`: most mean |gap - guard's gap|, as a multiple of that of the first evaluation."""
