@@ -51,8 +51,8 @@ def aggregate(results: Mapping[int, Mapping[str, Any]], *, file: str) -> dict[st
     Returns:
         By the name of the list, headlines first, its rows in order: temperature and n (None where the rows have none),
         the other names, the fields of a Spread, `values` (one a seed, in their order) and, of comparisons, `above`: in
-        how many seeds the delta is above 0. Rows without a number, such as the score of data without a truth, are left
-        out.
+        how many seeds the seed's own interval is above 0. Rows without a number, such as the score of data without a
+        truth, are left out.
 
     Raises:
         ValueError: a seed lacks a row that another one has, has it twice, or over another number of prompts.
@@ -94,7 +94,7 @@ def _table(rows: Mapping[int, list[Row]], field: str, names: Sequence[str], *, w
             )
         values = [float(row[field]) for row in matched]
         row = dict(zip(names, key, strict=True)) | asdict(spread(values)) | {"values": values, "n": counts[0]}
-        table.append(row | ({"above": sum(value > 0 for value in values)} if field == "delta" else {}))
+        table.append(row | ({"above": sum(found["low"] > 0 for found in matched)} if field == "delta" else {}))
     return table
 
 

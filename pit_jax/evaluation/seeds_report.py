@@ -58,7 +58,7 @@ def summary_table(tables: Tables, seeds: Sequence[int]) -> Table:
     """Every comparison over seeds for a terminal; green and red where the interval of the mean excludes 0."""
     title = f"win − lose over seeds {', '.join(map(str, seeds))}: mean, sd and 95% interval of the mean (Student's t)"
     table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0))
-    for column in ("T", "judge", "systems", "mean", "sd", "95% interval", "smallest to largest", "each seed"):
+    for column in ("T", "judge", "systems", "mean", "sd", "95% interval", "above 0", "each seed"):
         table.add_column(column, justify="left" if column in ("judge", "systems", "each seed") else "right")
     for stage, lists in tables.items():
         for name, rows in lists.items():
@@ -74,7 +74,7 @@ def summary_table(tables: Tables, seeds: Sequence[int]) -> Table:
                     signed(row["mean"]),
                     number(row["sd"], 1),
                     f"{signed(row['low'])} to {signed(row['high'])}",
-                    f"{signed(row['smallest'])} to {signed(row['largest'])}",
+                    f"{row['above']} of {len(row['values'])}",
                     " ".join(signed(value) for value in row["values"]),
                     style=STYLES[tone(row)],
                 )

@@ -19,6 +19,7 @@ def comparison(delta: float, **fields: object) -> dict:
         "left": "PIT x1",
         "right": "policy",
         "delta": delta,
+        "low": delta - 1.5,
         "n": 64,
     } | fields
 
@@ -80,8 +81,8 @@ def test_a_row_over_seeds() -> None:
     assert (row["low"], row["high"]) == pytest.approx((2 - 9.936551, 2 + 9.936551), abs=1e-5)  # 4.302653 * 4 / sqrt(3)
 
 
-def test_an_even_delta_is_not_above() -> None:
-    (row,) = aggregate({0: {"rows": [comparison(0.0)]}, 1: {"rows": [comparison(1.0)]}}, file="f")["rows"]
+def test_a_seed_is_above_with_its_whole_interval() -> None:
+    (row,) = aggregate({0: {"rows": [comparison(1.5)]}, 1: {"rows": [comparison(1.6)]}}, file="f")["rows"]
     assert row["above"] == 1
 
 
@@ -94,7 +95,7 @@ def test_rows_are_matched_by_their_names_and_not_by_their_place() -> None:
 
 def test_every_list_of_comparisons_and_of_systems_is_found_whatever_its_name() -> None:
     """Controls have no temperature; what is no list of such rows, or holds no number, is left alone."""
-    control = {"judge": "gap", "left": "copy", "right": "policy", "delta": 1.0, "n": 8}
+    control = {"judge": "gap", "left": "copy", "right": "policy", "delta": 1.0, "low": 0.0, "n": 8}
 
     def content(delta: float) -> dict:
         return {

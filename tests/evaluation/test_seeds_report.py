@@ -106,7 +106,7 @@ def test_the_curves_have_a_band_of_one_standard_deviation(tmp_path: Path, folder
 def test_an_interval_far_beyond_any_delta_does_not_squeeze_the_figure(tmp_path: Path, folders: dict[int, Path]) -> None:
     """Deltas of -50 and 87.5 in two seeds: 18.75 -+ 12.706 * 68.75 in the table, and an axis to 100 in the figure."""
     row = {"judge": "gap", "left": "a", "right": "b"}
-    found = {seed: {"rows": [row | {"delta": delta}]} for seed, delta in ((0, -50.0), (7, 87.5))}
+    found = {seed: {"rows": [row | {"delta": delta, "low": delta - 9}]} for seed, delta in ((0, -50.0), (7, 87.5))}
     text = seeds_report.build(
         tmp_path, {"evaluate": aggregate(found, file="f")}, {0: tmp_path, 7: tmp_path}
     ).read_text()
@@ -129,7 +129,7 @@ def test_hostile_names_are_escaped(tmp_path: Path, folders: dict[int, Path]) -> 
 def test_the_terminal_table_by_hand(folders: dict[int, Path]) -> None:
     text = printed(tables_of(folders), [0, 7], width=120)
     (line,) = [line for line in text.splitlines() if "PIT x2 vs policy" in line and "0.8 rubric" in line]
-    assert " ".join(line.split("policy")[1].split()) == "+10.0 2.8 −15.4 to +35.4 +8.0 to +12.0 +8.0 +12.0"
+    assert " ".join(line.split("policy")[1].split()) == "+10.0 2.8 −15.4 to +35.4 2 of 2 +8.0 +12.0"
     assert "seeds 0, 7" in text and "evaluate: rows" in text and "evaluate: systems" not in text
 
 
