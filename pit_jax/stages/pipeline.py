@@ -63,6 +63,7 @@ def check(config: Config) -> list[StageFolder]:
     """Everything that can be wrong before data are read or anything compiles. Returns the stages to run."""
     check_trunk(config)
     check_ablations(config.paper.ablations)
+    wording_of(config)
     check_guards(config)
     check_export(config)
     folders = selected(config)
@@ -71,7 +72,6 @@ def check(config: Config) -> list[StageFolder]:
         if config.stage != "all":
             folder.check_parents(config)
     check_sampling_knobs(config)
-    wording_of(config)
     check_curriculum(config.rl.curriculum, config.rl.batch_size)
     mesh = make_mesh(config.mesh)
     for name, batch, accumulate in (
