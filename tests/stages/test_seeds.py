@@ -14,6 +14,7 @@ Calls = list[tuple[str, Config, Path | None]]
 
 def write_results(config: Config, delta: float, stage: str = "evaluate", name: str = "rows") -> None:
     row = {"temperature": 0.8, "judge": "rubric", "left": "PIT x1", "right": "policy", "delta": delta, "n": 16}
+    row |= {"low": delta - 1.0}
     path = Path(config.workdir) / stage / "results.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({name: [row]}))
@@ -71,7 +72,7 @@ def test_mean_and_spread_are_written_and_shown(
     assert "PIT x1 vs policy" in (root / "report" / "index.html").read_text()
     output = " ".join(capsys.readouterr().out.split())
     assert "seed 3 (1 of 2)" in output and "seed 0 (2 of 2)" in output
-    assert "0.8 rubric PIT x1 vs policy +3.5 2.1 −15.6 to +22.6 +2.0 to +5.0 +5.0 +2.0" in output
+    assert "0.8 rubric PIT x1 vs policy +3.5 2.1 −15.6 to +22.6 2 of 2 +5.0 +2.0" in output
     assert f"report over 2 seeds: {root / 'report' / 'index.html'}" in output
     assert sorted(path.name for path in root.iterdir()) == ["report", "seed-0", "seed-3", "seeds.json"]
 
