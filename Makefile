@@ -10,6 +10,7 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.12 python3.11 python3.13,\
 	$(shell $(name) -c '$(SUPPORTED)' >/dev/null 2>&1 && echo $(name))))
 # Python 3.13 takes the versions locked for 3.12: both resolve alike.
 LOCK := import sys; print("constraints-py3%d.txt" % min(sys.version_info[1], 12))
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c "$$($(BIN)/python -c '$(LOCK)')"
 
 .DEFAULT_GOAL := help
 .PHONY: help setup test demo lint format clean
@@ -31,13 +32,12 @@ $(STAMP): setup.py constraints-py311.txt constraints-py312.txt
 		"$$("$(PYTHON)" --version 2>&1). Name another: make PYTHON=/path/to/python3.12 setup" >&2; exit 2; }
 	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
 	@lock=$$($(BIN)/python -c '$(LOCK)'); \
-		echo "Installing into $(VENV) from $$lock (a few minutes the first time)"; \
-		$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $$lock -e '.[dev]'
+		echo "Installing into $(VENV) from $$lock (a few minutes the first time)"
+	@$(INSTALL) -e '.[dev]'
 	@touch $(STAMP)
 
 $(PARITY): $(STAMP)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-		-c "$$($(BIN)/python -c '$(LOCK)')" -e '.[dev,parity]'
+	@$(INSTALL) -e '.[dev,parity]'
 	@touch $(PARITY)
 
 test: lint $(PARITY)

@@ -9,7 +9,6 @@ all. A control that is finished is only read.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +23,7 @@ from rich.table import Table
 from pit_jax.batch import NODE_REF_L, NODE_REF_W
 from pit_jax.config import Config
 from pit_jax.data.store import prepare
+from pit_jax.evaluation.gap_quality import gates
 from pit_jax.objectives.gap import COMPARISONS
 from pit_jax.parallel.host_memory import keep_freed_memory
 from pit_jax.parallel.mesh import make_mesh
@@ -46,25 +46,21 @@ class Control:
     refused_by: str
 
 
-def swapped(rows: Rows, where_N: np.ndarray) -> Rows:
+def swapped(rows: Rows, where_N: np.ndarray | np.bool_) -> Rows:
     """Chosen and rejected trade places where asked: the same tree, with the four ends under each other's names."""
     ends = {f"end_{a}_B": f"end_{b}_B" for a, b in (("wl", "lw"), ("lw", "wl"), ("ww", "ll"), ("ll", "ww"))}
     return {**rows, **{name: np.where(where_N, rows[other], rows[name]) for name, other in ends.items()}}
 
 
-def count(rows: Rows) -> int:
-    return len(rows["tokens_BL"])
-
-
-def shuffled(rows: Rows) -> Rows:
-    return swapped(rows, np.random.default_rng(0).random(count(rows)) < 0.5)
+def lots(rows: Rows) -> np.ndarray:
+    """[N] bool, one in two."""
+    return np.random.default_rng(0).random(len(rows["tokens_BL"])) < 0.5
 
 
 def by_length(rows: Rows) -> Rows:
     """The longer answer is the chosen one; equally long ones draw lots."""
     tokens_N = (rows["nodes_BL"] == NODE_REF_W).sum(axis=1) - (rows["nodes_BL"] == NODE_REF_L).sum(axis=1)
-    lots_N = np.random.default_rng(0).random(count(rows)) < 0.5
-    return swapped(rows, (tokens_N < 0) | ((tokens_N == 0) & lots_N))
+    return swapped(rows, (tokens_N < 0) | ((tokens_N == 0) & lots(rows)))
 
 
 def without_reference(rows: Rows) -> Rows:
@@ -77,8 +73,8 @@ def without_reference(rows: Rows) -> Rows:
 
 CONTROLS = {
     "as it is": Control(lambda rows: rows, ""),
-    "labels swapped": Control(lambda rows: swapped(rows, np.ones(count(rows), bool)), "direction"),
-    "labels shuffled": Control(shuffled, "accuracy"),
+    "labels swapped": Control(lambda rows: swapped(rows, np.True_), "direction"),
+    "labels shuffled": Control(lambda rows: swapped(rows, lots(rows)), "accuracy"),
     "labels by length": Control(by_length, "length"),
     "no reference": Control(without_reference, "reference"),
 }
@@ -112,10 +108,9 @@ def by_heart(context: Context, progress: Progress) -> list[str]:
 
 def refused(context: Context, control: Control, progress: Progress) -> list[str]:
     """The gates that refuse the model of a control, and its five accuracies on held-out pairs as they are."""
-    folder = train(context, control.change, progress)
+    train(context, control.change, progress)
     quality = gap_gates.measure_heldout(context)
-    found = json.loads((folder.path / "quality.json").read_text(encoding="utf-8"))["gates"]
-    failed = [gate["name"] for gate in found if not gate["passed"]]
+    failed = [gate.name for gate in gates(quality, context.config.rm.gates) if not gate.passed]
     right = failed[:1] == [control.refused_by] if control.refused_by else not failed
     accuracies = (f"{value:.3f}" for value in quality.accuracies.values())
     return [", ".join(failed) or "passes", *accuracies, "as expected" if right else f"NOT {control.refused_by}"]

@@ -1,11 +1,12 @@
 """Tokenizers: one trained on the data, or any Hugging Face fast tokenizer folder, behind one small frozen object."""
 
+import contextlib
 import functools
 import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -171,18 +172,24 @@ def _fast(**named: Any) -> Any:
 
 @functools.cache
 def _fast_class() -> Any:
-    """PreTrainedTokenizerFast, without the advice that transformers prints on import where torch is absent."""
+    with without_advice():
+        from transformers import PreTrainedTokenizerFast
+    return PreTrainedTokenizerFast
+
+
+@contextlib.contextmanager
+def without_advice() -> Iterator[None]:
+    """Keeps transformers, imported inside, from printing its advice where torch is absent."""
     switch = "TRANSFORMERS_NO_ADVISORY_WARNINGS"
     before = os.environ.get(switch)
     os.environ[switch] = "1"
     try:
-        from transformers import PreTrainedTokenizerFast
+        yield
     finally:
         if before is None:
             del os.environ[switch]
         else:
             os.environ[switch] = before
-    return PreTrainedTokenizerFast
 
 
 def hf_vocabulary(tokenizer: Tokenizer) -> "seqio.Vocabulary":

@@ -93,6 +93,7 @@ def build(workdir: Path) -> Paper | None:
     if results is None:
         return None
     costs, judges = results["costs"] or {}, results["judge_names"] or []
+    table = lines(results["table"] or [], judges)
     metrics = {label: records.read_metrics(workdir / place / "metrics.jsonl") for label, place in CURRICULA.items()}
     ablated = any(rows for label, rows in metrics.items() if CURRICULA[label] != "rl-improver")
     return Paper(
@@ -100,7 +101,7 @@ def build(workdir: Path) -> Paper | None:
         prompts=results["prompts"],
         max_score=results["max_score"],
         judges=judges,
-        table=lines(results["table"] or [], judges),
+        table=table,
         answers=_answers(results["systems"] or [], costs.get("answers") or []),
         training=_training(costs.get("training") or []),
         sweep=sweep(results["sweep"] or [], judges),
@@ -111,7 +112,7 @@ def build(workdir: Path) -> Paper | None:
             for judge, rows in (results["ratings"] or {}).items()
             if rows
         },
-        gap_losses=[_gap_loss(row, lines(results["table"] or [], judges)) for row in results["gap_losses"] or []],
+        gap_losses=[_gap_loss(row, table) for row in results["gap_losses"] or []],
         failures=[Failure(row, trails.changes(row["before"], row["after"])) for row in results["failures"] or []],
     )
 

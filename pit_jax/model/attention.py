@@ -68,6 +68,11 @@ def near(positions_BL: jax.Array, cache: Cache | None, slot: jax.Array, window: 
     return distance_BLS < window
 
 
+def add_bias(x_BLX: jax.Array, bias: nnx.Param[jax.Array]) -> jax.Array:
+    """x with a bias of its trailing axes (one, or heads and their size)."""
+    return x_BLX + bias[...].astype(x_BLX.dtype)[None, None]
+
+
 def softcap(x: jax.Array, cap: float) -> jax.Array:
     """cap tanh(x / cap): x where it is small, never beyond the cap; x itself for a cap of 0."""
     return jnp.tanh(x / cap) * cap if cap else x
@@ -121,7 +126,7 @@ class Attention(nnx.Module):
         mixed = jnp.einsum("BKGLS,BKSH->BLKGH", weights_BKGLS, value_BKSH).reshape(b, length, n, h)
         out_BLD = jnp.einsum("BLNH,NHD->BLD", mixed, self.out[...].astype(dtype))
         if self.config.out_bias:
-            out_BLD = out_BLD + self.out_bias[...].astype(dtype)[None, None]
+            out_BLD = add_bias(out_BLD, self.out_bias)
         return out_BLD, cache
 
     def _heads(
@@ -133,9 +138,9 @@ class Attention(nnx.Module):
         key = jnp.einsum("BLD,DKH->BLKH", x_BLD, self.key[...].astype(dtype))
         value = jnp.einsum("BLD,DKH->BLKH", x_BLD, self.value[...].astype(dtype))
         if self.config.qkv_bias:
-            query = query + self.query_bias[...].astype(dtype)[None, None]
-            key = key + self.key_bias[...].astype(dtype)[None, None]
-            value = value + self.value_bias[...].astype(dtype)[None, None]
+            query = add_bias(query, self.query_bias)
+            key = add_bias(key, self.key_bias)
+            value = add_bias(value, self.value_bias)
         if self.config.qk_norm:
             query, key = self.query_norm(query), self.key_norm(key)
         frequencies_H = self._frequencies(layer)

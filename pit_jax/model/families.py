@@ -5,7 +5,7 @@ A field of a config that nothing here reads is an error, never ignored: it may c
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from pit_jax.architecture import TransformerConfig
 from pit_jax.model.tensors import Entry, fused_heads, heads, heads_bias, heads_out, linear, same
@@ -72,24 +72,29 @@ def family_of(found: HfConfig) -> Family:
     return FAMILIES[model_type]
 
 
+def _sizes(found: HfConfig, *, kv_heads: int, head_size: int | None) -> TransformerConfig:
+    """What all families say alike; heads share the width where no size of theirs is given."""
+    queries = found["num_attention_heads"]
+    return TransformerConfig(
+        width=found["hidden_size"],
+        layers=found["num_hidden_layers"],
+        query_heads=queries,
+        kv_heads=kv_heads,
+        head_size=head_size or found["hidden_size"] // queries,
+        ffn=found["intermediate_size"],
+        tied=found["tie_word_embeddings"],
+        embedding_scale=False,
+    )
+
+
 def _common(found: HfConfig) -> TransformerConfig:
     """What all families but GPT-NeoX say alike."""
     act = found.get("hidden_act") or found.get("hidden_activation")
     if act not in ACTIVATIONS:
         raise ValueError(f"{found['model_type']} config: hidden activation {act!r}; known: {', '.join(ACTIVATIONS)}")
-    queries = found["num_attention_heads"]
-    config = TransformerConfig(
-        width=found["hidden_size"],
-        layers=found["num_hidden_layers"],
-        query_heads=queries,
-        kv_heads=found["num_key_value_heads"],
-        head_size=found.get("head_dim") or found["hidden_size"] // queries,
-        ffn=found["intermediate_size"],
-        activation="swiglu" if ACTIVATIONS[act] == "swiglu" else "geglu",
-        tied=found["tie_word_embeddings"],
-        norm_eps=found["rms_norm_eps"],
-        embedding_scale=False,
-    )
+    sizes = _sizes(found, kv_heads=found["num_key_value_heads"], head_size=found.get("head_dim"))
+    activation: Literal["swiglu", "geglu"] = "swiglu" if ACTIVATIONS[act] == "swiglu" else "geglu"
+    config = replace(sizes, activation=activation, norm_eps=found["rms_norm_eps"])
     return _with_windows(_with_rope(config, found), found)
 
 
@@ -190,21 +195,13 @@ def _gemma3(found: HfConfig) -> TransformerConfig:
 def _neox(found: HfConfig) -> TransformerConfig:
     if found["hidden_act"] != "gelu":
         raise ValueError(f"gpt_neox config: hidden_act {found['hidden_act']!r}; known: gelu")
-    heads = found["num_attention_heads"]
-    config = TransformerConfig(
-        width=found["hidden_size"],
-        layers=found["num_hidden_layers"],
-        query_heads=heads,
-        kv_heads=heads,
-        head_size=found["hidden_size"] // heads,
-        ffn=found["intermediate_size"],
+    config = replace(
+        _sizes(found, kv_heads=found["num_attention_heads"], head_size=None),
         activation="gelu",
-        tied=found["tie_word_embeddings"],
         norm="layer",
         norm_eps=found["layer_norm_eps"],
         parallel=found["use_parallel_residual"],
         ffn_bias=True,
-        embedding_scale=False,
     )
     return _biased(_with_rope(config, found), found)
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from pit_jax.architecture import TransformerConfig
-from pit_jax.model.attention import Attention, Cache, softcap
+from pit_jax.model.attention import Attention, Cache, add_bias, softcap
 from pit_jax.model.norms import make_norm
 from pit_jax.parallel.sharding import constrain_batch
 
@@ -30,10 +30,10 @@ class GatedFfn(nnx.Module):
         dtype = x_BLD.dtype
         gate_BLF, up_BLF = x_BLD @ self.gate[...].astype(dtype), x_BLD @ self.up[...].astype(dtype)
         if self.biased:
-            gate_BLF = gate_BLF + self.gate_bias[...].astype(dtype)[None, None]
-            up_BLF = up_BLF + self.up_bias[...].astype(dtype)[None, None]
+            gate_BLF = add_bias(gate_BLF, self.gate_bias)
+            up_BLF = add_bias(up_BLF, self.up_bias)
         out_BLD = (self.gate_function(gate_BLF) * up_BLF) @ self.down[...].astype(dtype)
-        return out_BLD + self.down_bias[...].astype(dtype)[None, None] if self.biased else out_BLD
+        return add_bias(out_BLD, self.down_bias) if self.biased else out_BLD
 
 
 class PlainFfn(nnx.Module):
@@ -51,9 +51,9 @@ class PlainFfn(nnx.Module):
         dtype = x_BLD.dtype
         up_BLF = x_BLD @ self.up[...].astype(dtype)
         if self.biased:
-            up_BLF = up_BLF + self.up_bias[...].astype(dtype)[None, None]
+            up_BLF = add_bias(up_BLF, self.up_bias)
         out_BLD = jax.nn.gelu(up_BLF, approximate=False) @ self.down[...].astype(dtype)
-        return out_BLD + self.down_bias[...].astype(dtype)[None, None] if self.biased else out_BLD
+        return add_bias(out_BLD, self.down_bias) if self.biased else out_BLD
 
 
 class Block(nnx.Module):

@@ -3,9 +3,10 @@
 safetensors only: no pickle is ever opened. Every name, shape and dtype is checked before the first number is read.
 """
 
+import functools
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from pit_jax.model.tensors import Entry
-from pit_jax.parallel.sharding import param_sharding
+from pit_jax.parallel.sharding import named_leaves, param_sharding
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 DTYPES = {"F32": np.dtype(np.float32), "BF16": np.dtype(jnp.bfloat16), "F16": np.dtype(np.float16)}
@@ -56,11 +57,7 @@ def tensors_in(folder: Path) -> dict[str, Tensor]:
             for name in names:
                 piece = file.get_slice(name)
                 found[name] = Tensor(path, tuple(piece.get_shape()), piece.get_dtype())
-    lost = [
-        name
-        for name, path in placed.items()
-        if name is not None and found.get(name, Tensor(folder, (), "")).file != path
-    ]
+    lost = [name for name, path in placed.items() if name and (name not in found or found[name].file != path)]
     if lost:
         raise ValueError(f"{folder / INDEX} puts {_some(lost)} into files that do not hold them; download them again")
     return found
@@ -103,7 +100,7 @@ def check_tensors(found: Mapping[str, Tensor], entries: Sequence[Entry], params:
     `params` are shapes, as `abstract_params` gives them; `tied` is the name under which a tied embedding may be
     written once more.
     """
-    leaves, missing, wrong = _leaves(params), [], []
+    leaves, missing, wrong = named_leaves(params), [], []
     expected: set[str] = set()
     for entry in entries:
         shapes = [leaves[path].shape for path in entry.ours]
@@ -129,12 +126,6 @@ def check_tensors(found: Mapping[str, Tensor], entries: Sequence[Entry], params:
         raise ValueError(f"the weights do not fit the config: {'; '.join(problems)}")
 
 
-def _leaves(params: Any) -> dict[str, Any]:
-    """{path: leaf}, the parts of a path joined by /."""
-    flat, _ = jax.tree_util.tree_flatten_with_path(params)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in flat}
-
-
 def load(folder: Path, entries: Sequence[Entry], shapes: Any, mesh: Mesh, *, tied: str | None = None) -> Any:
     """The parameters of a checkpoint, in their shards.
 
@@ -154,7 +145,7 @@ def load(folder: Path, entries: Sequence[Entry], shapes: Any, mesh: Mesh, *, tie
     check_tensors(found, entries, shapes, tied=tied)
     shardings = param_sharding(shapes, mesh)
     zeros = jax.jit(lambda: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes), out_shardings=shardings)
-    placed, places = _leaves(zeros()), _leaves(shardings)
+    placed, places = named_leaves(zeros()), named_leaves(shardings)
     with ExitStack() as stack:
         files = {path: stack.enter_context(_open(path)) for path in {tensor.file for tensor in found.values()}}
         for entry in entries:
@@ -164,9 +155,7 @@ def load(folder: Path, entries: Sequence[Entry], shapes: Any, mesh: Mesh, *, tie
                 for path, part in zip(entry.ours, parts, strict=True):
                     put = _put_layer if entry.layered else _put_whole
                     placed[path] = put(placed[path], part, layer, places[path])
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: placed[jax.tree_util.keystr(path, simple=True, separator="/")], shapes
-    )
+    return jax.tree.unflatten(jax.tree.structure(shapes), list(placed.values()))
 
 
 def _array(file: Any, name: str, tensor: Tensor) -> np.ndarray:
@@ -184,23 +173,19 @@ def _put_layer(stack: jax.Array, part: np.ndarray, layer: int, place: NamedShard
     return _fill(place)(stack, whole, np.int32(layer))
 
 
-_FILLS: dict[NamedSharding, Callable[..., jax.Array]] = {}
-
-
+@functools.cache
 def _fill(place: NamedSharding) -> Callable[..., jax.Array]:
     """fill(stack, part, layer): one layer of a stack replaced, in its own memory."""
-    if place not in _FILLS:
-        _FILLS[place] = jax.jit(
-            lambda stack, part, layer: jax.lax.dynamic_update_index_in_dim(stack, part, layer, 0),
-            donate_argnums=0,
-            out_shardings=place,
-        )
-    return _FILLS[place]
+    return jax.jit(
+        lambda stack, part, layer: jax.lax.dynamic_update_index_in_dim(stack, part, layer, 0),
+        donate_argnums=0,
+        out_shardings=place,
+    )
 
 
 def unloaded(params: Any, entries: Sequence[Entry], dtype: Any) -> Iterator[tuple[str, np.ndarray]]:
     """(name, array) of every tensor of a checkpoint, one at a time on the host."""
-    leaves = _leaves(params)
+    leaves = named_leaves(params)
     for entry in entries:
         stacks = [leaves[path] for path in entry.ours]
         for layer, name in enumerate(_names(entry, stacks[0].shape[0] if entry.layered else 1)):
@@ -215,21 +200,11 @@ def save(folder: Path, params: Any, entries: Sequence[Entry], *, dtype: Any, mos
         dtype: of every tensor, np.float32 or jnp.bfloat16.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    shards: list[dict[str, np.ndarray]] = [{}]
-    written: list[list[str]] = []
-    total = 0
-
-    def flush() -> None:
-        save_file(shards[0], folder / f"part-{len(written)}.tmp", metadata={"format": "pt"})
-        written.append(list(shards[0]))
-        shards[0] = {}
-
-    for name, array in unloaded(params, entries, dtype):
-        if shards[0] and sum(each.nbytes for each in shards[0].values()) + array.nbytes > most_bytes:
-            flush()
-        shards[0][name] = array
-        total += array.nbytes
-    flush()
+    written, total = [], 0
+    for i, group in enumerate(_grouped(unloaded(params, entries, dtype), most_bytes)):
+        save_file(group, folder / f"part-{i}.tmp", metadata={"format": "pt"})
+        written.append(list(group))
+        total += sum(array.nbytes for array in group.values())
     names = [SINGLE] if len(written) == 1 else [_shard(i, len(written)) for i in range(len(written))]
     for i, name in enumerate(names):
         (folder / f"part-{i}.tmp").replace(folder / name)
@@ -239,6 +214,19 @@ def save(folder: Path, params: Any, entries: Sequence[Entry], *, dtype: Any, mos
         draft = folder / f"{INDEX}.tmp"
         draft.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         draft.replace(folder / INDEX)
+
+
+def _grouped(arrays: Iterable[tuple[str, np.ndarray]], most_bytes: int) -> Iterator[dict[str, np.ndarray]]:
+    """Arrays in order, as many at a time as `most_bytes` hold, and one at least."""
+    group: dict[str, np.ndarray] = {}
+    size = 0
+    for name, array in arrays:
+        if group and size + array.nbytes > most_bytes:
+            yield group
+            group, size = {}, 0
+        group[name] = array
+        size += array.nbytes
+    yield group
 
 
 def _shard(number: int, count: int) -> str:

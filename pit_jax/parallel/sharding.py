@@ -30,6 +30,11 @@ def _path_name(path: tuple[Any, ...]) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
+def named_leaves(tree: Any) -> dict[str, Any]:
+    """{"blocks/attention/query": leaf}, in the order in which the tree is flattened."""
+    return {_path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
 def param_sharding(params: Any, mesh: Mesh, rules: tuple[tuple[str, PartitionSpec], ...] = RULES) -> Any:
     """NamedSharding of every leaf of `params` (arrays or ShapeDtypeStructs).
 

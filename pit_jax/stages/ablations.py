@@ -17,18 +17,21 @@ class Ablation:
     stages: tuple[tuple[str, str], ...]
 
 
-def one_stage(config: Config, place: int) -> Config:
-    """All rounds of the curriculum on the references of one of its stages (PIT Sec. 4.6)."""
+def one_stage(config: Config, place: int, rounds: int) -> Config:
+    """So many rounds of RL on the references of one stage of the curriculum alone (PIT Sec. 4.6)."""
     curriculum = config.rl.curriculum
-    alone = replace(curriculum, references=(curriculum.references[place],), rounds=(sum(curriculum.rounds),))
+    alone = replace(curriculum, references=(curriculum.references[place],), rounds=(rounds,))
     return replace(config, rl=replace(config.rl, curriculum=alone))
 
 
-def stage_alone(config: Config, place: int) -> Config:
+def instead(config: Config, place: int) -> Config:
+    """One stage of the curriculum with the rounds of all."""
+    return one_stage(config, place, sum(config.rl.curriculum.rounds))
+
+
+def left_alone(config: Config, place: int) -> Config:
     """One stage of the curriculum with the rounds that it has there, the others left out: less RL in all."""
-    curriculum = config.rl.curriculum
-    alone = replace(curriculum, references=(curriculum.references[place],), rounds=(curriculum.rounds[place],))
-    return replace(config, rl=replace(config.rl, curriculum=alone))
+    return one_stage(config, place, config.rl.curriculum.rounds[place])
 
 
 def longer_policy(config: Config) -> Config:
@@ -48,10 +51,10 @@ def score_difference(config: Config) -> Config:
 
 
 ABLATIONS = {
-    "first-only": Ablation(lambda config: one_stage(config, 0), (("rl", "improver"),)),
-    "second-only": Ablation(lambda config: one_stage(config, -1), (("rl", "improver"),)),
-    "without-second": Ablation(lambda config: stage_alone(config, 0), (("rl", "improver"),)),
-    "without-first": Ablation(lambda config: stage_alone(config, -1), (("rl", "improver"),)),
+    "first-only": Ablation(lambda config: instead(config, 0), (("rl", "improver"),)),
+    "second-only": Ablation(lambda config: instead(config, -1), (("rl", "improver"),)),
+    "without-second": Ablation(lambda config: left_alone(config, 0), (("rl", "improver"),)),
+    "without-first": Ablation(lambda config: left_alone(config, -1), (("rl", "improver"),)),
     "direct-rlhf": Ablation(longer_policy, (("rl", "policy"),)),
     "pair-gap": Ablation(pair_gap, (("rm", "improver"), ("rl", "improver"))),
     "score-difference": Ablation(score_difference, (("rl", "improver"),)),

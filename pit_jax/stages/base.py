@@ -1,6 +1,5 @@
 """The checkpoint that a run starts from (--base): architecture, weights, tokenizer, and rows for new tokens."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 import tokenizers
 
 from pit_jax.config import Config
+from pit_jax.data.tokenizers import without_advice
 from pit_jax.model import weights
 from pit_jax.model.families import architecture, family_of
 from pit_jax.model.networks import LanguageModel, Params
@@ -53,8 +53,8 @@ def described(folder: Path) -> Mapping[str, Any]:
             f"--base={folder}: asked for the folder of a checkpoint, found no config.json in it; download one "
             "(config.json, *.safetensors, tokenizer.json, tokenizer_config.json) and name its folder"
         )
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    from transformers import AutoConfig
+    with without_advice():
+        from transformers import AutoConfig
 
     try:
         found: dict[str, Any] = AutoConfig.from_pretrained(str(folder), local_files_only=True).to_dict()

@@ -5,7 +5,6 @@ score of a row [prompt | answer EOS]. Only a run with a base has a Hugging Face 
 """
 
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -17,12 +16,14 @@ import jax.numpy as jnp
 from rich.progress import Progress
 
 from pit_jax.config import Config
+from pit_jax.data.tokenizers import without_advice
 from pit_jax.model import weights
 from pit_jax.model.families import family_of
 from pit_jax.model.networks import Params
 from pit_jax.model.tensors import Entry, row
 from pit_jax.stages.base import described
 from pit_jax.stages.context import Context
+from pit_jax.stages.workspace import write_json
 
 EXPORTS = {
     "policy": ("rl", "policy"),
@@ -77,9 +78,9 @@ def write(context: Context, target: Path, name: str, params: Params) -> None:
         context.data.tokenizer.save(partial)
         dtype = jnp.dtype(config.export.dtype)
         weights.save(partial, params, scalar_entries(entries) if scalar else entries, dtype=dtype)
-        _write_json(partial / "config.json", hf_config(context, found, scalar=scalar))
+        write_json(partial / "config.json", hf_config(context, found, scalar=scalar))
         if not scalar:
-            _write_json(partial / "generation_config.json", _ends(context))
+            write_json(partial / "generation_config.json", _ends(context))
         (partial / "README.md").write_text(card(context, name), encoding="utf-8")
         shutil.rmtree(target, ignore_errors=True)
         partial.rename(target)
@@ -95,8 +96,8 @@ def scalar_entries(entries: list[Entry]) -> list[Entry]:
 
 def hf_config(context: Context, found: Mapping[str, Any], *, scalar: bool) -> dict[str, Any]:
     """config.json: that of the base, with the class, vocabulary, dtype and special tokens of what is written."""
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    from transformers.models.auto import modeling_auto
+    with without_advice():
+        from transformers.models.auto import modeling_auto
 
     classes = (
         modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
@@ -163,7 +164,3 @@ def _table(results: Mapping[str, Any]) -> list[str]:
     ]
     head = "| temperature | judge | systems | win - lose, points | 95% interval | n |"
     return [head, "| --- | --- | --- | --- | --- | --- |", *rows]
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")

@@ -7,6 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from pit_jax.parallel.sharding import named_leaves
+
 _UNSIGNED = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
 
 
@@ -14,26 +16,21 @@ def leaf_specs(tree: Any) -> dict[str, dict[str, Any]]:
     """{"params/a/b": {"shape", "dtype", "bytes"}} of arrays or ShapeDtypeStructs, ready for JSON."""
     return {
         name: {"shape": list(x.shape), "dtype": str(x.dtype), "bytes": math.prod(x.shape) * x.dtype.itemsize}
-        for name, x in _named(tree).items()
+        for name, x in named_leaves(tree).items()
     }
 
 
 def leaf_sums(tree: Any) -> dict[str, int]:
     """32-bit checksum of every leaf: sum of bits * (2 * index + 1), so any one changed or moved element shows."""
-    leaves = _named(tree)
+    leaves = named_leaves(tree)
     return dict(zip(leaves, map(int, jax.device_get(_sums(list(leaves.values())))), strict=True))
 
 
 def inspect(tree: Any) -> tuple[dict[str, dict[str, Any]], dict[str, bool]]:
     """(`leaf_specs` with `sum` added, whether every element of a leaf is finite)."""
-    leaves, sums = _named(tree), leaf_sums(tree)
+    leaves, sums = named_leaves(tree), leaf_sums(tree)
     finite = dict(zip(leaves, map(bool, jax.device_get(_finite(list(leaves.values())))), strict=True))
     return {name: {**spec, "sum": sums[name]} for name, spec in leaf_specs(tree).items()}, finite
-
-
-def _named(tree: Any) -> dict[str, Any]:
-    pairs = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in pairs}
 
 
 @jax.jit
