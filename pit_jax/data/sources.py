@@ -11,10 +11,9 @@ from typing import Any
 
 from pit_jax.batch import Triple
 from pit_jax.config import DataConfig
+from pit_jax.data.transcripts import SPEAKERS, TURN, Message, transcript
 
 KINDS = ("notes", "jsonl", "hh")
-SPEAKERS = {"system": "System", "user": "Human", "assistant": "Assistant"}
-TURN = "\n\nAssistant:"
 
 
 def read_source(spec: str, data: DataConfig) -> tuple[list[Triple], Counter[str]]:
@@ -149,7 +148,7 @@ def _text(where: str, name: str, value: Any) -> str:
     return value
 
 
-def _messages(where: str, name: str, value: list[Any]) -> list[tuple[str, str]]:
+def _messages(where: str, name: str, value: list[Any]) -> list[Message]:
     """(role, content) of a message list; raises ValueError for a wrong shape or an unknown role."""
     messages = []
     for message in value:
@@ -188,7 +187,7 @@ def _pair(where: str, row: dict[str, Any]) -> Triple:
     return Triple(text, answers[0], answers[1])
 
 
-def _split_answer(where: str, name: str, value: Any) -> tuple[list[tuple[str, str]], str]:
+def _split_answer(where: str, name: str, value: Any) -> tuple[list[Message], str]:
     """Messages before the answer (none for a plain string) and the answer."""
     if isinstance(value, str):
         return [], _text(where, name, value)
@@ -201,9 +200,12 @@ def _split_answer(where: str, name: str, value: Any) -> tuple[list[tuple[str, st
     return messages[:-1], messages[-1][1]
 
 
-def _transcript(where: str, messages: list[tuple[str, str]]) -> str:
+def _transcript(where: str, messages: list[Message]) -> str:
     if not messages or messages[-1][0] != "user":
         raise ValueError(f"{where}: the prompt must end with a user message")
     if not messages[-1][1].strip():
         raise ValueError(f"{where}: prompt is empty; every pair needs a prompt and two answers")
-    return "".join(f"\n\n{SPEAKERS[role]}: {content}" for role, content in messages) + TURN
+    try:
+        return transcript(messages)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
