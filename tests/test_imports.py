@@ -94,6 +94,8 @@ def offence(edge: Edge) -> str | None:
     here = folder(edge.path)
     if parts[0] in NEVER:
         return f"{where}: {parts[0]} is no dependency of pit_jax"
+    if edge.target.startswith("transformers.models"):
+        return f"{where}: transformers.models needs torch"
     if parts[0] in DATA_ONLY and (here != "data" or not edge.lazy):
         return f"{where}: {parts[0]} is imported only inside functions under pit_jax/data"
     if parts[0] != "pit_jax" or len(parts) == 1 or here == "__init__":
@@ -135,6 +137,7 @@ def test_no_two_folders_import_each_other() -> None:
         ("data/tasks.py", "import seqio"),
         ("stages/sft.py", "def f():\n    import tensorflow as tf"),
         ("model/weights.py", "def f():\n    import torch"),
+        ("stages/export.py", "def f():\n    from transformers.models.auto import modeling_auto"),
         ("novel/thing.py", "from pit_jax.config import Config"),
     ],
 )

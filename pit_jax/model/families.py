@@ -31,6 +31,8 @@ class Family:
 
     config: Callable[[HfConfig], TransformerConfig]
     entries: Callable[[TransformerConfig], list[Entry]]
+    causal: str  # classes of transformers
+    classifier: str
 
 
 class _Reading(Mapping[str, Any]):
@@ -274,12 +276,12 @@ def _neox_entries(config: TransformerConfig) -> list[Entry]:
 
 
 FAMILIES = {
-    "llama": Family(_llama, _decoder_entries),
-    "mistral": Family(_common, _decoder_entries),
-    "qwen2": Family(_qwen2, _decoder_entries),
-    "qwen3": Family(_qwen3, _decoder_entries),
-    "gemma": Family(_gemma, _decoder_entries),
-    "gemma2": Family(_gemma2, _decoder_entries),
-    "gemma3_text": Family(_gemma3, _decoder_entries),
-    "gpt_neox": Family(_neox, _neox_entries),
+    "llama": Family(_llama, _decoder_entries, "LlamaForCausalLM", "LlamaForSequenceClassification"),
+    "mistral": Family(_common, _decoder_entries, "MistralForCausalLM", "MistralForSequenceClassification"),
+    "qwen2": Family(_qwen2, _decoder_entries, "Qwen2ForCausalLM", "Qwen2ForSequenceClassification"),
+    "qwen3": Family(_qwen3, _decoder_entries, "Qwen3ForCausalLM", "Qwen3ForSequenceClassification"),
+    "gemma": Family(_gemma, _decoder_entries, "GemmaForCausalLM", "GemmaForSequenceClassification"),
+    "gemma2": Family(_gemma2, _decoder_entries, "Gemma2ForCausalLM", "Gemma2ForSequenceClassification"),
+    "gemma3_text": Family(_gemma3, _decoder_entries, "Gemma3ForCausalLM", "Gemma3TextForSequenceClassification"),
+    "gpt_neox": Family(_neox, _neox_entries, "GPTNeoXForCausalLM", "GPTNeoXForSequenceClassification"),
 }

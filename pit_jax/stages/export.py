@@ -16,7 +16,6 @@ import jax.numpy as jnp
 from rich.progress import Progress
 
 from pit_jax.config import Config
-from pit_jax.data.tokenizers import without_advice
 from pit_jax.model import weights
 from pit_jax.model.families import family_of
 from pit_jax.model.networks import Params
@@ -96,19 +95,12 @@ def scalar_entries(entries: list[Entry]) -> list[Entry]:
 
 def hf_config(context: Context, found: Mapping[str, Any], *, scalar: bool) -> dict[str, Any]:
     """config.json: that of the base, with the class, vocabulary, dtype and special tokens of what is written."""
-    with without_advice():
-        from transformers.models.auto import modeling_auto
-
-    classes = (
-        modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
-        if scalar
-        else modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-    )
+    family = family_of(found)
     labels = {"id2label": {"0": "score"}, "label2id": {"score": 0}} if scalar else {}
     raw = json.loads((Path(context.config.base) / "config.json").read_text(encoding="utf-8"))
     return {
         **{name: value for name, value in raw.items() if name not in ("torch_dtype", "dtype")},
-        "architectures": [classes[found["model_type"]]],
+        "architectures": [family.classifier if scalar else family.causal],
         "dtype": context.config.export.dtype,
         "vocab_size": context.vocab_size,
         **_ends(context),

@@ -135,6 +135,13 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     return Checkpoint(folder, reference, model, entries, weights.load(folder, entries, shapes, mesh, tied=tied), tied)
 
 
+def test_classes_are_those_of_transformers() -> None:
+    auto = transformers.models.auto.modeling_auto
+    for name, family in FAMILIES.items():
+        assert family.causal == auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[name]
+        assert family.classifier == auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES[name]
+
+
 def prompts() -> tuple[np.ndarray, np.ndarray]:
     """Left-padded rows [3, LENGTH] and their mask."""
     tokens_BL = np.random.default_rng(0).integers(3, VOCAB, (3, LENGTH))
