@@ -43,8 +43,8 @@ setup(
         "tpu": ["jax[tpu]>=0.10.2,<0.13"],
         "gpu": ["jax[cuda12]>=0.10.2,<0.13"],
         "judge": ["torch>=2.6", "transformers>=5.12,<6"],
-        # The reference that checkpoints are compared with; on Python 3.12 and later its wheel brings gigabytes of CUDA.
-        "parity": ["torch>=2.6; python_version < '3.12'"],
+        # What checkpoints and adapters are compared with; on Python 3.12 and later torch brings gigabytes of CUDA.
+        "parity": ["torch>=2.6; python_version < '3.12'", "peft>=0.18; python_version < '3.12'"],
         "dev": ["pytest>=8.3", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.15", "mypy>=1.18"],
     },
 )

@@ -5,6 +5,18 @@ from typing import Literal
 
 
 @dataclass(frozen=True)
+class AdapterConfig:
+    rank: int = 0
+    """Rank of low-rank adapters (LoRA) that are trained in place of the weights; 0 = train the weights."""
+    alpha: float = 16.0
+    """An adapter's update counts alpha / rank times."""
+    targets: tuple[str, ...] = ("query", "key", "value", "out", "gate", "up", "down")
+    """Matrices of a layer that have adapters; a family without a gate has none there."""
+    full: tuple[str, ...] = ()
+    """What is trained in full all the same: sft-policy, rm-improver, rl-policy and so on, or value."""
+
+
+@dataclass(frozen=True)
 class TransformerConfig:
     width: int = 64
     """Residual width D."""

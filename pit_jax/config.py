@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal
 
-from pit_jax.architecture import TransformerConfig
+from pit_jax.architecture import AdapterConfig, TransformerConfig
 from pit_jax.limits import GatesConfig, GuardsConfig
 
 
@@ -246,6 +246,8 @@ class PaperConfig:
 class ExportConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Dtype of exported weights."""
+    adapters: Literal["merged", "peft"] = "merged"
+    """Adapters inside whole models, or by themselves in PEFT's format beside the weights that they update."""
 
 
 @dataclass(frozen=True)
@@ -275,6 +277,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     transformer: TransformerConfig = field(default_factory=TransformerConfig)
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     sft: SftConfig = field(default_factory=SftConfig)
     rm: RmConfig = field(default_factory=RmConfig)

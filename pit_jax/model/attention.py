@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from pit_jax.architecture import TransformerConfig
+from pit_jax.model.adapters import Adapter, updated
 from pit_jax.model.norms import RmsNorm
 from pit_jax.model.rope import rope, rope_frequencies
 
@@ -105,9 +106,10 @@ class Attention(nnx.Module):
         cache: Cache | None,
         layer: jax.Array,
         slot: jax.Array,
+        adapter: Adapter | None,
     ) -> tuple[jax.Array, Cache | None]:
         """Attend over the row; with a cache, write this layer's keys and values at `slot` and attend over it."""
-        query, key, value = self._heads(x_BLD, positions_BL, layer)
+        query, key, value = self._heads(x_BLD, positions_BL, layer, adapter)
         visible_BLS = self._seen(visible_BLS, positions_BL, cache, layer, slot)
         key_BKSH, value_BKSH = key.swapaxes(1, 2), value.swapaxes(1, 2)
         if cache is not None:
@@ -125,18 +127,22 @@ class Attention(nnx.Module):
         weights_BKGLS = jax.nn.softmax(scores_BKGLS, axis=-1).astype(dtype)
         mixed = jnp.einsum("BKGLS,BKSH->BLKGH", weights_BKGLS, value_BKSH).reshape(b, length, n, h)
         out_BLD = jnp.einsum("BLNH,NHD->BLD", mixed, self.out[...].astype(dtype))
+        out_BLD = updated(adapter, "out", mixed.reshape(b, length, n * h), out_BLD)
         if self.config.out_bias:
             out_BLD = add_bias(out_BLD, self.out_bias)
         return out_BLD, cache
 
     def _heads(
-        self, x_BLD: jax.Array, positions_BL: jax.Array, layer: jax.Array
+        self, x_BLD: jax.Array, positions_BL: jax.Array, layer: jax.Array, adapter: Adapter | None
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """query_BLNH, key_BLKH and value_BLKH, the first two rotated."""
         dtype = x_BLD.dtype
         query = jnp.einsum("BLD,DNH->BLNH", x_BLD, self.query[...].astype(dtype))
         key = jnp.einsum("BLD,DKH->BLKH", x_BLD, self.key[...].astype(dtype))
         value = jnp.einsum("BLD,DKH->BLKH", x_BLD, self.value[...].astype(dtype))
+        query = updated(adapter, "query", x_BLD, query)
+        key = updated(adapter, "key", x_BLD, key)
+        value = updated(adapter, "value", x_BLD, value)
         if self.config.qkv_bias:
             query = add_bias(query, self.query_bias)
             key = add_bias(key, self.key_bias)

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
-from pit_jax.architecture import TransformerConfig
+from pit_jax.architecture import AdapterConfig, TransformerConfig
+from pit_jax.model.adapters import has_adapters, split
 from pit_jax.model.attention import Cache
 from pit_jax.model.heads import PooledScalarHead, ScalarHead
 from pit_jax.model.transformer import Transformer
@@ -16,20 +16,29 @@ Params = Any  # nested dict of float32 arrays
 
 
 class ScalarTransformer(nnx.Module):
-    def __init__(self, config: TransformerConfig, vocab_size: int, *, rngs: nnx.Rngs):
-        self.trunk = Transformer(config, vocab_size, rngs=rngs)
+    def __init__(self, config: TransformerConfig, vocab_size: int, adapter: AdapterConfig | None, *, rngs: nnx.Rngs):
+        self.trunk = Transformer(config, vocab_size, adapter, rngs=rngs)
         self.head = (PooledScalarHead if config.pooled_head else ScalarHead)(config.width, rngs=rngs)
 
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """Parameters in, logits out; hashable, so it can be closed over by jitted programs."""
+    """Parameters in, logits out; hashable, so it can be closed over by jitted programs.
+
+    Parameters with adapters (model/adapters.py) and without are both taken, in any call.
+    """
 
     config: TransformerConfig
     vocab_size: int
+    adapter: AdapterConfig | None = None
 
     def init(self, key: jax.Array) -> Params:
-        return nnx.to_pure_dict(nnx.state(self._build(key), nnx.Param))
+        """Fresh parameters, without adapters."""
+        return nnx.to_pure_dict(nnx.state(self._build(key, None), nnx.Param))
+
+    def init_adapter(self, key: jax.Array) -> Params:
+        """Fresh adapters alone, which change nothing yet."""
+        return split(nnx.to_pure_dict(nnx.state(self._build(key, self.adapter), nnx.Param)))[1]
 
     def hidden(
         self, params: Params, tokens_BL: jax.Array, positions_BL: jax.Array, visible_BLS: jax.Array
@@ -55,11 +64,12 @@ class LanguageModel:
         """logits_BLV, float32."""
         return self._bind(params).logits(hidden_BLD)
 
-    def _build(self, key: jax.Array) -> Transformer:
-        return Transformer(self.config, self.vocab_size, rngs=nnx.Rngs(params=key))
+    def _build(self, key: jax.Array, adapter: AdapterConfig | None) -> Transformer:
+        return Transformer(self.config, self.vocab_size, adapter, rngs=nnx.Rngs(params=key))
 
     def _bind(self, params: Params) -> Transformer:
-        abstract = nnx.eval_shape(lambda: self._build(jax.random.key(0)))
+        adapter = self.adapter if has_adapters(params) else None
+        abstract = nnx.eval_shape(lambda: self._build(jax.random.key(0), adapter))
         return nnx.merge(nnx.graphdef(abstract), params)
 
 
@@ -69,20 +79,29 @@ class ScalarModel:
 
     config: TransformerConfig
     vocab_size: int
+    adapter: AdapterConfig | None = None
 
-    def init(self, key: jax.Array, trunk: Params | None = None) -> Params:
-        """Fresh parameters; with `trunk`, a language model's parameters under a fresh head."""
-        params = nnx.to_pure_dict(nnx.state(self._build(key), nnx.Param))
-        return params if trunk is None else {**params, "trunk": jax.tree.map(jnp.copy, trunk)}
+    def init(self, key: jax.Array) -> Params:
+        """Fresh parameters, without adapters."""
+        return nnx.to_pure_dict(nnx.state(self._build(key, None), nnx.Param))
+
+    def init_head(self, key: jax.Array) -> Params:
+        """{"head": ...}, to be put beside a language model's parameters as {"trunk": ...}."""
+        return {"head": self.init(key)["head"]}
+
+    def init_adapter(self, key: jax.Array) -> Params:
+        """Fresh adapters and a fresh head, for a trunk that stays as it is."""
+        return split(nnx.to_pure_dict(nnx.state(self._build(key, self.adapter), nnx.Param)))[1]
 
     def scalars(
         self, params: Params, tokens_BL: jax.Array, positions_BL: jax.Array, visible_BLS: jax.Array
     ) -> jax.Array:
         """One float32 scalar per slot, [B, L]."""
-        abstract = nnx.eval_shape(lambda: self._build(jax.random.key(0)))
+        adapter = self.adapter if has_adapters(params) else None
+        abstract = nnx.eval_shape(lambda: self._build(jax.random.key(0), adapter))
         model = nnx.merge(nnx.graphdef(abstract), params)
         hidden_BLD, _ = model.trunk(tokens_BL, positions_BL, visible_BLS)
         return model.head(hidden_BLD, visible_BLS)
 
-    def _build(self, key: jax.Array) -> ScalarTransformer:
-        return ScalarTransformer(self.config, self.vocab_size, rngs=nnx.Rngs(params=key))
+    def _build(self, key: jax.Array, adapter: AdapterConfig | None) -> ScalarTransformer:
+        return ScalarTransformer(self.config, self.vocab_size, adapter, rngs=nnx.Rngs(params=key))

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from pit_jax.architecture import TransformerConfig
+from pit_jax.architecture import AdapterConfig, TransformerConfig
+from pit_jax.model.adapters import Adapter, updated
 from pit_jax.model.attention import Attention, Cache, add_bias, softcap
 from pit_jax.model.norms import make_norm
 from pit_jax.parallel.sharding import constrain_batch
@@ -26,13 +27,15 @@ class GatedFfn(nnx.Module):
             self.gate_bias, self.up_bias = nnx.Param(jnp.zeros((f,))), nnx.Param(jnp.zeros((f,)))
             self.down_bias = nnx.Param(jnp.zeros((d,)))
 
-    def __call__(self, x_BLD: jax.Array) -> jax.Array:
+    def __call__(self, x_BLD: jax.Array, adapter: Adapter | None) -> jax.Array:
         dtype = x_BLD.dtype
-        gate_BLF, up_BLF = x_BLD @ self.gate[...].astype(dtype), x_BLD @ self.up[...].astype(dtype)
+        gate_BLF = updated(adapter, "gate", x_BLD, x_BLD @ self.gate[...].astype(dtype))
+        up_BLF = updated(adapter, "up", x_BLD, x_BLD @ self.up[...].astype(dtype))
         if self.biased:
             gate_BLF = add_bias(gate_BLF, self.gate_bias)
             up_BLF = add_bias(up_BLF, self.up_bias)
-        out_BLD = (self.gate_function(gate_BLF) * up_BLF) @ self.down[...].astype(dtype)
+        inner_BLF = self.gate_function(gate_BLF) * up_BLF
+        out_BLD = updated(adapter, "down", inner_BLF, inner_BLF @ self.down[...].astype(dtype))
         return add_bias(out_BLD, self.down_bias) if self.biased else out_BLD
 
 
@@ -47,17 +50,18 @@ class PlainFfn(nnx.Module):
         if self.biased:
             self.up_bias, self.down_bias = nnx.Param(jnp.zeros((f,))), nnx.Param(jnp.zeros((d,)))
 
-    def __call__(self, x_BLD: jax.Array) -> jax.Array:
+    def __call__(self, x_BLD: jax.Array, adapter: Adapter | None) -> jax.Array:
         dtype = x_BLD.dtype
-        up_BLF = x_BLD @ self.up[...].astype(dtype)
+        up_BLF = updated(adapter, "up", x_BLD, x_BLD @ self.up[...].astype(dtype))
         if self.biased:
             up_BLF = add_bias(up_BLF, self.up_bias)
-        out_BLD = jax.nn.gelu(up_BLF, approximate=False) @ self.down[...].astype(dtype)
+        inner_BLF = jax.nn.gelu(up_BLF, approximate=False)
+        out_BLD = updated(adapter, "down", inner_BLF, inner_BLF @ self.down[...].astype(dtype))
         return add_bias(out_BLD, self.down_bias) if self.biased else out_BLD
 
 
 class Block(nnx.Module):
-    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: TransformerConfig, adapter: AdapterConfig | None, *, rngs: nnx.Rngs):
         self.parallel, self.post_norms = config.parallel, config.post_norms
         self.attention_norm = make_norm(config)
         self.attention = Attention(config, rngs=rngs)
@@ -65,6 +69,9 @@ class Block(nnx.Module):
         self.ffn = (PlainFfn if config.activation == "gelu" else GatedFfn)(config, rngs=rngs)
         if config.post_norms:
             self.attention_post_norm, self.ffn_post_norm = make_norm(config), make_norm(config)
+        self.adapted = adapter is not None
+        if adapter is not None:
+            self.adapter = Adapter(config, adapter, rngs=rngs)
 
     def __call__(
         self,
@@ -75,13 +82,16 @@ class Block(nnx.Module):
         layer: jax.Array,
         slot: jax.Array,
     ) -> tuple[jax.Array, Cache | None]:
-        mixed_BLD, cache = self.attention(self.attention_norm(x_BLD), positions_BL, visible_BLS, cache, layer, slot)
+        adapter = self.adapter if self.adapted else None
+        mixed_BLD, cache = self.attention(
+            self.attention_norm(x_BLD), positions_BL, visible_BLS, cache, layer, slot, adapter
+        )
         if self.post_norms:
             mixed_BLD = self.attention_post_norm(mixed_BLD)
         if self.parallel:
-            return constrain_batch(x_BLD + mixed_BLD + self.ffn(self.ffn_norm(x_BLD))), cache
+            return constrain_batch(x_BLD + mixed_BLD + self.ffn(self.ffn_norm(x_BLD), adapter)), cache
         x_BLD = constrain_batch(x_BLD + mixed_BLD)
-        fed_BLD = self.ffn(self.ffn_norm(x_BLD))
+        fed_BLD = self.ffn(self.ffn_norm(x_BLD), adapter)
         if self.post_norms:
             fed_BLD = self.ffn_post_norm(fed_BLD)
         return constrain_batch(x_BLD + fed_BLD), cache
@@ -90,7 +100,9 @@ class Block(nnx.Module):
 class Transformer(nnx.Module):
     """Tokens to hidden states; `logits` maps hidden states to the vocabulary."""
 
-    def __init__(self, config: TransformerConfig, vocab_size: int, *, rngs: nnx.Rngs):
+    def __init__(
+        self, config: TransformerConfig, vocab_size: int, adapter: AdapterConfig | None = None, *, rngs: nnx.Rngs
+    ):
         if config.query_heads % config.kv_heads:
             raise ValueError(
                 f"query_heads={config.query_heads} is not a multiple of kv_heads={config.kv_heads}; change one of them"
@@ -104,7 +116,7 @@ class Transformer(nnx.Module):
         @nnx.split_rngs(splits=config.layers)
         @nnx.vmap(in_axes=0, out_axes=0)
         def stack(rngs: nnx.Rngs) -> Block:
-            return Block(config, rngs=rngs)
+            return Block(config, adapter, rngs=rngs)
 
         self.blocks = stack(rngs)
         self.final_norm = make_norm(config)

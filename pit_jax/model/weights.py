@@ -7,7 +7,6 @@ import functools
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,29 +93,34 @@ def _names(entry: Entry, layers: int) -> list[str]:
     return [entry.theirs.format(layer=layer) for layer in range(layers)] if entry.layered else [entry.theirs]
 
 
+def tensor_shapes(entries: Sequence[Entry], params: Any) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """(name, shape) of every tensor that holds a part of `params` (arrays, or their shapes)."""
+    leaves = named_leaves(params)
+    for entry in entries:
+        shapes = [leaves[path].shape for path in entry.ours]
+        one = [np.broadcast_to(np.float32(0), shape[1:] if entry.layered else shape) for shape in shapes]
+        shape = entry.write(one).shape
+        for name in _names(entry, shapes[0][0] if entry.layered else 1):
+            yield name, shape
+
+
 def check_tensors(found: Mapping[str, Tensor], entries: Sequence[Entry], params: Any, *, tied: str | None) -> None:
     """ValueError that names the tensors which are missing, which nothing reads, and whose shape or dtype is another.
 
     `params` are shapes, as `abstract_params` gives them; `tied` is the name under which a tied embedding may be
     written once more.
     """
-    leaves, missing, wrong = named_leaves(params), [], []
-    expected: set[str] = set()
-    for entry in entries:
-        shapes = [leaves[path].shape for path in entry.ours]
-        layers = shapes[0][0] if entry.layered else 1
-        one = [np.broadcast_to(np.float32(0), shape[1:] if entry.layered else shape) for shape in shapes]
-        shape = entry.write(one).shape
-        for name in _names(entry, layers):
-            expected.add(name)
-            tensor = found.get(name)
-            if tensor is None:
-                missing.append(name)
-            elif tensor.shape != shape:
-                wrong.append(f"{name} has shape {list(tensor.shape)}, asked for {list(shape)}")
-            elif tensor.dtype not in DTYPES:
-                wrong.append(f"{name} has dtype {tensor.dtype}, asked for one of {', '.join(DTYPES)}")
-    extra = [name for name in sorted(found.keys() - expected) if not BUFFERS.search(name) and name != tied]
+    missing, wrong = [], []
+    expected = dict(tensor_shapes(entries, params))
+    for name, shape in expected.items():
+        tensor = found.get(name)
+        if tensor is None:
+            missing.append(name)
+        elif tensor.shape != shape:
+            wrong.append(f"{name} has shape {list(tensor.shape)}, asked for {list(shape)}")
+        elif tensor.dtype not in DTYPES:
+            wrong.append(f"{name} has dtype {tensor.dtype}, asked for one of {', '.join(DTYPES)}")
+    extra = [name for name in sorted(found.keys() - expected.keys()) if not BUFFERS.search(name) and name != tied]
     problems = [
         *([f"missing {_some(missing)}"] if missing else []),
         *([f"nothing reads {_some(extra)}"] if extra else []),
@@ -146,20 +150,19 @@ def load(folder: Path, entries: Sequence[Entry], shapes: Any, mesh: Mesh, *, tie
     shardings = param_sharding(shapes, mesh)
     zeros = jax.jit(lambda: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes), out_shardings=shardings)
     placed, places = named_leaves(zeros()), named_leaves(shardings)
-    with ExitStack() as stack:
-        files = {path: stack.enter_context(_open(path)) for path in {tensor.file for tensor in found.values()}}
-        for entry in entries:
-            names = _names(entry, placed[entry.ours[0]].shape[0] if entry.layered else 1)
-            for layer, name in enumerate(names):
-                parts = entry.read(_array(files[found[name].file], name, found[name]))
-                for path, part in zip(entry.ours, parts, strict=True):
-                    put = _put_layer if entry.layered else _put_whole
-                    placed[path] = put(placed[path], part, layer, places[path])
+    for entry in entries:
+        names = _names(entry, placed[entry.ours[0]].shape[0] if entry.layered else 1)
+        for layer, name in enumerate(names):
+            parts = entry.read(_array(name, found[name]))
+            for path, part in zip(entry.ours, parts, strict=True):
+                put = _put_layer if entry.layered else _put_whole
+                placed[path] = put(placed[path], part, layer, places[path])
     return jax.tree.unflatten(jax.tree.structure(shapes), list(placed.values()))
 
 
-def _array(file: Any, name: str, tensor: Tensor) -> np.ndarray:
-    array: np.ndarray = file.get_tensor(name)
+def _array(name: str, tensor: Tensor) -> np.ndarray:
+    with _open(tensor.file) as file:  # opened for one tensor, so that no more of it stays mapped
+        array: np.ndarray = file.get_tensor(name)
     return array.view(DTYPES[tensor.dtype]) if array.dtype != DTYPES[tensor.dtype] else array
 
 

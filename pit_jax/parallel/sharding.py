@@ -21,6 +21,8 @@ RULES: tuple[tuple[str, PartitionSpec], ...] = (
     (r"blocks/attention/(query|key|value)_bias$", P(None, "tensor", None)),  # [U, N, H]
     (r"blocks/ffn/(gate|up)_bias$", P(None, "tensor")),  # [U, F]
     (r"blocks/(attention/out|ffn/down)_bias$", P()),  # [U, D]
+    (r"blocks/adapter/\w+_a$", P(None, "fsdp", None)),  # [U, in, rank]
+    (r"blocks/adapter/\w+_b$", P(None, None, "tensor")),  # [U, rank, out]
     (r"/(scale|shift)$", P()),
     (r"(^|/)head/", P()),
 )

@@ -7,6 +7,7 @@ from typing import Any
 
 from pit_jax.config import Config
 from pit_jax.stages.context import Context
+from pit_jax.stages.models import load
 
 
 @dataclass(frozen=True)
@@ -79,4 +80,4 @@ def branch(context: Context, name: str) -> Context:
 
 def trained(context: Context, name: str) -> Any:
     """The parameters that the ablation ends with."""
-    return branch(context, name).load(*ABLATIONS[name].stages[-1])
+    return load(branch(context, name), *ABLATIONS[name].stages[-1])

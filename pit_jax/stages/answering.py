@@ -16,6 +16,7 @@ from pit_jax.improvement.best_of_n import n_for_budget
 from pit_jax.improvement.self_refine import PROMPTS, Refined, Wording, load_wording, reflect, self_refine
 from pit_jax.stages.context import Context
 from pit_jax.stages.evaluate import POLICY, pit_name
+from pit_jax.stages.models import load
 from pit_jax.stages.outputs import Output, drawn_output, trail_outputs, written_output
 from pit_jax.stages.systems import Systems, quiet
 from pit_jax.stages.writer import Writer
@@ -34,7 +35,7 @@ class Answering:
     def __init__(self, context: Context, prompts: list[str], chosen: list[str]):
         config = context.config
         self._context, self._prompts, self._chosen = context, prompts, chosen
-        self._policy, self._improver = context.load("rl", "policy"), context.load("rl", "improver")
+        self._policy, self._improver = load(context, "rl", "policy"), load(context, "rl", "improver")
         self._sampling = Sampling(top_k=config.improve.top_k, top_p=config.improve.top_p)
         self._systems = Systems(context, prompts, batch_size=config.improve.batch_size, sampling=self._sampling)
 
@@ -59,7 +60,7 @@ class Answering:
     def best_of_n(self, temperature: float, rival: Output, original: Output) -> tuple[str, Output]:
         """The policy's best of as many answers as fit the tokens that the rival drew."""
         n = n_for_budget(int(rival.drawn_N.sum()), int(original.drawn_N.sum()))
-        reward = self._context.load("rm", "policy")
+        reward = load(self._context, "rm", "policy")
         best = self._systems.best(self._policy, reward, temperature, self._key(temperature), n=n)
         found = drawn_output(self._context, best.answers, 0)
         return f"best of {n}", replace(found, drawn_N=np.asarray(best.tokens_B)[0], replies=float(n))

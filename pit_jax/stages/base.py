@@ -87,15 +87,16 @@ def load_base(context: Context) -> Params:
     params = weights.load(folder, entries, shapes, context.mesh, tied=tied)
     ids, rows, key = context.data.tokenizer.vocab_size, context.vocab_size, context.key("new tokens")
 
-    def grow(params: Params) -> Params:
-        grown = {**params, "embedding": with_new_rows(params["embedding"], key, known, ids, rows)}
-        if "unembedding" in params:
-            turned = with_new_rows(params["unembedding"].T, jax.random.fold_in(key, 1), known, ids, rows)
+    def grow(tables: Params) -> Params:
+        grown = {"embedding": with_new_rows(tables["embedding"], key, known, ids, rows)}
+        if "unembedding" in tables:
+            turned = with_new_rows(tables["unembedding"].T, jax.random.fold_in(key, 1), known, ids, rows)
             grown["unembedding"] = turned.T
         return grown
 
-    sharding = param_sharding(jax.eval_shape(grow, params), context.mesh)
-    return jax.jit(grow, out_shardings=sharding)(params)
+    tables = {name: params[name] for name in ("embedding", "unembedding") if name in params}
+    sharding = param_sharding(jax.eval_shape(grow, tables), context.mesh)
+    return {**params, **jax.jit(grow, out_shardings=sharding)(tables)}
 
 
 def with_new_rows(table_VD: jax.Array, key: jax.Array, known: int, ids: int, rows: int) -> jax.Array:

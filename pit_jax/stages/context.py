@@ -2,7 +2,7 @@
 
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,7 +17,6 @@ from pit_jax.data.store import Prepared
 from pit_jax.model.networks import LanguageModel, ScalarModel
 from pit_jax.parallel.sharding import batch_sharding, param_sharding, put, replicated
 from pit_jax.stages.workspace import PARENTS, StageFolder, locate
-from pit_jax.training.checkpoint import Checkpoints
 
 T = TypeVar("T")
 TruthScore = Callable[[str, str], float]
@@ -29,6 +28,8 @@ class Context:
     mesh: Mesh
     data: Prepared
     console: Console
+    backbones: dict[str, Any] = field(default_factory=dict)
+    """Weights under several models (stages/models.py); empty where every stage trains all of them."""
 
     @property
     def vocab_size(self) -> int:
@@ -37,11 +38,11 @@ class Context:
 
     @property
     def language_model(self) -> LanguageModel:
-        return LanguageModel(self.config.transformer, self.vocab_size)
+        return LanguageModel(self.config.transformer, self.vocab_size, self.config.adapter)
 
     @property
     def scalar_model(self) -> ScalarModel:
-        return ScalarModel(self.config.transformer, self.vocab_size)
+        return ScalarModel(self.config.transformer, self.vocab_size, self.config.adapter)
 
     @property
     def truth(self) -> TruthScore | None:
@@ -63,31 +64,19 @@ class Context:
             key = jax.random.fold_in(key, zlib.crc32(name.encode()))
         return key
 
-    def init(self, network: LanguageModel | ScalarModel, key: jax.Array, *args: Any) -> Any:
-        """Parameters made directly in their shards."""
-        sharding = param_sharding(jax.eval_shape(network.init, key, *args), self.mesh)
-        return jax.jit(network.init, out_shardings=sharding)(key, *args)
+    def init(self, make: Callable[..., Any], key: jax.Array, *args: Any) -> Any:
+        """The parameters make(key, *args), directly in their shards."""
+        sharding = param_sharding(jax.eval_shape(make, key, *args), self.mesh)
+        return jax.jit(make, out_shardings=sharding)(key, *args)
 
-    def abstract_params(self, network: LanguageModel | ScalarModel) -> Any:
-        """Shapes, dtypes and shardings of a network's parameters."""
-        shapes = jax.eval_shape(network.init, jax.random.key(0))
+    def abstract_params(self, make: Callable[[jax.Array], Any]) -> Any:
+        """Shapes, dtypes and shardings of the parameters that make(key) gives."""
+        shapes = jax.eval_shape(make, jax.random.key(0))
         return jax.tree.map(
             lambda s, sharding: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding),
             shapes,
             param_sharding(shapes, self.mesh),
         )
-
-    def load(self, stage: str, model: str) -> Any:
-        """The selected parameters of a finished stage."""
-        folder = self.folder(stage, model)
-        done = folder.done()
-        assert done is not None, f"{folder.name} is not finished"
-        network = self.scalar_model if stage == "rm" else self.language_model
-        abstract = self.abstract_params(network)
-        checkpoints = Checkpoints(folder.path / "checkpoints", read_only=True, say=self.console.print)
-        _, params = checkpoints.restore_params({"policy": abstract} if stage == "rl" else abstract, round=done["round"])
-        checkpoints.close()
-        return params["policy"] if stage == "rl" else params
 
     def texts(self, tokens_NT: Any) -> list[str]:
         """One text a row, special tokens left out."""

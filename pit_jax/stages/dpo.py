@@ -17,6 +17,7 @@ from pit_jax.model.attention import causal_visible, segment_positions
 from pit_jax.model.networks import LanguageModel
 from pit_jax.objectives.dpo import dpo_loss
 from pit_jax.stages.context import Context
+from pit_jax.stages.models import load, start
 from pit_jax.stages.supervised import Loss, Task, fit
 
 
@@ -68,13 +69,13 @@ def with_reference(context: Context, params: Any, arrays: Mapping[str, np.ndarra
 
 
 def run(context: Context, progress: Progress) -> None:
-    config, start = context.config.dpo, context.load("sft", "policy")
+    config, reference = context.config.dpo, load(context, "sft", "policy")
     task = Task(
         folder=context.folder("dpo", "policy"),
         loss=make_dpo_loss(context.language_model, config),
         make_batch=DpoBatch,
-        arrays=with_reference(context, start, context.data.arrays("rm", "reward")),
-        heldout=with_reference(context, start, context.data.arrays("heldout", "reward")),
+        arrays=with_reference(context, reference, context.data.arrays("rm", "reward")),
+        heldout=with_reference(context, reference, context.data.arrays("heldout", "reward")),
         optimizer=config.optimizer,
         num_steps=config.steps,
         batch_size=config.batch_size,
@@ -82,4 +83,4 @@ def run(context: Context, progress: Progress) -> None:
         seed=context.config.seed,
         score=lambda metrics: metrics["accuracy"],
     )
-    fit(context, task, lambda: start, progress)
+    fit(context, task, lambda: start(context, task.folder.name, reference), progress)

@@ -19,6 +19,7 @@ from pit_jax.evaluation.length_control import control_length
 from pit_jax.generation.sampling import Sampling
 from pit_jax.stages.context import Context, TruthScore
 from pit_jax.stages.gap_outputs import measure_outputs
+from pit_jax.stages.models import load
 from pit_jax.stages.outputs import Output, describe, drawn_output, trail_outputs, written_output
 from pit_jax.stages.systems import GapScorer, Systems
 from pit_jax.stages.workspace import write_json
@@ -112,7 +113,7 @@ def run(context: Context, progress: Progress) -> None:
     lineage = folder.begin(context.config, data_fingerprint=context.data.fingerprint)
     prompts = [triple.prompt for triple in context.data.triples("heldout")][: config.prompts]
     params = {
-        f"{stage}-{model}": context.load(stage, model) for stage in ("sft", "rl") for model in ("policy", "improver")
+        f"{stage}-{model}": load(context, stage, model) for stage in ("sft", "rl") for model in ("policy", "improver")
     }
     size, headline = context.config.improve.batch_size, headline_temperature(context.config)
     sampling = Sampling(top_k=context.config.improve.top_k, top_p=context.config.improve.top_p)
@@ -146,7 +147,7 @@ def run(context: Context, progress: Progress) -> None:
 
 def judges_of(context: Context) -> tuple[PointwiseJudge | None, list[Judge]]:
     """(the rubric where a truth is known, all judges: the rubric first, then the gap model)."""
-    scorer = GapScorer(context, context.load("rm", "improver"), batch_size=context.config.improve.batch_size)
+    scorer = GapScorer(context, load(context, "rm", "improver"), batch_size=context.config.improve.batch_size)
     gap = PairJudge("gap", scorer)
     if context.truth is None:
         return None, [gap]

@@ -1,28 +1,36 @@
 """The trained models as Hugging Face folders, which transformers and vLLM load: workdir/export/<name>/.
 
 policy and improver are causal language models, reward and gap sequence classifiers with one label, whose logit is the
-score of a row [prompt | answer EOS]. Only a run with a base has a Hugging Face architecture to be written in.
+score of a row [prompt | answer EOS]. Only a run with a base has a Hugging Face architecture to be written in. Adapters
+are merged, or written for PEFT beside the weights that they update (base/, or the stage that trained these in full).
 """
 
+import contextlib
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from rich.progress import Progress
+from safetensors.numpy import save_file
 
 from pit_jax.config import Config
 from pit_jax.model import weights
+from pit_jax.model.adapters import has_adapters, merge
 from pit_jax.model.families import family_of
 from pit_jax.model.networks import Params
+from pit_jax.model.peft import HEAD, peft_config, peft_tensors
 from pit_jax.model.tensors import Entry, row
 from pit_jax.stages.base import described
 from pit_jax.stages.context import Context
-from pit_jax.stages.workspace import write_json
+from pit_jax.stages.models import backbone, ground, load
+from pit_jax.stages.workspace import stage_name, write_json
 
 EXPORTS = {
     "policy": ("rl", "policy"),
@@ -47,6 +55,8 @@ def check_export(config: Config) -> None:
             "--stage=export writes models in the architecture of their base, found no --base: the transformer of such "
             "a run is in no Hugging Face family"
         )
+    if config.export.adapters == "peft" and not config.adapter.rank:
+        raise ValueError("--export.adapters=peft: this run has no adapters (--adapter.rank=0); leave it out")
     if config.transformer.pooled_head:
         raise ValueError(
             "--stage=export: reward and gap models with --transformer.pooled-head have a head that no Hugging Face "
@@ -59,38 +69,82 @@ def run(context: Context, progress: Progress) -> None:
     folder = context.folder("export", "")
     lineage = folder.begin(context.config, data_fingerprint=context.data.fingerprint)
     bar = progress.add_task(folder.name, total=len(EXPORTS), note="")
+    written = set()
     for name, place in EXPORTS.items():
-        write(context, folder.path / name, name, context.load(*place))
+        params = load(context, *place)
+        if context.config.export.adapters == "peft" and has_adapters(params):
+            below = backbone_name(context.config, *place)
+            if below not in written:
+                with appearing(folder.path / below) as partial:
+                    write_weights(context, partial, backbone(context, *place), scalar=False)
+                written.add(below)
+            write_adapters(context, folder.path / name, name, params, folder.path / below)
+        else:
+            write(context, folder.path / name, name, merge(params, context.config.adapter))
         progress.advance(bar)
     folder.finish(round=0, digest=lineage["config"])
-    context.console.print(f"export: {folder.path} ({', '.join(EXPORTS)})", soft_wrap=True)
+    context.console.print(f"export: {folder.path} ({', '.join([*EXPORTS, *sorted(written)])})", soft_wrap=True)
 
 
-def write(context: Context, target: Path, name: str, params: Params) -> None:
-    """One model: weights, config.json, generation_config.json, the tokenizer and a card."""
-    config, scalar = context.config, EXPORTS[name][0] == "rm"
-    found = described(Path(config.base))
-    entries = family_of(found).entries(config.transformer)
-    partial = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=target.parent))
+def backbone_name(config: Config, stage: str, model: str) -> str:
+    """The folder of the weights that a stage's adapters update."""
+    below = ground(config, stage, model)
+    return "base" if below is None else stage_name(*below)
+
+
+@contextlib.contextmanager
+def appearing(target: Path) -> Iterator[Path]:
+    """A folder to be made and filled, which takes the place of `target` when nothing went wrong."""
+    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
         partial.rmdir()
-        context.data.tokenizer.save(partial)
-        dtype = jnp.dtype(config.export.dtype)
-        weights.save(partial, params, scalar_entries(entries) if scalar else entries, dtype=dtype)
-        write_json(partial / "config.json", hf_config(context, found, scalar=scalar))
-        if not scalar:
-            write_json(partial / "generation_config.json", _ends(context))
-        (partial / "README.md").write_text(card(context, name), encoding="utf-8")
+        yield partial
         shutil.rmtree(target, ignore_errors=True)
         partial.rename(target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def write(context: Context, target: Path, name: str, params: Params) -> None:
+    """One model: weights, config.json, generation_config.json, the tokenizer and a card."""
+    with appearing(target) as partial:
+        write_weights(context, partial, params, scalar=EXPORTS[name][0] == "rm")
+        (partial / "README.md").write_text(card(context, name), encoding="utf-8")
+
+
+def write_weights(context: Context, folder: Path, params: Params, *, scalar: bool) -> None:
+    """All but the card."""
+    config, found = context.config, described(Path(context.config.base))
+    entries = family_of(found).entries(config.transformer)
+    context.data.tokenizer.save(folder)
+    dtype = jnp.dtype(config.export.dtype)
+    weights.save(folder, params, scalar_entries(entries) if scalar else entries, dtype=dtype)
+    write_json(folder / "config.json", hf_config(context, found, scalar=scalar))
+    if not scalar:
+        write_json(folder / "generation_config.json", _ends(context))
+
+
+def write_adapters(context: Context, target: Path, name: str, params: Params, base: Path) -> None:
+    """One model's adapters (and its head) in PEFT's format, the tokenizer and a card."""
+    config, scalar = context.config, "trunk" in params
+    entries = family_of(described(Path(config.base))).entries(config.transformer)
+    adapters = params.get("trunk", params)["blocks"]["adapter"]
+    tensors = dict(peft_tensors(adapters, entries))
+    if scalar:
+        tensors[f"base_model.model.{HEAD}.weight"] = np.asarray(jax.device_get(params["head"]["kernel"]))[None]
+    dtype = jnp.dtype(config.export.dtype)
+    with appearing(target) as partial:
+        context.data.tokenizer.save(partial)
+        save_file({key: x.astype(dtype) for key, x in tensors.items()}, partial / "adapter_model.safetensors")
+        described_by = peft_config(config.adapter, adapters, entries, base=str(base.absolute()), scalar=scalar)
+        write_json(partial / "adapter_config.json", described_by)
+        (partial / "README.md").write_text(card(context, name), encoding="utf-8")
+
+
 def scalar_entries(entries: list[Entry]) -> list[Entry]:
     """The tensors of a sequence classifier: those of the trunk without an output matrix, and the head."""
     trunk = [replace(entry, ours=tuple(f"trunk/{path}" for path in entry.ours)) for entry in entries]
-    return [*(entry for entry in trunk if entry.ours != ("trunk/unembedding",)), row("score.weight", "head/kernel")]
+    return [*(entry for entry in trunk if entry.ours != ("trunk/unembedding",)), row(f"{HEAD}.weight", "head/kernel")]
 
 
 def hf_config(context: Context, found: Mapping[str, Any], *, scalar: bool) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from pit_jax.evaluation.gap_quality import (
     verdict,
 )
 from pit_jax.stages.context import Context
+from pit_jax.stages.models import load
 from pit_jax.stages.rm import tree_gaps
 from pit_jax.stages.workspace import write_json
 
@@ -30,7 +31,7 @@ HELDOUT_PAIRS = 1024  # at most, of the distributions and of every figure
 
 def measure_heldout(context: Context) -> GapQuality:
     """Run the gap model over held-out pairs; writes gaps.json and quality.json beside it and prints the gates."""
-    params, network = context.load("rm", "improver"), context.scalar_model
+    params, network = load(context, "rm", "improver"), context.scalar_model
     gaps_of = jax.jit(lambda params, batch: tree_gaps(network, params, batch))
     parts: dict[str, list[np.ndarray]] = {name: [] for name in NAMES}
     rows = {name: column[:HELDOUT_PAIRS] for name, column in context.data.arrays("heldout", "gap").items()}

@@ -12,6 +12,7 @@ from pit_jax.data.stream import sequential
 from pit_jax.evaluation.gap_quality import agreement, measure, oriented
 from pit_jax.stages.context import Context
 from pit_jax.stages.curriculum import every_provider, providers_of
+from pit_jax.stages.models import load
 from pit_jax.stages.references import Supply, prompt_arrays
 from pit_jax.stages.systems import GapScorer
 
@@ -35,7 +36,7 @@ def measure_outputs(context: Context) -> dict[str, dict[str, Any]]:
     differ, the truly better text as w (None without a truth), and what needs no label: `agreement`, the mean centred
     `gap`, the share of `copies`.
     """
-    scorer = GapScorer(context, context.load("rm", "improver"), batch_size=context.config.rl.batch_size)
+    scorer = GapScorer(context, load(context, "rm", "improver"), batch_size=context.config.rl.batch_size)
     found = {name: output_figures(context, scorer, pairs) for name, pairs in drawn_pairs(context)}
     for name, figures in found.items():
         right = figures["quality"] and figures["quality"]["accuracies"]["wl_lw"]
@@ -50,8 +51,8 @@ def drawn_pairs(context: Context) -> Iterator[tuple[str, Pairs]]:
     config = context.config.rl
     triples = context.data.triples("heldout")[: config.heldout_prompts]
     prompts, chosen = [t.prompt for t in triples], [t.chosen for t in triples]
-    samplers = {f"policy-{stage}": context.load(stage, "policy") for stage in ("sft", "rl")}
-    drawn = {name: rewrites(context, samplers, context.load(*place)) for name, place in WRITERS.items()}
+    samplers = {f"policy-{stage}": load(context, stage, "policy") for stage in ("sft", "rl")}
+    drawn = {name: rewrites(context, samplers, load(context, *place)) for name, place in WRITERS.items()}
     for references in dict.fromkeys(config.curriculum.references):
         providers = providers_of(references)
         for name, texts in drawn.items():

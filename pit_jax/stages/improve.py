@@ -12,6 +12,7 @@ from rich.table import Table
 from pit_jax.generation.sampling import Sampling
 from pit_jax.improvement.stopping import NEVER, ScoredTrail, chosen_round
 from pit_jax.stages.context import Context
+from pit_jax.stages.models import load
 from pit_jax.stages.systems import Systems
 from pit_jax.stages.workspace import write_jsonl
 
@@ -88,9 +89,9 @@ def run(context: Context, progress: Progress) -> None:
     systems = Systems(context, prompts, batch_size=config.batch_size, sampling=sampling)
     bar = progress.add_task(folder.name, total=len(prompts), note=f"{config.rounds} rounds")
     trail = systems.scored_trail(
-        context.load("rl", "policy"),
-        context.load("rl", "improver"),
-        context.load("rm", "improver"),
+        load(context, "rl", "policy"),
+        load(context, "rl", "improver"),
+        load(context, "rm", "improver"),
         config.temperature,
         context.key("improve"),
         lambda done: progress.advance(bar, done),

@@ -26,6 +26,7 @@ from pit_jax.stages.answering import Answering, Outputs
 from pit_jax.stages.context import Context
 from pit_jax.stages.evaluate import IMPROVER_SFT, POLICY, compared, judges_of, pit_name
 from pit_jax.stages.gap_gates import HELDOUT_PAIRS, known_differences, read_quality
+from pit_jax.stages.models import load
 from pit_jax.stages.outputs import Output, describe
 from pit_jax.stages.rm import sequence_scores
 from pit_jax.stages.workspace import write_json
@@ -50,13 +51,13 @@ def every_system(context: Context, answering: Answering, advance: Callable[[int]
     outputs = answering.trail(at, knobs.rounds, advance)
     original = outputs[POLICY]
     outputs[CHOSEN] = answering.chosen()
-    outputs[IMPROVER_SFT] = answering.improved_by(context.load("sft", "improver"), at, original)
+    outputs[IMPROVER_SFT] = answering.improved_by(load(context, "sft", "improver"), at, original)
     for name in knobs.ablations:
         if ABLATIONS[name].stages[-1] == ("rl", "improver"):
             outputs[ablation_name(name)] = answering.improved_by(trained(context, name), at, original)
         else:
             outputs[DIRECT] = answering.answered_by(trained(context, name), at)
-    outputs[DPO] = answering.answered_by(context.load("dpo", "policy"), at)
+    outputs[DPO] = answering.answered_by(load(context, "dpo", "policy"), at)
     name, best = answering.best_of_n(at, outputs[pit_name(1)], original)
     outputs[name] = best
     refined = answering.refined(at, max(ROUNDS, knobs.rounds), original)
@@ -162,7 +163,7 @@ def gap_losses(context: Context) -> list[dict[str, Any]]:
 
 def score_difference(context: Context) -> Any:
     """GapQuality of r(x, y) - r(x, y_ref): equal texts always tie."""
-    params, network = context.load("rm", "policy"), context.scalar_model
+    params, network = load(context, "rm", "policy"), context.scalar_model
 
     def difference(params: Any, batch: RewardBatch) -> jax.Array:
         chosen_B = sequence_scores(network, params, batch.chosen_BL, batch.chosen_segments_BL)

@@ -21,6 +21,7 @@ from pit_jax.stages.context import Context
 from pit_jax.stages.curriculum import check_curriculum, providers_of
 from pit_jax.stages.export import check_export
 from pit_jax.stages.guards import check_guards
+from pit_jax.stages.models import check_adapters
 from pit_jax.stages.workspace import PARENTS, StageFolder, data_folder, has_guard, locate
 
 ORDER = tuple(stage for stage in PARENTS if stage[0] not in ("dpo", "paper", "export"))  # what --stage=all runs
@@ -66,6 +67,7 @@ def check(config: Config) -> list[StageFolder]:
     wording_of(config)
     check_guards(config)
     check_export(config)
+    check_adapters(config)
     folders = selected(config)
     for folder in folders:
         folder.check_config(config)

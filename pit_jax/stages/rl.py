@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import jax
@@ -16,24 +16,21 @@ from pit_jax.data.stream import sequential
 from pit_jax.masked import Mean
 from pit_jax.objectives.ppo import AdaptiveKL
 from pit_jax.parallel.sharding import batch_sharding, param_sharding, replicated
+from pit_jax.stages.actors import Actors, load_actors, score_of
 from pit_jax.stages.context import Context
-from pit_jax.stages.curriculum import Place, advance, every_provider, providers_of
+from pit_jax.stages.curriculum import Place, advance, providers_of
 from pit_jax.stages.gap_gates import require_gates
 from pit_jax.stages.guards import STEP, Alarm, Watch, unwatched
 from pit_jax.stages.references import Supply, prompt_arrays
 from pit_jax.stages.rollout import (
     Metrics,
     Rollout,
-    Score,
-    centered_gap,
     make_ppo_loss,
     make_rollout,
-    plain_score,
     provider_metrics,
-    score_difference,
 )
 from pit_jax.stages.supervised import summary_line
-from pit_jax.stages.workspace import has_guard, judged_by
+from pit_jax.stages.workspace import judged_by
 from pit_jax.training.checkpoint import Checkpoints
 from pit_jax.training.loop import run as run_loop
 from pit_jax.training.metrics import MetricsLog
@@ -44,49 +41,21 @@ from pit_jax.training.step import compile_step, make_train_step
 RATIO_TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}
 
 
-@dataclass(frozen=True)
-class Actors:
-    """The frozen models of an RL stage."""
-
-    frozen: Any  # {"anchor": SFT model of the KL, "scorer": reward or gap model} and "guard" where there is one
-    samplers: dict[str, Any]  # whose answers the improver meets as references; empty for the policy's own RL
-
-
-def load_actors(context: Context, model: str) -> Actors:
-    frozen = {"anchor": context.load("sft", model), "scorer": context.load("rm", judged_by(context.config, model))}
-    if model == "policy":
-        return Actors(frozen, {})
-    if has_guard(context.config):
-        frozen["guard"] = context.load("rm", "guard")
-    asked = every_provider(context.config.rl.curriculum)
-    samplers = {"policy-rl": context.load("rl", "policy")}
-    return Actors(frozen, samplers | ({"policy-sft": context.load("sft", "policy")} if "policy-sft" in asked else {}))
-
-
-def score_of(config: RlConfig, model: str) -> Score:
-    """What a rollout of `model` is scored by."""
-    if model == "policy":
-        return plain_score
-    if config.reward == "difference":
-        return score_difference
-    return centered_gap if config.center_gap else plain_score
-
-
 def rounds_of(config: RlConfig, model: str) -> int:
     return config.policy_rounds if model == "policy" else sum(config.curriculum.rounds)
 
 
-def start_extras(config: RlConfig, model: str, frozen: Any) -> dict[str, Any]:
+def start_extras(config: RlConfig, model: str, actors: Actors) -> dict[str, Any]:
     """What a state of this stage holds beside parameters and optimizer."""
     evaluations = rounds_of(config, model) // config.evaluate_every + 3  # the first, the last, an urgent one
     extras: dict[str, Any] = {
         "kl_coef": np.float32(config.kl_coef),
         "position": np.int32(0),
         "curriculum": Place().arrays(),
-        "watched": unwatched(evaluations, guarded="guard" in frozen),
+        "watched": unwatched(evaluations, guarded="guard" in actors.frozen),
     }
     moving = model == "improver" and config.curriculum.anchor == "previous"
-    return extras | ({"anchor": {"policy": frozen["anchor"]}} if moving else {})
+    return extras | ({"anchor": {"policy": actors.policy.trained}} if moving else {})
 
 
 def run(context: Context, model: str, progress: Progress) -> None:
@@ -118,14 +87,13 @@ def train(context: Context, model: str, actors: Actors, checkpoints: Checkpoints
     optimizer = make_actor_critic_optimizer(
         config.optimizer, rounds * config.epochs * config.minibatches, value_learning_rate=config.value_learning_rate
     )
-    params = {"policy": actors.frozen["anchor"], "value": actors.frozen["scorer"]}
     fresh, sharding = place_state(
-        params,
+        actors.trained,
         optimizer,
-        param_sharding(params, mesh),
+        param_sharding(actors.trained, mesh),
         replicated(mesh),
         seed=context.config.seed,
-        extras=start_extras(config, model, actors.frozen),
+        extras=start_extras(config, model, actors),
     )
     checkpoints.check_space(fresh)
     restored = checkpoints.restore_latest(abstract_state(fresh))
@@ -148,6 +116,7 @@ def train(context: Context, model: str, actors: Actors, checkpoints: Checkpoints
         make_train_step(make_ppo_loss(policy, scalar, config, slot=slot), optimizer, accumulate=1),
         state_sharding=sharding,
         batch_sharding=batch_sharding(mesh),
+        frozen=actors.under,
     )
     watch = Watch(config.guards, folder.name, context.console.print)
     trainer = Rounds(context, config, model, actors, rollout, bars, watch)
@@ -227,7 +196,7 @@ class Rounds:
         self._supply = Supply(context, actors.samplers)
         self._key = context.key("rollout", model)
         self._providers = jax.jit(provider_metrics, static_argnames="names")
-        self._place, self._anchor = Place(), actors.frozen["anchor"]
+        self._place, self._anchor = Place(), actors.policy.trained
         self.heldout_gap: float | None = None  # of the evaluation before the coming round, if there was one
         sharding = batch_sharding(context.mesh)
         self._take = jax.jit(lambda rows, tree: jax.tree.map(lambda x: x[rows], tree), out_shardings=sharding)
@@ -240,8 +209,8 @@ class Rounds:
         self._bars.rollout()
         prompts = self._supply.own(round) if self._model == "policy" else self._draw(state, round)
         experience, self._metrics = self._rollout(
-            state.params,
-            {**self._actors.frozen, "anchor": self._anchor},
+            self._actors.whole(state.params),
+            {**self._actors.frozen, "anchor": self._actors.policy.whole(self._anchor)},
             prompts,
             jax.random.fold_in(self._key, round),
             state.extras["kl_coef"],
@@ -264,7 +233,7 @@ class Rounds:
             moved = self._place.stage > before.stage
             source = state.params["policy"] if moved else state.extras["anchor"]["policy"]
             self._anchor = jax.tree.map(jnp.copy, source)  # the step donates the state
-        return self._supply.prompts(round, self._place.stage, state.params["policy"])
+        return self._supply.prompts(round, self._place.stage, self._actors.whole(state.params)["policy"])
 
     def stop(self, metrics: Metrics) -> bool:
         """True once the round's approximate KL to the sampler is spent, or raises an alarm that ends the stage.
@@ -328,7 +297,7 @@ class Heldout:
         scores: list[float] = []
         for i, (prompts, real) in enumerate(self._chunks):
             experience, metrics = self._rollout(
-                state.params,
+                self._actors.whole(state.params),
                 self._actors.frozen,
                 prompts,
                 jax.random.fold_in(self._key, i),

@@ -14,7 +14,9 @@ from pit_jax.model.networks import ScalarModel
 from pit_jax.objectives.gap import gap_loss, pair_gap_loss
 from pit_jax.objectives.reward import bradley_terry_loss
 from pit_jax.stages.context import Context
+from pit_jax.stages.models import GROWN_FROM, Start, load, start
 from pit_jax.stages.supervised import Loss, Task, fit
+from pit_jax.stages.workspace import stage_name
 
 GUARD_SEED = 1_000_003  # beyond the seeds of any set of runs, whose gap models a guard must not repeat
 
@@ -84,15 +86,16 @@ def make_task(context: Context, model: str) -> Task:
     )
 
 
-def start(context: Context, model: str) -> Any:
-    """Parameters to train from: the SFT weights of the same prompts, and a fresh head."""
-    sft = context.load("sft", "policy" if model == "policy" else "improver")
+def begin(context: Context, model: str) -> Start:
+    """The SFT weights of the same prompts under a fresh head."""
+    sft = load(context, *GROWN_FROM["rm", model])
     key = context.key("init", {"policy": "reward", "improver": "gap"}.get(model, model))
-    return context.init(context.scalar_model, key, sft)
+    head = context.init(context.scalar_model.init_head, key)
+    return start(context, stage_name("rm", model), {"trunk": sft, **head})
 
 
 def run(context: Context, model: str, progress: Progress) -> None:
     """Train (or resume) to the end."""
     task = make_task(context, model)
     if not task.folder.done():
-        fit(context, task, lambda: start(context, model), progress)
+        fit(context, task, lambda: begin(context, model), progress)

@@ -11,8 +11,8 @@ from pit_jax.masked import Mean
 from pit_jax.model.attention import causal_visible
 from pit_jax.model.networks import LanguageModel
 from pit_jax.objectives.sft import token_loss
-from pit_jax.stages.base import load_base
 from pit_jax.stages.context import Context
+from pit_jax.stages.models import Start, load, root, start
 from pit_jax.stages.supervised import Loss, Task, fit
 
 
@@ -49,10 +49,9 @@ def run(context: Context, model: str, progress: Progress) -> None:
         score=lambda metrics: -metrics["loss"],
     )
 
-    def start() -> Any:
+    def begin() -> Start:
         """The improver starts from the policy's SFT weights: both grow from one base."""
-        if model == "improver":
-            return context.load("sft", "policy")
-        return load_base(context) if context.config.base else context.init(network, context.key("init"))
+        params = load(context, "sft", "policy") if model == "improver" else root(context)
+        return start(context, task.folder.name, params)
 
-    fit(context, task, start, progress)
+    fit(context, task, begin, progress)

@@ -13,6 +13,7 @@ from pit_jax.data.stream import Stream
 from pit_jax.masked import Mean
 from pit_jax.parallel.sharding import batch_sharding, param_sharding, replicated
 from pit_jax.stages.context import Context
+from pit_jax.stages.models import Start
 from pit_jax.stages.workspace import StageFolder
 from pit_jax.training.checkpoint import Checkpoints
 from pit_jax.training.loop import run
@@ -65,21 +66,21 @@ def summary_line(name: str, row: dict[str, Any]) -> str:
     return f"[bold]{name}[/] {row['phase']} {row['step']} ({row['time']:.0f} s): {', '.join(numbers)}"
 
 
-def fit(context: Context, task: Task, initial_params: Callable[[], Any], progress: Progress) -> None:
+def fit(context: Context, task: Task, begin: Callable[[], Start], progress: Progress) -> None:
     """Train (or resume) to `num_steps`, then mark the stage finished with its best held-out checkpoint."""
     task.folder.begin(context.config, data_fingerprint=context.data.fingerprint)
     keep, say = context.config.checkpoint.keep, context.console.print
     with Checkpoints(task.folder.path / "checkpoints", keep=keep, say=say) as checkpoints:
-        train(context, task, initial_params(), checkpoints, progress)
+        train(context, task, begin(), checkpoints, progress)
         checkpoints.wait()
         best = checkpoints.best_round()
         assert best is not None
         task.folder.finish(round=best, digest=checkpoints.digest(best))
 
 
-def train(context: Context, task: Task, params: Any, checkpoints: Checkpoints, progress: Progress) -> None:
-    """From the newest checkpoint, or from `params`, to `num_steps`."""
-    config, mesh = context.config, context.mesh
+def train(context: Context, task: Task, begin: Start, checkpoints: Checkpoints, progress: Progress) -> None:
+    """From the newest checkpoint, or from `begin`, to `num_steps`."""
+    config, mesh, params = context.config, context.mesh, begin.trained
     optimizer = make_optimizer(task.optimizer, task.num_steps)
     fresh, sharding = place_state(
         params, optimizer, param_sharding(params, mesh), replicated(mesh), seed=config.seed, extras={}
@@ -100,6 +101,7 @@ def train(context: Context, task: Task, params: Any, checkpoints: Checkpoints, p
         make_train_step(task.loss, optimizer, accumulate=task.accumulate),
         state_sharding=sharding,
         batch_sharding=batch_sharding(mesh),
+        frozen=begin.frozen,
     )
     stream = Stream(task.arrays, batch_size=task.batch_size, seed=task.seed)
     heldout = heldout_metrics(context, task)
@@ -110,7 +112,7 @@ def train(context: Context, task: Task, params: Any, checkpoints: Checkpoints, p
     def evaluate(state: TrainState, round: int) -> dict[str, float] | None:
         if round == 0 or (round % config.checkpoint.every and round != task.num_steps):
             return None
-        metrics = heldout(state.params)
+        metrics = heldout(begin.whole(state.params))
         log.eval(round, metrics)
         return metrics
 

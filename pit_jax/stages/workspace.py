@@ -11,7 +11,7 @@ from typing import Any
 from pit_jax.config import Config, config_hash, flatten
 
 # Sections of the config that decide what a stage computes.
-SHARED = ("seed", "data", "tokenizer", "transformer")
+SHARED = ("seed", "data", "tokenizer", "transformer", "adapter")
 SECTIONS = {"evaluate": ("improve", "evaluate"), "paper": ("rm", "rl", "dpo", "improve", "paper")}  # else: its own name
 # Limits on what was trained stop a stage and change none; mesh and checkpoint rhythm are in no section.
 WITHOUT_EFFECT = ("transformer.remat", "transformer.unroll", "rl.ignore_gates", "rm.gates.")

@@ -22,6 +22,12 @@ class TrainState:
     extras: dict[str, Any]  # what else must survive: KL coefficient, curriculum, evaluations, data position, anchor
 
 
+def joined(frozen: Any, trained: Any) -> Any:
+    """One nested dict of two: the parameters of a network of which only `trained` is trained. Nothing is copied."""
+    both = {name: joined(frozen[name], trained[name]) for name in frozen.keys() & trained.keys()}
+    return {**frozen, **trained, **both}
+
+
 def create_state(
     params: Any, optimizer: optax.GradientTransformation, *, seed: int, extras: dict[str, Any]
 ) -> TrainState:

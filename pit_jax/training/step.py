@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from pit_jax.masked import Mean
-from pit_jax.training.state import TrainState
+from pit_jax.training.state import TrainState, joined
 
 Metrics = dict[str, Mean]
 Loss = Callable[[Any, Any, jax.Array], tuple[jax.Array, Metrics]]
@@ -23,35 +23,40 @@ def make_train_step(loss: Loss, optimizer: optax.GradientTransformation, *, accu
     is a mean over, and key = fold_in(state.key, state.step). With `accumulate` > 1 the batch is cut into that many
     micro-batches (row i goes to micro-batch i mod accumulate, so rows stay on their devices); gradients are weighted
     by their counts, which makes the update that of one big batch. Adds the metric `grad_norm` (before clipping).
+    With a third argument `frozen`, the loss sees joined(frozen, state.params), and has a gradient for the latter alone.
 
     Raises ValueError: accumulate < 1; at trace, a batch that does not divide, or a loss without metrics["loss"].
     """
     if accumulate < 1:
         raise ValueError(f"accumulate must be at least 1, found {accumulate}")
-    gradient = jax.value_and_grad(loss, has_aux=True)
 
-    def whole(params: Any, batch: Any, key: jax.Array) -> tuple[Any, Metrics]:
-        (_, metrics), grads = gradient(params, batch, key)
+    def loss_of(params: Any, frozen: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, Metrics]:
+        return loss(params if frozen is None else joined(frozen, params), batch, key)
+
+    gradient = jax.value_and_grad(loss_of, has_aux=True)
+
+    def whole(params: Any, frozen: Any, batch: Any, key: jax.Array) -> tuple[Any, Metrics]:
+        (_, metrics), grads = gradient(params, frozen, batch, key)
         _require_loss(metrics)
         return grads, metrics
 
-    def pieces(params: Any, batch: Any, key: jax.Array) -> tuple[Any, Metrics]:
+    def pieces(params: Any, frozen: Any, batch: Any, key: jax.Array) -> tuple[Any, Metrics]:
         def add(total: tuple[Any, Metrics], piece: tuple[Any, jax.Array]) -> tuple[tuple[Any, Metrics], None]:
             rows, index = piece
-            grads, metrics = whole(params, rows, jax.random.fold_in(key, index))
+            grads, metrics = whole(params, frozen, rows, jax.random.fold_in(key, index))
             grads = jax.tree.map(lambda g: g * metrics["loss"].count, grads)
             return jax.tree.map(jnp.add, total, (grads, metrics)), None
 
         batch = split(batch, accumulate)
         first = jax.tree.map(lambda x: x[0], batch)
-        zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(whole, params, first, key))
+        zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(whole, params, frozen, first, key))
         (grads, metrics), _ = jax.lax.scan(add, zero, (batch, jnp.arange(accumulate)))
         count = metrics["loss"].count
         return jax.tree.map(lambda g: g / jnp.where(count > 0, count, 1.0), grads), metrics
 
-    def step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
+    def step(state: TrainState, batch: Any, frozen: Any = None) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(state.key, state.step)
-        grads, metrics = (whole if accumulate == 1 else pieces)(state.params, batch, key)
+        grads, metrics = (whole if accumulate == 1 else pieces)(state.params, frozen, batch, key)
         metrics = {**metrics, "grad_norm": Mean(optax.tree.norm(grads), jnp.ones((), jnp.float32))}
         with jax.numpy_dtype_promotion("standard"):  # optax raises float betas to integer counts
             updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -75,18 +80,21 @@ def split(batch: Any, parts: int) -> Any:
     return jax.tree_util.tree_map_with_path(cut, batch)
 
 
-def compile_step(step: Step, *, state_sharding: TrainState, batch_sharding: Any) -> Step:
+def compile_step(step: Step, *, state_sharding: TrainState, batch_sharding: Any, frozen: Any = None) -> Step:
     """The one jax.jit: where state and batch live, and that the old state's buffers are reused for the new one.
 
     `batch_sharding` is a sharding, or a tree prefix of the batch. The state passed in is gone afterwards (donated):
-    read what is needed of it before the call. Metrics come back replicated.
+    read what is needed of it before the call. `frozen` parameters (arrays on the mesh) are handed to every call, and
+    stay. Metrics come back replicated.
     """
-    return jax.jit(
+    arguments = () if frozen is None else (frozen,)
+    program = jax.jit(
         step,
-        in_shardings=(state_sharding, batch_sharding),
+        in_shardings=(state_sharding, batch_sharding, *jax.tree.map(lambda x: x.sharding, arguments)),
         out_shardings=(state_sharding, state_sharding.step),
         donate_argnums=0,
     )
+    return program if frozen is None else lambda state, batch: program(state, batch, frozen)
 
 
 def _require_loss(metrics: Metrics) -> None:

@@ -1,4 +1,4 @@
-"""Every stage on a checkpoint, here a Llama of a few thousand weights."""
+"""Every stage on a checkpoint, here a Llama of a few thousand weights, in full and with adapters."""
 
 import json
 from collections.abc import Callable
@@ -22,3 +22,21 @@ def test_every_stage_runs_from_a_checkpoint(execute: Callable[..., str], tmp_pat
     assert found == ["gap", "improver", "policy", "reward"]
     card = (workdir / "export" / "improver" / "README.md").read_text()
     assert "PIT x1 vs policy" in card and "rm-improver" in card
+
+
+def test_adapters_over_a_checkpoint(execute: Callable[..., str], tmp_path: Path) -> None:
+    """SFT in full, reward model, policy and improver with adapters over it; a stage that is run again goes on."""
+    folder, workdir = tiny_checkpoint.write(tmp_path / "llama"), tmp_path / "run"
+    flags = (
+        *(f"--base={folder}", "--data.prompt-length=64", "--data.response-length=96", "--transformer.no-pooled-head"),
+        *("--adapter.rank=2", "--adapter.full", "sft-policy", "value"),
+    )
+    for stage, model in (("sft", "policy"), ("sft", "improver"), ("rm", "policy"), ("rm", "improver")):
+        execute(workdir, f"--stage={stage}", f"--model={model}", *flags)
+    for model in ("policy", "improver"):
+        execute(workdir, "--stage=rl", f"--model={model}", *flags)
+    execute(workdir, "--stage=export", "--export.adapters=peft", *flags)
+    found = sorted(path.name for path in (workdir / "export").iterdir() if path.is_dir())
+    assert found == ["gap", "improver", "policy", "reward", "sft-policy"]
+    sizes = {name: (workdir / "export" / name / "adapter_model.safetensors").stat().st_size for name in found[:-1]}
+    assert max(sizes.values()) < (workdir / "export" / "sft-policy" / "model.safetensors").stat().st_size / 4

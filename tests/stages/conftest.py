@@ -21,6 +21,7 @@ from pit_jax.config import Config, TransformerConfig
 from pit_jax.data.features import KINDS, Example, Layout, build, gap_pairs, pack_sft, row_lengths
 from pit_jax.model.networks import LanguageModel, ScalarModel
 from pit_jax.parallel.mesh import AXES
+from pit_jax.stages import models
 from pit_jax.stages.context import Context
 
 PAD, EOS, SUFFIX = 0, 1, (4, 5)
@@ -54,14 +55,17 @@ class World:
         return ScalarModel(self.config, self.vocab)
 
     def draw(self, network: LanguageModel | ScalarModel, seed: int) -> Any:
-        """Weights of the size of fresh ones; NumPy, since `init` compiles for long."""
+        return self.fill(network.init, seed)
+
+    def fill(self, make: Callable[[jax.Array], Any], seed: int) -> Any:
+        """Weights of the size of those of make(key), an `init`; NumPy, since that compiles for long."""
         rng = np.random.default_rng(seed)
 
         def normal(path: Any, leaf: Any) -> jax.Array:
             mean = 1.0 if "scale" in jax.tree_util.keystr(path) else 0.0
             return jnp.asarray(rng.normal(mean, 0.25, leaf.shape), jnp.float32)
 
-        return jax.tree_util.tree_map_with_path(normal, jax.eval_shape(network.init, jax.random.key(0)))
+        return jax.tree_util.tree_map_with_path(normal, jax.eval_shape(make, jax.random.key(0)))
 
     def examples(self, count: int, seed: int = 0) -> list[Example]:
         """Prompts of 1 to 7 tokens, answers of 0 to 7 (without their EOS); the second token of a prefix is its own."""
@@ -203,10 +207,10 @@ def worth(prompt: str, answer: str) -> float:
 def place(context: Any, make_mesh: Any, monkeypatch: pytest.MonkeyPatch, world: World) -> Callable[..., Context]:
     """place(config, truth=False) -> a context whose trained models are random ones; a truth is the number of words."""
 
-    def load(self: Context, stage: str, model: str) -> Any:
-        return world.draw(world.scalar if stage == "rm" else world.language, len(stage + model))
+    def restored(context: Context, stage: str, model: str, make: Callable[..., Any]) -> Any:
+        return world.fill(make, len(stage + model))
 
-    monkeypatch.setattr(Context, "load", load)
+    monkeypatch.setattr(models, "restored", restored)
 
     def make(config: Config | None = None, *, truth: bool = False) -> Context:
         monkeypatch.setattr(Context, "truth", property(lambda self: worth if truth else None))

@@ -13,18 +13,21 @@ import numpy as np
 import pytest
 import transformers
 from rich.console import Console
+from rich.progress import Progress
 from safetensors.numpy import load_file
 
-from pit_jax.config import Config, ExportConfig
+from pit_jax.config import AdapterConfig, Config, ExportConfig
 from pit_jax.data.templates import Template
 from pit_jax.data.tokenizers import load_tokenizer
 from pit_jax.model import weights
 from pit_jax.model.attention import causal_visible, segment_positions
 from pit_jax.model.families import architecture, family_of
 from pit_jax.model.networks import LanguageModel
+from pit_jax.stages import models
 from pit_jax.stages.base import load_base, with_base
 from pit_jax.stages.context import Context
-from pit_jax.stages.export import check_export, write
+from pit_jax.stages.export import EXPORTS, check_export, run, write
+from pit_jax.stages.models import load
 from pit_jax.stages.rm import sequence_scores
 from tests.stages import tiny_checkpoint
 
@@ -48,7 +51,7 @@ def policy(context: Context) -> Any:
 
 @pytest.fixture(scope="module")
 def gap(context: Context, policy: Any) -> Any:
-    return context.init(context.scalar_model, jax.random.key(1), policy)
+    return {"trunk": policy, **context.init(context.scalar_model.init_head, jax.random.key(1))}
 
 
 def rows(context: Context) -> np.ndarray:
@@ -108,9 +111,52 @@ def test_bfloat16_and_the_card(context: Context, policy: Any, tmp_path: Path) ->
     assert [path.name for path in tmp_path.iterdir()] == ["improver"], "nothing half written is left"
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # in peft
+def test_adapters_lie_beside_the_weights_they_update(
+    context: Context, policy: Any, gap: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """export/base and the four models in PEFT's format, which give the same scores in torch."""
+    adapter = AdapterConfig(rank=2, alpha=4.0)
+    settings = replace(context.config, adapter=adapter, export=ExportConfig(adapters="peft"), workdir=str(tmp_path))
+    adapted = replace(context, config=settings, backbones={"root": policy})
+    rng = np.random.default_rng(0)
+
+    def restored(context: Context, stage: str, model: str, make: Any) -> Any:
+        shapes = jax.eval_shape(make, jax.random.key(0))
+        return jax.tree.map(lambda s: jnp.asarray(rng.normal(0, 0.3, s.shape), jnp.float32), shapes)
+
+    monkeypatch.setattr(models, "restored", restored)
+    for parent in adapted.folder("export", "").parents(settings):
+        parent.path.mkdir(parents=True)
+        parent.finish(round=1, digest=parent.name)
+    folder = adapted.folder("export", "").path
+    with Progress(console=Console(quiet=True)) as progress:
+        run(adapted, progress)
+    assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == ["base", *sorted(EXPORTS)]
+    described = json.loads((folder / "gap" / "adapter_config.json").read_text())
+    assert described["r"] == 2 and Path(described["base_model_name_or_path"]) == folder / "base"
+
+    torch, peft = pytest.importorskip("torch"), pytest.importorskip("peft")
+    rng = np.random.default_rng(0)  # the same numbers once more, up to the gap model's
+    for place in list(EXPORTS.values())[:-1]:
+        load(adapted, *place)
+    params = load(adapted, *EXPORTS["gap"])
+    base = transformers.AutoModelForSequenceClassification.from_pretrained(folder / "base", num_labels=1)
+    theirs = peft.PeftModel.from_pretrained(base, folder / "gap").eval()
+    with torch.no_grad():
+        inputs = {"input_ids": torch.tensor(rows(context)), "attention_mask": torch.tensor(REAL)}
+        expected_B = theirs(**inputs).logits.numpy()[:, 0]
+    score = jax.jit(partial(sequence_scores, adapted.scalar_model))
+    found_B = np.asarray(jax.device_get(score(params, jnp.asarray(rows(context)), jnp.asarray(REAL))))
+    np.testing.assert_allclose(found_B, expected_B, atol=1e-4)
+
+
 def test_what_no_hugging_face_class_holds_is_refused() -> None:
     config = replace(Config(), stage="export")
     check_export(replace(config, stage="all"))
+    alone = replace(config, base="somewhere", export=ExportConfig(adapters="peft"))
+    with pytest.raises(ValueError, match="this run has no adapters"):
+        check_export(alone)
     with pytest.raises(ValueError, match="in the architecture of their base, found no --base"):
         check_export(config)
     pooled = replace(config.transformer, pooled_head=True)

@@ -11,8 +11,9 @@ import pytest
 
 from pit_jax.config import Config, GatesConfig
 from pit_jax.evaluation.gap_quality import NAMES, gates, measure, restore
-from pit_jax.stages import gap_gates
+from pit_jax.stages import gap_gates, models
 from pit_jax.stages.context import Context
+from pit_jax.stages.models import load
 from pit_jax.stages.rm import tree_gaps
 
 CONFIG = replace(Config(), rl=replace(Config().rl, batch_size=16, heldout_prompts=24))
@@ -45,7 +46,7 @@ def test_the_gap_model_is_measured_on_the_heldout_pairs(place: Any, world: Any, 
     examples = context.data.folds["heldout"]
     found = gap_gates.measure_heldout(context)
 
-    gaps = jax.device_get(tree_gaps(world.scalar, context.load("rm", "improver"), world.batch("gap", examples)))
+    gaps = jax.device_get(tree_gaps(world.scalar, load(context, "rm", "improver"), world.batch("gap", examples)))
     written = read(context, "gaps.json")
     for name in NAMES:
         np.testing.assert_allclose(written[name], gaps[name], rtol=1e-4, atol=1e-5)
@@ -62,7 +63,7 @@ def test_rl_refuses_a_gap_model_that_fails_a_gate(place: Any, monkeypatch: pytes
     """From the file alone: no model is loaded and nothing is compiled."""
     context = place()
     path = leave_quality(context, 0.05)
-    monkeypatch.setattr(Context, "load", None)
+    monkeypatch.setattr(models, "restored", None)
     with pytest.raises(ValueError) as error:
         gap_gates.require_gates(context)
     assert str(error.value) == (

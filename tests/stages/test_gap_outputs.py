@@ -9,6 +9,7 @@ import pytest
 from pit_jax.config import Config, CurriculumConfig
 from pit_jax.evaluation.gap_quality import agreement
 from pit_jax.stages import gap_outputs
+from pit_jax.stages.models import load
 from pit_jax.stages.systems import GapScorer
 
 SETS = {
@@ -58,7 +59,7 @@ def test_outputs_are_labelled_by_the_truth(place: Any) -> None:
     context = place(truth=True)
     prompts = ["7", "8 9", "10", "11"]
     pairs = gap_outputs.Pairs(prompts, ["7 8", "7 9 9", "12", ""], ["9", "30 9 9 8", "13", "14 14"])
-    scorer = GapScorer(context, context.load("rm", "improver"), batch_size=2)
+    scorer = GapScorer(context, load(context, "rm", "improver"), batch_size=2)
     figures = gap_outputs.output_figures(context, scorer, pairs)
     forward = scorer(prompts, pairs.candidates, pairs.references)
     backward = scorer(prompts, pairs.references, pairs.candidates)
@@ -80,7 +81,7 @@ def test_outputs_are_labelled_by_the_truth(place: Any) -> None:
 
 def test_copies_are_counted_and_have_no_better_text(place: Any) -> None:
     context = place(truth=True)
-    scorer = GapScorer(context, context.load("rm", "improver"), batch_size=2)
+    scorer = GapScorer(context, load(context, "rm", "improver"), batch_size=2)
     figures = gap_outputs.output_figures(context, scorer, gap_outputs.Pairs(["7", "8"], ["9 9", "10"], ["9 9", "10"]))
     assert (figures["copies"], figures["gap"], figures["quality"]) == (1.0, 0.0, None)
     assert figures["agreement"] == {"tie": 0.0, "antisymmetry": 0.0}

@@ -17,33 +17,26 @@ from pit_jax.config import Config, ImproveConfig
 from pit_jax.generation.sampling import Sampling
 from pit_jax.improvement.pit import Answers
 from pit_jax.improvement.stopping import NEVER, ScoredTrail
-from pit_jax.stages import improve
+from pit_jax.stages import improve, models
 from pit_jax.stages.context import Context
+from pit_jax.stages.models import load
 from pit_jax.stages.systems import GapScorer, Systems, make_gap, right_padded, tokenise_prompts
 
 PROMPTS = ["7 8 9", "10", "11 12", "13 14 15 16", "17", "18 19", "20 21 22", "23", "24 25", "26"]
 ROUNDS, BATCH = 3, 4
 
 
-class Loaded(Context):
-    """A context whose stages have finished: the first weights that the world draws."""
-
-    def load(self, stage: str, model: str) -> Any:
-        world = self.data.world
-        if stage == "rm":
-            return world.draw(world.scalar, 2)
-        return world.draw(world.language, 0 if model == "policy" else 1)
-
-
 @pytest.fixture
-def loaded(context: Any, make_mesh: Any, tmp_path: Path) -> Any:
-    """loaded(stop, threshold) -> a Loaded context over PROMPTS, whose console keeps what is printed."""
+def loaded(context: Any, make_mesh: Any, tmp_path: Path, world: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """loaded(stop, threshold) -> a context over PROMPTS whose stages have finished, and whose console keeps it all."""
+    seeds = {("rl", "policy"): 0, ("rl", "improver"): 1, ("rm", "improver"): 2}
+    monkeypatch.setattr(models, "restored", lambda _, stage, model, make: world.fill(make, seeds[stage, model]))
     path = tmp_path / "prompts.jsonl"
     path.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in PROMPTS))
 
     def make(stop: str, threshold: float = 0.0) -> Context:
         settings = ImproveConfig(ROUNDS, stop, threshold, batch_size=BATCH, prompts=str(path))
-        found = Loaded(**vars(context(Config(improve=settings), make_mesh(1, 1, 1))))
+        found: Context = context(Config(improve=settings), make_mesh(1, 1, 1))
         console = Console(record=True, width=100, file=io.StringIO())
         for parent in found.folder("improve", "").parents(found.config):
             parent.path.mkdir(parents=True)
@@ -62,7 +55,7 @@ def trails(context: Context) -> list[dict[str, Any]]:
 def scored(context: Context, threshold: float) -> ScoredTrail:
     """The trail that `improve` takes its rows from."""
     systems = Systems(context, PROMPTS, batch_size=BATCH, sampling=Sampling())
-    loads = [context.load(*name) for name in (("rl", "policy"), ("rl", "improver"), ("rm", "improver"))]
+    loads = [load(context, *name) for name in (("rl", "policy"), ("rl", "improver"), ("rm", "improver"))]
     with jax.set_mesh(context.mesh):
         return systems.scored_trail(
             *loads, 0.8, context.key("improve"), lambda done: None, rounds=ROUNDS, threshold=threshold
@@ -71,7 +64,7 @@ def scored(context: Context, threshold: float) -> ScoredTrail:
 
 def test_gaps_are_the_gap_models_centred_on_the_answer_before(loaded: Any) -> None:
     context = loaded("rounds")
-    trail, params = scored(context, NEVER), context.load("rm", "improver")
+    trail, params = scored(context, NEVER), load(context, "rm", "improver")
     gap, rows = jax.jit(make_gap(context)), PromptBatch(**tokenise_prompts(context, PROMPTS))
     for k in range(ROUNDS):
         old, new = (jax.tree.map(lambda x, i=i: x[i], trail.answers) for i in (k, k + 1))
@@ -83,7 +76,7 @@ def test_gaps_are_the_gap_models_centred_on_the_answer_before(loaded: Any) -> No
 def test_gaps_in_place_are_those_of_texts(loaded: Any) -> None:
     """Tokens of two answers with their EOS, or texts, which the scorer tokenises itself."""
     context = loaded("rounds")
-    params, slot, eos = context.load("rm", "improver"), context.data.response_slot, context.data.tokenizer.eos_id
+    params, slot, eos = load(context, "rm", "improver"), context.data.response_slot, context.data.tokenizer.eos_id
     old, new = ([[6 + (seed * i) % 30 for i in range(1 + i % 5)] for i in range(len(PROMPTS))] for seed in (7, 11))
     ends = [np.array([[len(ids)] for ids in side]) for side in (old, new)]
     answers = [

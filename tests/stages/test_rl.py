@@ -11,7 +11,7 @@ import pytest
 from rich.progress import Progress
 
 from pit_jax.config import Config, GuardsConfig
-from pit_jax.stages import rl
+from pit_jax.stages import models, rl
 from pit_jax.stages.context import Context
 
 ROUNDS = 3
@@ -39,15 +39,15 @@ def start(place: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Context]
 
     The guard says the opposite of the gap model: whatever RL gains, the guard loses.
     """
-    drawn = Context.load
+    drawn = models.restored
 
-    def load(self: Context, stage: str, model: str) -> Any:
+    def restored(context: Context, stage: str, model: str, make: Callable[..., Any]) -> Any:
         if model != "guard":
-            return drawn(self, stage, model)
-        scorer = drawn(self, "rm", "improver")
+            return drawn(context, stage, model, make)
+        scorer = drawn(context, "rm", "improver", make)
         return {**scorer, "head": jax.tree.map(lambda x: -x, scorer["head"])}
 
-    monkeypatch.setattr(Context, "load", load)
+    monkeypatch.setattr(models, "restored", restored)
     monkeypatch.setattr(rl, "require_gates", lambda context: {})
 
     def make(config: Config) -> Context:

@@ -151,7 +151,9 @@ def test_a_guard_is_the_gap_model_with_another_head_and_another_order(
 ) -> None:
     """Same pairs, same loss and the same SFT weights below the head; its own folder and its own number of updates."""
     begun: dict[str, tuple[Task, Any]] = {}
-    monkeypatch.setattr(rm, "fit", lambda context, task, start, bar: begun.update({task.folder.name: (task, start())}))
+    monkeypatch.setattr(
+        rm, "fit", lambda context, task, start, bar: begun.update({task.folder.name: (task, start().trained)})
+    )
     base = Config()
     context = place(replace(base, rm=replace(base.rm, improver_steps=7, guard_steps=5)))
     with Progress(disable=True) as progress:

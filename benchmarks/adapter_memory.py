@@ -1,0 +1,74 @@
+"""Memory of the improver's RL with adapters and without: peak resident memory of the stage, bytes of its checkpoint.
+
+    python benchmarks/adapter_memory.py --scratch=runs/adapter-memory --rank=8 [--width=512 --layers=8]
+
+Both runs are made here, on the embedded set, from the same random weights: a few updates of every stage, since memory
+does not depend on what is learned. On a CPU the weights are resident memory too, so one figure holds all of it.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+ENTRY = Path(__file__).resolve().parents[1] / "launch" / "tpu_run.py"
+STAGES = (("sft", "policy"), ("sft", "improver"), ("rm", "policy"), ("rm", "improver"), ("rl", "policy"))
+QUICK = (
+    *("--data.notes-pairs=4000", "--sft.policy-steps=2", "--sft.improver-steps=2", "--sft.batch-size=16"),
+    *("--rm.policy-steps=2", "--rm.improver-steps=2", "--rm.batch-size=16", "--rl.policy-rounds=1"),
+    *("--rl.curriculum.rounds", "1", "1", "--rl.batch-size=16", "--rl.heldout-prompts=16", "--rl.ignore-gates"),
+    *("--rl.select-kl=1e9", "--rl.guards.action=warn", "--checkpoint.keep=1"),
+)
+
+
+@dataclass(frozen=True)
+class Cost:
+    resident: int  # bytes, at the peak
+    checkpoint: int  # bytes on disk
+
+
+def execute(arguments: list[str]) -> int:
+    """Run the command; returns its peak resident bytes."""
+    process = subprocess.Popen([sys.executable, str(ENTRY), *arguments], stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"{' '.join(arguments)} ended with {os.waitstatus_to_exitcode(status)}")
+    return usage.ru_maxrss * 1024
+
+
+def measure(workdir: Path, flags: list[str]) -> Cost:
+    """The improver's RL in `workdir`, after whatever it needs."""
+    common = [f"--workdir={workdir}", *QUICK, *flags]
+    for stage, model in STAGES:
+        execute([f"--stage={stage}", f"--model={model}", *common])
+    resident = execute(["--stage=rl", *common])
+    newest = max((workdir / "rl-improver" / "checkpoints").glob("[0-9]*"), key=lambda path: int(path.name))
+    return Cost(resident, sum(path.stat().st_size for path in newest.rglob("*") if path.is_file()))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scratch", type=Path, required=True)
+    for name, default in (("rank", 8), ("width", 512), ("layers", 8)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    given = parser.parse_args()
+    size = [
+        *(f"--transformer.width={given.width}", f"--transformer.layers={given.layers}"),
+        *(f"--transformer.head-size={given.width // 4}", f"--transformer.ffn={3 * given.width}"),
+    ]
+    table = Table(title=f"RL of the improver, width {given.width}, {given.layers} layers", title_justify="left")
+    for column in ("trained", "peak resident, MiB", "checkpoint, MiB"):
+        table.add_column(column, justify="right")
+    for name, rank in (("all weights", 0), (f"adapters of rank {given.rank}", given.rank)):
+        cost = measure(given.scratch / f"rank-{rank}", [*size, f"--adapter.rank={rank}"])
+        table.add_row(name, f"{cost.resident / 2**20:,.0f}", f"{cost.checkpoint / 2**20:,.1f}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
