@@ -18,6 +18,7 @@ class Triple:
     prompt: str
     chosen: str
     rejected: str
+    margin: float = 0.0  # how far apart the reward model should score them (arXiv 2307.09288)
 
 
 @jax.tree_util.register_dataclass
@@ -41,6 +42,7 @@ class RewardBatch:
     chosen_segments_BL: jax.Array  # int32, 1 = real, 0 = padding
     rejected_BL: jax.Array  # int32
     rejected_segments_BL: jax.Array  # int32
+    margin_B: jax.Array  # f32, by how much the scalars should differ
 
 
 @jax.tree_util.register_dataclass

@@ -21,15 +21,16 @@ Arrays = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Example:
-    """One triple as tokens: policy prompt, improver prefix, and the two answers without EOS."""
+    """One triple as tokens: policy prompt, improver prefix, the two answers without EOS; and its margin."""
 
     prompt: Sequence[int]
     prefix: Sequence[int]
     chosen: Sequence[int]
     rejected: Sequence[int]
+    margin: float = 0.0
 
 
-FEATURES = tuple(Example.__dataclass_fields__)
+FEATURES = ("prompt", "prefix", "chosen", "rejected")  # the token features of an Example
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ def _reward_rows(examples: Sequence[Example], layout: Layout) -> Arrays:
         length = layout.row_lengths["reward"]
         arrays[f"{name}_BL"] = _pad(rows, length, layout.pad_id)
         arrays[f"{name}_segments_BL"] = _real(rows, length).astype(np.int32)
-    return arrays
+    return arrays | {"margin_B": np.array([example.margin for example in examples], np.float32)}
 
 
 def _gap_rows(examples: Sequence[Example], layout: Layout) -> Arrays:
@@ -212,7 +213,7 @@ _FILL = -1  # marks the end of a feature inside a chunk
 
 
 def converter(kind: str, layout: Layout, *, pack: bool = False) -> "seqio.FeatureConverter":
-    """seqio converter from the task features (FEATURES and `id`) to the fields of `kind`.
+    """seqio converter from the task features (FEATURES, `margin` and `id`) to the fields of `kind`.
 
     Unpacked rows keep `id`, the number of their example; packed rows (SFT only) have none.
     """
@@ -230,7 +231,10 @@ def _converter_class(kind: str, packed: bool) -> Any:
     fields = build(kind, [Example([3], [3], [3], [3])], probe) | ({} if packed else {"id": np.zeros(1, np.int32)})
 
     class Converter(seqio.FeatureConverter):
-        TASK_FEATURES = {name: spec(dtype=tf.int32) for name in FEATURES} | {"id": spec(dtype=tf.int32, rank=0)}
+        TASK_FEATURES = {name: spec(dtype=tf.int32) for name in FEATURES} | {
+            "margin": spec(dtype=tf.float32, rank=0),
+            "id": spec(dtype=tf.int32, rank=0),
+        }
         MODEL_FEATURES = {
             name: spec(dtype=tf.as_dtype(field.dtype), rank=field.ndim - 1) for name, field in fields.items()
         }
@@ -249,7 +253,7 @@ def _converter_class(kind: str, packed: bool) -> Any:
             lengths = self.get_model_feature_lengths(task_feature_lengths)
 
             def shaped(chunk: dict[str, Any]) -> dict[str, Any]:
-                outputs = tf.numpy_function(rows, [chunk[name] for name in (*FEATURES, "id")], dtypes)
+                outputs = tf.numpy_function(rows, [chunk[name] for name in self.TASK_FEATURES], dtypes)
                 named = dict(zip(self.MODEL_FEATURES, outputs, strict=True))
                 return {
                     name: tf.ensure_shape(x, [None] + [lengths[name]] * self.MODEL_FEATURES[name].rank)
@@ -257,15 +261,16 @@ def _converter_class(kind: str, packed: bool) -> Any:
                 }
 
             def rows(*columns: np.ndarray) -> list[np.ndarray]:
-                *features, ids = columns
-                groups = zip(*features, strict=True)
-                examples = [Example(*(row[row != _FILL].tolist() for row in group)) for group in groups]
+                *features, margins, ids = columns
+                real = [[row[row != _FILL].tolist() for row in feature] for feature in features]
+                examples = [Example(*group) for group in zip(*real, margins.tolist(), strict=True)]
                 make = pack_sft if packed else build
                 arrays = make(kind, examples, self.layout) | {"id": ids}
                 return [arrays[name] for name in self.MODEL_FEATURES]
 
             dtypes = [feature.dtype for feature in self.MODEL_FEATURES.values()]
             shapes = {name: [None] * feature.rank for name, feature in self.TASK_FEATURES.items()}
-            return ds.padded_batch(_CHUNK, shapes, padding_values=tf.constant(_FILL, tf.int32)).map(shaped).unbatch()
+            fill = {name: tf.constant(_FILL, feature.dtype) for name, feature in self.TASK_FEATURES.items()}
+            return ds.padded_batch(_CHUNK, shapes, padding_values=fill).map(shaped).unbatch()
 
     return Converter

@@ -29,7 +29,7 @@ FOLD_KINDS: dict[str, tuple[str, ...]] = {
     "rl": ("prompts",),
     "heldout": KINDS,
 }
-_VERSION = 1  # of the rows and files written here
+_VERSION = 2  # of the rows and files written here
 _DONE = "done.json"
 
 

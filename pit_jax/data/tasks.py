@@ -27,7 +27,7 @@ from pit_jax.data.templates import Template
 from pit_jax.data.tokenizers import hf_vocabulary
 
 _CHUNK = 1024  # examples tokenised at once
-
+_SCALARS = ("margin", "id")  # features that are one number an example
 
 Ids = Mapping[str, Sequence[int]]
 
@@ -47,6 +47,7 @@ def tokenise(triples: Sequence[Triple], template: Template, ids: Ids) -> list[Ex
             template.improver_prefix_of(ids[triple.prompt]),
             ids[triple.chosen],
             ids[triple.rejected],
+            triple.margin,
         )
         for triple in triples
     ]
@@ -95,10 +96,12 @@ def build_mixture(
     tf, seqio = tensorflow_and_seqio()
     vocabulary = hf_vocabulary(template.tokenizer)
     features = {name: seqio.Feature(vocabulary, add_eos=False, dtype=tf.int32) for name in FEATURES}
-    features["id"] = seqio.Feature(seqio.PassThroughVocabulary(size=2**31 - 1), add_eos=False, dtype=tf.int32, rank=0)
+    number = seqio.PassThroughVocabulary(size=2**31 - 1)
+    features["margin"] = seqio.Feature(number, add_eos=False, dtype=tf.float32, rank=0)
+    features["id"] = seqio.Feature(number, add_eos=False, dtype=tf.int32, rank=0)
     names = []
-    for number, (source, folds) in enumerate(sources.items()):  # seqio sorts tasks by name: the number keeps our order
-        name = f"pit_jax_{number:03}_{_hash([template.tokenizer.fingerprint, source, *_contents(folds)])}"
+    for place, (source, folds) in enumerate(sources.items()):  # seqio sorts tasks by name: the number keeps our order
+        name = f"pit_jax_{place:03}_{_hash([template.tokenizer.fingerprint, source, *_contents(folds)])}"
         names.append(name)
         if name not in seqio.TaskRegistry.names():
             filled = {fold: rows for fold, rows in folds.items() if rows}
@@ -122,7 +125,7 @@ def read(mixture: Any, fold: str, kinds: Sequence[str], layout: Layout, *, pack:
     The same as `seqio.get_dataset` for each kind, but the tokens are made once.
     """
     assert fold in FOLDS, fold
-    lengths: dict[str, int | None] = dict.fromkeys(FEATURES, layout.prompt_slot) | {"id": None}
+    lengths: dict[str, int | None] = dict.fromkeys(FEATURES, layout.prompt_slot) | dict.fromkeys(_SCALARS)
     lengths |= {"chosen": layout.response_slot, "rejected": layout.response_slot}
     tokens = mixture.get_dataset(None, split=fold, shuffle=False, num_epochs=1, trim_output_features=False).cache()
     rows = {}
@@ -183,8 +186,10 @@ def _texts(
     tf, _ = tensorflow_and_seqio()
     rows = folds[split]
     names = ("prompt", "chosen", "rejected")
-    columns = {name: [getattr(triple, name).encode() for _, triple in rows] for name in names}
-    return tf.data.Dataset.from_tensor_slices(columns | {"id": np.array([number for number, _ in rows], np.int32)})
+    columns: dict[str, Any] = {name: [getattr(triple, name).encode() for _, triple in rows] for name in names}
+    columns["margin"] = np.array([triple.margin for _, triple in rows], np.float32)
+    columns["id"] = np.array([number for number, _ in rows], np.int32)
+    return tf.data.Dataset.from_tensor_slices(columns)
 
 
 def _tokens(template: Template, ids: Ids, dataset: Any) -> Any:
@@ -204,14 +209,14 @@ def _tokens(template: Template, ids: Ids, dataset: Any) -> Any:
     def chunk(texts: dict[str, Any]) -> dict[str, Any]:
         columns = [texts[name] for name in ("prompt", "chosen", "rejected")]
         flat = tf.numpy_function(encode, columns, [tf.int32] * (2 * len(FEATURES)))
-        features = {"id": texts["id"]}
+        features = {name: texts[name] for name in _SCALARS}
         for name, values, lengths in zip(FEATURES, flat[::2], flat[1::2], strict=True):
             values, lengths = tf.ensure_shape(values, [None]), tf.ensure_shape(lengths, [None])
             features[name] = tf.RaggedTensor.from_row_lengths(values, lengths)
         return features
 
     def dense(features: dict[str, Any]) -> dict[str, Any]:
-        return {name: tf.ensure_shape(x, [] if name == "id" else [None]) for name, x in features.items()}
+        return {name: tf.ensure_shape(x, [] if name in _SCALARS else [None]) for name, x in features.items()}
 
     return dataset.batch(_CHUNK).map(chunk).unbatch().map(dense)
 

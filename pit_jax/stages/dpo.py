@@ -65,7 +65,8 @@ def with_reference(context: Context, params: Any, arrays: Mapping[str, np.ndarra
         for batch, real in sequential(dict(arrays), context.config.improve.batch_size)
     ]
     chosen_N, rejected_N = (np.concatenate(column) for column in zip(*pieces, strict=True))
-    return {**arrays, "ref_chosen_B": chosen_N, "ref_rejected_B": rejected_N}
+    rows = {name: array for name, array in arrays.items() if name != "margin_B"}
+    return {**rows, "ref_chosen_B": chosen_N, "ref_rejected_B": rejected_N}
 
 
 def run(context: Context, progress: Progress) -> None:

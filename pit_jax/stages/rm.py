@@ -33,7 +33,7 @@ def make_reward_loss(model: ScalarModel) -> Loss:
         tokens = jnp.concatenate([batch.chosen_BL, batch.rejected_BL])
         segments = jnp.concatenate([batch.chosen_segments_BL, batch.rejected_segments_BL])
         chosen_B, rejected_B = jnp.split(sequence_scores(model, params, tokens, segments), 2)
-        return bradley_terry_loss(chosen_B, rejected_B)
+        return bradley_terry_loss(chosen_B, rejected_B, margin=batch.margin_B)
 
     return loss
 

@@ -11,7 +11,8 @@ from pit_jax.data.features import FEATURES, KINDS, Example, Layout, build, gap_p
 PAD, EOS, SUFFIX = 0, 1, (4, 5)
 tokens = st.lists(st.integers(6, 99), max_size=7)
 filled = st.lists(st.integers(6, 99), min_size=1, max_size=7)
-examples = st.lists(st.builds(Example, filled, filled, tokens, tokens), min_size=1, max_size=5)
+margins = st.floats(-4, 4, width=32)
+examples = st.lists(st.builds(Example, filled, filled, tokens, tokens, margins), min_size=1, max_size=5)
 LAYOUT = Layout(PAD, EOS, SUFFIX, {kind: 64 for kind in KINDS}, prompt_slot=8, response_slot=8)
 SFT = ("sft-policy", "sft-improver")
 
@@ -35,7 +36,8 @@ def test_fields_are_those_of_the_batch(kind: str, noun: type) -> None:
     arrays = build(kind, [Example([9], [9], [8], [7])] * 3, LAYOUT)
     assert set(arrays) == {field.name for field in dataclasses.fields(noun)}
     for name, array in arrays.items():
-        assert len(array) == 3 and array.dtype == (bool if "mask" in name else np.int32), name
+        dtype = np.float32 if name == "margin_B" else bool if "mask" in name else np.int32
+        assert len(array) == 3 and array.dtype == dtype, name
         assert array.ndim == (1 if name.endswith("_B") else 2)
 
 
@@ -94,6 +96,7 @@ def test_reward_rows_end_at_eos(rows: list[Example]) -> None:
             real = arrays[f"{name}_segments_BL"][row] == 1
             assert arrays[f"{name}_BL"][row][real].tolist() == [*example.prompt, *getattr(example, name), EOS]
             assert real.argmin() == real.sum() and (arrays[f"{name}_BL"][row][~real] == PAD).all()
+    assert arrays["margin_B"].tolist() == [example.margin for example in rows]
 
 
 @given(rows=examples)

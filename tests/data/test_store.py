@@ -78,7 +78,12 @@ def test_unknown_rows_are_refused(prepared: Prepared) -> None:
 
 
 def test_the_tokenizer_sees_the_sft_fold_only(prepared: Prepared, tmp_path: Path) -> None:
-    texts = [text for t in notes.pairs(300, 0) if fold_of(t.prompt, 0.2) == "sft" for text in vars(t).values()]
+    texts = [
+        text
+        for t in notes.pairs(300, 0)
+        if fold_of(t.prompt, 0.2) == "sft"
+        for text in (t.prompt, t.chosen, t.rejected)
+    ]
     assert train_tokenizer(texts, vocab_size=512, folder=tmp_path / "t") == prepared.tokenizer
 
 

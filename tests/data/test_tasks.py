@@ -37,7 +37,7 @@ def mixture_of(sources: Sources, rates: Sequence[float], template: Template) -> 
 
 
 def triples(count: int, word: str) -> list[Triple]:
-    return [Triple(f"{word} {i} 🙂", f"see you{'!' * (i % 4)}\n", f"no {i}") for i in range(count)]
+    return [Triple(f"{word} {i} 🙂", f"see you{'!' * (i % 4)}\n", f"no {i}", i / 4) for i in range(count)]
 
 
 def numbered(sizes: dict[str, int], fold: str = "sft") -> tuple[Sources, list[Triple]]:

@@ -125,7 +125,7 @@ def test_training_is_three_forward_passes() -> None:
 
 def test_the_reward_models_score_two_rows_or_one_tree_a_pair() -> None:
     model, network = ScalarModel(SHAPE, VOCAB), Network(SHAPE, VOCAB)
-    pairs = RewardBatch(*[ints(BATCH, LENGTH)] * 4)
+    pairs = RewardBatch(*[ints(BATCH, LENGTH)] * 4, jnp.zeros(BATCH))
     reward = make_reward_loss(model)
     found = traced(lambda params: reward(params, pairs, KEY)[0], params_of(model))
     assert found == BATCH * 2 * network.score(LENGTH).flops

@@ -1,5 +1,7 @@
 """objectives/reward.py: Bradley-Terry by hand, against numpy, and under a swap of labels."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,6 +33,16 @@ def test_a_margin_is_subtracted_from_the_difference() -> None:
     np.testing.assert_allclose(loss, np.mean(np.log1p(np.exp([-1.0, 2.0, 1.0, 6.0]))), rtol=1e-6)
     assert metrics["accuracy"].value == 0.5
     assert metrics["rewards/margins"].value == -0.5
+
+
+def test_a_margin_of_zero_changes_no_bit() -> None:
+    def loss_and_grads(**margin: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        with_margin = functools.partial(bradley_terry_loss, **margin)
+        return jax.jit(jax.value_and_grad(lambda a, b: with_margin(a, b)[0], argnums=(0, 1)))(CHOSEN_B, REJECTED_B)
+
+    plain, zero = loss_and_grads(), loss_and_grads(margin=jnp.zeros(4))
+    for one, other in zip(jax.tree.leaves(plain), jax.tree.leaves(zero), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_equal_rewards_cost_ln_2_and_are_not_right() -> None:

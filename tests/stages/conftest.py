@@ -18,7 +18,7 @@ from rich.console import Console
 
 from pit_jax.batch import Experience, GapBatch, PromptBatch, RewardBatch, RolloutPrompts, SftBatch, Triple
 from pit_jax.config import Config, TransformerConfig
-from pit_jax.data.features import KINDS, Example, Layout, build, gap_pairs, pack_sft, row_lengths
+from pit_jax.data.features import FEATURES, KINDS, Example, Layout, build, gap_pairs, pack_sft, row_lengths
 from pit_jax.model.networks import LanguageModel, ScalarModel
 from pit_jax.parallel.mesh import AXES
 from pit_jax.stages import models
@@ -77,7 +77,7 @@ class World:
         return [Example(words(1), [3, 6 + i, *words(0)][:7], words(0), words(0)) for i in range(count)]
 
     def layout(self, examples: Sequence[Example]) -> Layout:
-        lengths = np.array([[len(getattr(e, name)) for name in Example.__dataclass_fields__] for e in examples])
+        lengths = np.array([[len(getattr(e, name)) for name in FEATURES] for e in examples])
         longest = {k: int(row_lengths(k, lengths, len(SUFFIX)).max()) + 2 for k in KINDS if k != "prompts"}
         return Layout(PAD, EOS, SUFFIX, longest, self.prompt_slot, self.slot)
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pit_jax.batch import DpoBatch, RewardBatch
+from pit_jax.batch import DpoBatch
 from pit_jax.config import Config, DpoConfig
 from pit_jax.data.features import Example
 from pit_jax.generation.sampling import token_logprobs
@@ -62,7 +62,8 @@ def test_equal_answers_and_padding_add_nothing(world: Any, params: Any) -> None:
     same = world.batch("reward", [Example([9], [3], [7, 8], [7, 8])])
     assert [float(x[0]) for x in pair_logprobs(world.language, params, same)] == [0.0, 0.0]
     batch = world.batch("reward", SHARED)
-    wide = RewardBatch(**{f.name: np.pad(getattr(batch, f.name), ((0, 0), (0, 5))) for f in fields(batch)})
+    padded = {f.name: np.pad(getattr(batch, f.name), ((0, 0), (0, 5))) for f in fields(batch) if f.name[-2:] == "BL"}
+    wide = replace(batch, **padded)
     for narrow_B, wide_B in zip(
         pair_logprobs(world.language, params, batch), pair_logprobs(world.language, params, wide), strict=True
     ):

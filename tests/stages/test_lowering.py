@@ -113,7 +113,8 @@ def test_reward_model_steps(shapes: Shapes, kind: str) -> None:
 
 
 def test_dpo_steps(shapes: Shapes) -> None:
-    rows = vars(shapes.world.batch("reward", shapes.world.examples(ROWS)))
+    rows = dict(vars(shapes.world.batch("reward", shapes.world.examples(ROWS))))
+    del rows["margin_B"]
     reference = dict.fromkeys(("ref_chosen_B", "ref_rejected_B"), jax.ShapeDtypeStruct((ROWS,), jnp.float32))
     batch = shapes.rows(DpoBatch(**rows, **reference))
     loss, optimizer = make_dpo_loss(shapes.language, DpoConfig()), make_optimizer(OptimizerConfig(), 10)

@@ -141,6 +141,17 @@ def test_the_reward_loss_is_bradley_terry_on_scores(
     np.testing.assert_allclose(metrics["rewards/margins"].value, (chosen_B - rejected_B).mean(), rtol=1e-4)
 
 
+def test_the_reward_loss_subtracts_the_margins_of_its_rows(
+    world: Any, params: Any, examples: list[Example], scores: Any
+) -> None:
+    margins = [0.5 * i for i in range(len(examples))]
+    batch = world.batch("reward", [replace(e, margin=m) for e, m in zip(examples, margins, strict=True)])
+    loss, _ = jax.jit(make_reward_loss(world.scalar))(params, batch, jax.random.key(0))
+    chosen_B = np.asarray(scores(params, batch.chosen_BL, batch.chosen_segments_BL), np.float64)
+    rejected_B = np.asarray(scores(params, batch.rejected_BL, batch.rejected_segments_BL), np.float64)
+    np.testing.assert_allclose(loss, np.log1p(np.exp(np.array(margins) + rejected_B - chosen_B)).mean(), rtol=1e-5)
+
+
 def test_the_selection_score_is_the_mean_of_the_five_accuracies() -> None:
     metrics = {f"gap/acc_{i}": 0.1 * i for i in range(1, 6)} | {"loss": 9.0, "gap/mean_wl": 5.0}
     assert gap_accuracy(metrics) == pytest.approx(0.3)
