@@ -28,6 +28,7 @@ setup(
         "safetensors>=0.7",
         "jinja2>=3.1",  # the report; transformers needs it for chat templates and does not declare it
         "datasets>=4.0,<6",
+        "pyarrow>=21",  # of Parquet files; datasets needs it too
         "seqio>=0.0.20,<0.1",
         "tensorflow>=2.21,<2.22",  # tensorflow-text pins it; the two move together
         "tensorflow-text>=2.21,<2.22",

@@ -12,11 +12,13 @@ from pit_jax.limits import GatesConfig, GuardsConfig
 @dataclass(frozen=True)
 class DataConfig:
     sources: tuple[str, ...] = ("notes",)
-    """Where pairs come from: `notes` (embedded), `jsonl:PATH` (prompt, chosen, rejected) or `hh:PATH` (transcripts)."""
+    """Where pairs come from: `notes` (embedded), `pairs:PATH` (prompt, chosen, rejected), `hh:PATH`, .. (README)."""
     rates: tuple[float, ...] = (1.0,)
     """Mixing rate of each source; the share of a source's examples seen per pass follows the rates."""
     heldout_fraction: float = 0.05
     """Share of prompts (by hash) kept out of every training fold."""
+    max_bad_rows: float = 0.0
+    """Largest share of a source's rows that may be left out, and counted, because they cannot be pairs."""
     prompt_length: int = 48
     """Most tokens of a prompt x; longer examples are counted and dropped."""
     response_length: int = 48

@@ -19,7 +19,7 @@ from pit_jax.config import DataConfig, TokenizerConfig, config_hash, flatten
 from pit_jax.data import tasks
 from pit_jax.data.features import FEATURES, KINDS, Arrays, Layout, row_lengths
 from pit_jax.data.folds import FOLDS, fold_of
-from pit_jax.data.sources import read_source
+from pit_jax.data.sources import Reading, read_source, source_files
 from pit_jax.data.templates import Template
 from pit_jax.data.tokenizers import Tokenizer, load_tokenizer, train_tokenizer
 
@@ -98,17 +98,18 @@ def _check(data: DataConfig) -> None:
         raise ValueError(f"data.rates must be positive, found {data.rates}")
     if not 0.0 < data.heldout_fraction < 1.0:
         raise ValueError(f"data.heldout_fraction must lie between 0 and 1, found {data.heldout_fraction}")
+    if not 0.0 <= data.max_bad_rows <= 1.0:
+        raise ValueError(f"data.max_bad_rows must be a share from 0 to 1, found {data.max_bad_rows}")
 
 
 def _inputs(data: DataConfig, tokenizer: TokenizerConfig) -> dict[str, Any]:
     """All that the prepared data depend on: knobs, and the contents of the files they name."""
     inputs = flatten(data, "data.") | flatten(tokenizer, "tokenizer.") | {"version": _VERSION}
     for source in data.sources:
-        path = Path(source.partition(":")[2])
-        if source.partition(":")[2] and path.is_file():
+        for path in source_files(source):
             inputs[f"contents of {path}"] = _file_hash(path)
     if "notes" in data.sources:
-        sample, _ = read_source("notes", DataConfig(notes_pairs=100, notes_seed=data.notes_seed))
+        sample = read_source("notes", DataConfig(notes_pairs=100, notes_seed=data.notes_seed)).triples
         inputs["contents of notes"] = hashlib.sha256(repr(sample).encode()).hexdigest()[:12]
     if tokenizer.path:
         for path in sorted(Path(tokenizer.path).glob("*.j*")):  # tokenizer.json, its config, chat_template.jinja
@@ -157,11 +158,12 @@ def _load(folder: Path) -> Prepared:
 def _build(
     data: DataConfig, config: TokenizerConfig, folder: Path, inputs: dict[str, Any], say: Callable[[str], None]
 ) -> None:
-    read: dict[str, list[Triple]] = {}
-    drops: dict[str, Counter[str]] = {}
+    readings: dict[str, Reading] = {}
     for source in data.sources:
         say(f"data: reading {source}")
-        read[source], drops[source] = read_source(source, data)
+        readings[source] = read_source(source, data)
+    read = {source: reading.triples for source, reading in readings.items()}
+    drops = {source: reading.drops for source, reading in readings.items()}
     fold = functools.cache(functools.partial(fold_of, heldout_fraction=data.heldout_fraction))
     folds = {source: [fold(triple.prompt) for triple in rows] for source, rows in read.items()}
 
@@ -174,7 +176,7 @@ def _build(
     lengths, keep = {}, {}
     for source, rows in read.items():
         lengths[source], keep[source], long = tasks.admit(rows, template, ids, data)
-        drops[source] += long
+        drops[source].update(long)
 
     sources, everything = _number(read, folds, keep)
     _need_examples(sources, drops, sum(map(len, read.values())))
@@ -192,6 +194,7 @@ def _build(
             source: {
                 "read": len(rows) + sum(drops[source].values()) - int((~keep[source]).sum()),
                 "dropped": dict(drops[source]),
+                "first dropped at": readings[source].first,
                 "kept": int(keep[source].sum()),
                 "left out by rates": int(keep[source].sum()) - sum(count[source] for count in counts.values()),
             }
@@ -201,7 +204,8 @@ def _build(
         "lengths before drops": _percentiles(np.concatenate(list(lengths.values()))),
         "layout": asdict(layout),
     }
-    fingerprint = config_hash(inputs | {"tokenizer": tokenizer.fingerprint})
+    # The mixture's name holds a hash of its pairs: the same repository of the hub may hold others another day.
+    fingerprint = config_hash(inputs | {"tokenizer": tokenizer.fingerprint, "pairs": mixture.name})
     done = {"fingerprint": fingerprint, "tokenizer": tokenizer.fingerprint, "inputs": inputs}
     (folder / "report.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
     (folder / _DONE).write_text(json.dumps(done | {"response_slot": layout.response_slot}, indent=2) + "\n")

@@ -55,7 +55,9 @@ def test_every_pair_lands_in_the_fold_of_its_prompt(prepared: Prepared) -> None:
     for fold, rows in kept.items():
         assert {fold_of(row.prompt, 0.2) for row in rows} == {fold}
         assert prepared.report["folds"][fold] == {"examples": len(rows), "by source": {"notes": len(rows)}}
-    assert prepared.report["sources"]["notes"] == {"read": 300, "dropped": {}, "kept": 300, "left out by rates": 0}
+    assert prepared.report["sources"]["notes"] == {
+        **{"read": 300, "dropped": {}, "first dropped at": {}, "kept": 300, "left out by rates": 0}
+    }
 
 
 def test_slots_are_tight(prepared: Prepared) -> None:
@@ -173,6 +175,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Mon
         ({"heldout_fraction": 0.0}, "must lie between 0 and 1, found 0.0"),
         ({"sources": ("noets",)}, "did you mean 'notes'"),
         ({"sources": ("jsonl:absent.jsonl",)}, "absent.jsonl: no such file"),
+        ({"max_bad_rows": 1.5}, "must be a share from 0 to 1, found 1.5"),
     ],
 )
 def test_bad_settings_are_refused_before_anything_is_written(
@@ -204,6 +207,21 @@ def test_two_sources_are_mixed_by_their_rates(tmp_path: Path) -> None:
     for report in mixed.report["sources"].values():
         assert report["read"] == report["kept"]
     assert mixed.report["sources"]["notes"]["left out by rates"] > 100
+
+
+def test_margins_and_the_first_bad_rows_arrive(tmp_path: Path) -> None:
+    source = tmp_path / "pairs.jsonl"
+    rows = [{"prompt": f"question {i}", "chosen": f"yes {i}", "rejected": "no", "margin": i / 4} for i in range(99)]
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows) + "{}\n")
+    data = replace(DATA, sources=(f"pairs:{source}",), max_bad_rows=0.01)
+    found = prepare(data, TOKENS, tmp_path / "data", say=quiet)
+    report = found.report["sources"][f"pairs:{source}"]
+    assert (report["read"], report["kept"], report["dropped"]) == (100, 99, {"missing columns chosen, rejected": 1})
+    assert "pairs.jsonl, line 100: found none" in report["first dropped at"]["missing columns chosen, rejected"]
+    for fold in ("rm", "heldout"):
+        margins = [float(triple.prompt.split()[1]) / 4 for triple in found.triples(fold)]
+        assert found.arrays(fold, "reward")["margin_B"].tolist() == margins
+        assert [triple.margin for triple in found.triples(fold)] == margins
 
 
 def test_given_tokenizer_is_used_and_copied(prepared: Prepared, tmp_path: Path) -> None:

@@ -1,0 +1,223 @@
+"""What a row of each known layout means: from its columns to a Triple, or the reason why it gives none."""
+
+import bisect
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pit_jax.batch import Triple
+from pit_jax.data.transcripts import SPEAKERS, TURN, Message, transcript
+
+Row = dict[str, Any]
+TLDR = "TL;DR:"  # asks for a summary, as the last word of a prompt
+
+
+class Unusable(Exception):
+    """Why a row gives no pair: rows are counted by `reason`, `found` tells about this one.
+
+    `known`: a public data set is known to hold such rows. They are left out; any other makes its source bad.
+    """
+
+    def __init__(self, reason: str, found: str = "", *, known: bool = False) -> None:
+        super().__init__(reason)
+        self.reason, self.found, self.known = reason, found, known
+
+
+def pairs(row: Row) -> Triple:
+    """TRL's columns: `prompt` (or none: what the answers share), `chosen`, `rejected`, and maybe a number `margin`.
+
+    Each text is a string or a list of {role, content}. A list may hold the whole dialogue; its last message is the
+    answer. Prompts of messages become a transcript. Other columns are ignored.
+    """
+    strings = isinstance(row.get("chosen"), str) and isinstance(row.get("rejected"), str)
+    _need(row, "chosen", "rejected")
+    margin = _margin(row.get("margin"))
+    if row.get("prompt") is None and strings:
+        prompt, chosen, rejected = _shared_prompt(_text(row, "chosen"), _text(row, "rejected"))
+    else:
+        (head, chosen), (other, rejected) = _dialogue(row, "chosen"), _dialogue(row, "rejected")
+        prompt = _prompt(row, head, other)
+    for name, text in (("prompt", prompt), ("chosen", chosen), ("rejected", rejected)):
+        if not text.strip():
+            raise Unusable(f"{name} is empty", "every pair needs a prompt and two answers")
+    if chosen.strip() == rejected.strip():
+        raise Unusable("chosen and rejected are the same text", "a pair needs two different answers")
+    return Triple(prompt, chosen, rejected, margin)
+
+
+def hh(row: Row) -> Triple:
+    """HH-RLHF: whole dialogues `chosen` and `rejected`; the prompt ends with the last "\\n\\nAssistant:" they share."""
+    _need(row, "chosen", "rejected")
+    (prompt, turn, chosen), (other, _, rejected) = (
+        _text(row, name).rpartition(TURN) for name in ("chosen", "rejected")
+    )
+    if not turn or not prompt.strip():
+        raise Unusable("no prompt before the last assistant turn", known=True)
+    if prompt != other:
+        raise Unusable("dialogues differ before the last assistant turn", known=True)
+    return _two_answers(prompt + turn, chosen, rejected)
+
+
+def tldr(row: Row) -> Triple:
+    """CarperAI/openai_summarize_comparisons: a post `prompt` and two summaries that begin with "TL;DR:".
+
+    The mark goes to the end of the prompt, where it asks for a summary; it may be there already.
+    """
+    prompt, chosen, rejected = _texts(row)
+    summaries = (text.strip().removeprefix(TLDR) for text in (chosen, rejected))
+    return _two_answers(f"{prompt.strip().removesuffix(TLDR).rstrip()}\n{TLDR}", *summaries)
+
+
+def ultrafeedback(row: Row) -> Triple:
+    """HuggingFaceH4/ultrafeedback_binarized: `chosen` and `rejected` are message lists that share all but the last.
+
+    A prompt of one user message is its text. The two scores are not used: they say who won, which the columns do too.
+    """
+    _need(row, "chosen", "rejected")
+    (head, chosen), (other, rejected) = _dialogue(row, "chosen"), _dialogue(row, "rejected")
+    if head != other:
+        raise Unusable("dialogues differ before the last assistant turn", known=True)
+    if not head or not head[-1][1].strip():
+        raise Unusable("no prompt before the last assistant turn", known=True)
+    return _two_answers(head[0][1] if len(head) == 1 else _transcript(head), chosen, rejected)
+
+
+def synthetic_instruct(row: Row) -> Triple:
+    """Dahoas/synthetic-instruct-gptj-pairwise: three strings."""
+    return _two_answers(*_texts(row))
+
+
+LAYOUTS: dict[str, Callable[[Row], Triple]] = {
+    "pairs": pairs,
+    "jsonl": pairs,  # its old name
+    "hh": hh,
+    "tldr": tldr,
+    "ultrafeedback": ultrafeedback,
+    "synthetic_instruct": synthetic_instruct,
+}
+
+
+def _two_answers(prompt: str, chosen: str, rejected: str) -> Triple:
+    """Of a public data set, which holds a few rows without a prompt or two different answers."""
+    chosen, rejected = chosen.strip(), rejected.strip()
+    if not prompt.strip():
+        raise Unusable("empty prompt", known=True)
+    if not chosen or not rejected:
+        raise Unusable("empty answer", known=True)
+    if chosen == rejected:
+        raise Unusable("chosen equals rejected", known=True)
+    return Triple(prompt, chosen, rejected)
+
+
+def _shared_prompt(chosen: str, rejected: str) -> tuple[str, str, str]:
+    """Prompt and answers of two texts: the words they share at the start, and the rest.
+
+    As in TRL a space at the cut goes to the answers. Where the answers part inside a word TRL cuts there too; here the
+    whole word is theirs.
+    """
+    shorter = min(len(chosen), len(rejected))
+    common = bisect.bisect_left(range(1, shorter + 1), True, key=lambda end: chosen[:end] != rejected[:end])
+    shared = chosen[:common]
+    if shared and not shared[-1].isspace():
+        common -= len(shared.rsplit(maxsplit=1)[-1])
+    if chosen[:common].endswith(" "):
+        common -= 1
+    if not chosen[:common].strip():
+        raise Unusable("no prompt", "without a prompt column chosen and rejected must begin with the same words")
+    return chosen[:common], chosen[common:], rejected[common:]
+
+
+def _prompt(row: Row, head: Sequence[Message], other: Sequence[Message]) -> str:
+    """The prompt as one text; messages before an answer must repeat it, or be it where there is no prompt column."""
+    prompt = row.get("prompt")
+    if prompt is None:
+        if not isinstance(row["chosen"], list) or not isinstance(row["rejected"], list):
+            _need(row, "prompt", "chosen", "rejected")
+        if head != other:
+            raise Unusable("without a prompt, chosen and rejected must share all messages but the last")
+        return _transcript(head)
+    if isinstance(prompt, list):
+        turns = _messages("prompt", prompt)
+        text = _transcript(turns)
+    else:
+        text = _text(row, "prompt")
+        turns = [("user", text)]
+    for name, before in (("chosen", head), ("rejected", other)):
+        if before and before != turns:
+            raise Unusable(f"the messages of {name} before its answer differ from the prompt")
+    return text
+
+
+def _need(row: Row, *columns: str) -> None:
+    missing = [name for name in columns if row.get(name) is None]
+    if missing:
+        found = ", ".join(sorted(name for name, value in row.items() if value is not None)) or "none"
+        names = f"column{'s' * (len(missing) > 1)} {', '.join(missing)}"
+        raise Unusable(f"missing {names}", f"found {found}; needed {', '.join(columns)}")
+
+
+def _margin(value: Any) -> float:
+    if value is None:
+        return 0.0
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise Unusable("margin is not a finite number", f"found {value!r:.80}")
+    return float(value)
+
+
+def _texts(row: Row) -> tuple[str, str, str]:
+    _need(row, "prompt", "chosen", "rejected")
+    return _text(row, "prompt"), _text(row, "chosen"), _text(row, "rejected")
+
+
+def _text(row: Row, name: str) -> str:
+    value = row[name]
+    if not isinstance(value, str):
+        raise Unusable(f"{name} must be a string", f"found {type(value).__name__}")
+    return _valid(name, value)
+
+
+def _valid(name: str, text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise Unusable(f"{name} holds half a surrogate pair, which is not valid Unicode") from error
+    return text
+
+
+def _dialogue(row: Row, name: str) -> tuple[list[Message], str]:
+    """Messages before the answer (none for a plain string) and the answer."""
+    value = row[name]
+    if isinstance(value, str):
+        return [], _valid(name, value)
+    if not isinstance(value, list):
+        raise Unusable(f"{name} must be a string or a list of {{role, content}}", f"found {type(value).__name__}")
+    messages = _messages(name, value)
+    if not messages or messages[-1][0] != "assistant":
+        raise Unusable(f"{name} must end with an assistant message")
+    return messages[:-1], messages[-1][1]
+
+
+def _messages(name: str, value: list[Any]) -> list[Message]:
+    """(role, content) of a message list."""
+    messages = []
+    for message in value:
+        if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
+            raise Unusable(f"every message of {name} needs role and content", f"found {message!s:.80}")
+        role, content = message["role"], message["content"]
+        if role not in SPEAKERS:
+            raise Unusable(f"{name} has an unknown role", f"found {role!r:.80}; roles are {', '.join(SPEAKERS)}")
+        if not isinstance(content, str):
+            raise Unusable(f"content of {name} must be a string", f"found {type(content).__name__}")
+        messages.append((role, _valid(f"content of {name}", content)))
+    return messages
+
+
+def _transcript(messages: Sequence[Message]) -> str:
+    if not messages or messages[-1][0] != "user":
+        raise Unusable("the prompt must end with a user message")
+    if not messages[-1][1].strip():
+        raise Unusable("prompt is empty", "every pair needs a prompt and two answers")
+    try:
+        return transcript(messages)
+    except ValueError as error:
+        raise Unusable("a message holds what begins a turn", str(error)) from error

@@ -1,0 +1,218 @@
+"""Where rows lie: files, folders, the Hugging Face hub (`datasets`), `tensorflow-datasets`. All are read as a stream.
+
+PATH[@SPLIT]                              a .jsonl, .jsonl.gz or .parquet file, or a folder of such files or one
+                                          that `datasets` saved; @SPLIT takes the files that its name begins
+hub/OWNER/NAME[:CONFIG][/FOLDER][@SPLIT]  a repository on the hub; never runs code of its own
+tfds/NAME[/CONFIG][:VERSION][@SPLIT]      prepared in $TFDS_DATA_DIR, else downloaded there
+"""
+
+import contextlib
+import gzip
+import json
+import os
+import re
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pit_jax.data.layouts import Row, Unusable
+
+HUB, TFDS = "hub/", "tfds/"
+Record = tuple[str, Row | Unusable]  # where it is, for messages, and the row or why there is none
+_SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
+_SAVED = ("dataset_dict.json", "state.json")  # what `save_to_disk` writes, beside the data
+_BATCH = 1024  # rows of a parquet file in memory at once
+
+
+def read_rows(location: str, layout: str) -> Iterator[Record]:
+    """Every row at `location`; `layout` is named in what a message says to pass instead.
+
+    Raises ValueError where there is nothing to read, or no reaching it: what to download, and where to put it.
+    """
+    place, split = split_location(location)
+    if place.startswith(HUB):
+        yield from _hub_rows(place.removeprefix(HUB), split or "train", layout)
+    elif place.startswith(TFDS):
+        yield from _tfds_rows(place.removeprefix(TFDS), split or "train", layout)
+    elif _is_saved(Path(place)):
+        yield from _saved_rows(Path(place), split)
+    else:
+        for path in local_files(location):
+            yield from _parquet_rows(path) if path.suffix == ".parquet" else _json_rows(path)
+
+
+def split_location(location: str) -> tuple[str, str]:
+    """(place, split); a path that exists as it stands may hold an @."""
+    place, at, split = location.rpartition("@")
+    return (place, split) if at and not Path(location).exists() else (location, "")
+
+
+def local_files(location: str) -> list[Path]:
+    """The files that `location` reads, none for the hub and tensorflow-datasets.
+
+    Raises ValueError for a folder without files to read, or one that is not there.
+    """
+    place, split = split_location(location)
+    path = Path(place)
+    if place.startswith((HUB, TFDS)):
+        return []
+    if path.is_file():
+        if split:
+            raise ValueError(f"{location}: {path} is a file, which has no splits; leave @{split} out")
+        return [path]
+    inside = [file for file in sorted(path.rglob("*")) if file.is_file() and _shown(file.relative_to(path))]
+    if _is_saved(path):
+        return inside
+    data = [file for file in inside if file.name.endswith(_SUFFIXES)]
+    found = [file for file in data if re.match(rf"{re.escape(split)}(?![^.-])", file.name)] if split else data
+    if not found:
+        names = ", ".join(str(file.relative_to(path)) for file in inside[:10]) or "nothing"
+        wanted = f" whose name begins with {split!r}" if split else ""
+        raise ValueError(f"{path}: asked for {', '.join(_SUFFIXES)} files{wanted} in this folder, found {names}")
+    return found
+
+
+def _shown(path: Path) -> bool:
+    """Not in a hidden folder, such as the one in which a download keeps its notes."""
+    return not any(part.startswith(".") for part in path.parts)
+
+
+def _is_saved(path: Path) -> bool:
+    return any((path / name).is_file() for name in _SAVED)
+
+
+def _json_rows(path: Path) -> Iterator[Record]:
+    """Of every line that is not blank."""
+    found = False
+    for number, raw in _lines(path):
+        if raw.isspace():
+            continue
+        found = True
+        yield f"{path}, line {number}", _json_row(raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw)
+    if not found:
+        raise ValueError(f"{path}: the file is empty; it must hold one JSON object a line")
+
+
+def _json_row(raw: bytes) -> Row | Unusable:
+    advice = "every line must hold one JSON object"
+    try:
+        row = json.loads(raw.decode())
+    except UnicodeDecodeError as error:
+        return Unusable("not valid UTF-8", f"{error.reason} at byte {error.start}; save the file as UTF-8")
+    except (json.JSONDecodeError, RecursionError) as error:
+        return Unusable("not valid JSON", f"{error}; {advice}")
+    return row if isinstance(row, dict) else Unusable(f"a JSON {type(row).__name__}", advice)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+            yield from enumerate(file, 1)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{path}: not a complete gzip file ({error})") from error
+    except PermissionError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _parquet_rows(path: Path) -> Iterator[Record]:
+    import pyarrow
+    from pyarrow import parquet
+
+    number = 0
+    try:
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=_BATCH):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"{path}, row {number}", row
+    except (pyarrow.ArrowException, PermissionError) as error:
+        raise ValueError(f"{path}: cannot be read as a Parquet file ({_line(error)})") from error
+    if not number:
+        raise ValueError(f"{path}: the file is empty; it must hold one row a pair")
+
+
+def _saved_rows(path: Path, split: str) -> Iterator[Record]:
+    """Of a folder that `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote."""
+    import datasets
+
+    try:
+        data = datasets.load_from_disk(str(path))
+    except Exception as error:  # a half-copied folder may fail anywhere in datasets or pyarrow
+        raise ValueError(f"{path}: cannot be read as a folder of `save_to_disk` ({_line(error)})") from error
+    if isinstance(data, datasets.DatasetDict):
+        if split not in data and (split or len(data) > 1):
+            raise ValueError(f"{path}: asked for split {split!r}, found {', '.join(data)}; write PATH@SPLIT")
+        data = data[split or next(iter(data))]
+    elif split:
+        raise ValueError(f"{path}: has no splits; leave @{split} out")
+    for number, row in enumerate(data, 1):
+        yield f"{path}, row {number}", _plain(row)
+
+
+def _hub_rows(place: str, split: str, layout: str) -> Iterator[Record]:
+    import datasets
+
+    owner, _, rest = place.partition("/")
+    name, _, folder = rest.partition("/")
+    name, _, config = name.partition(":")
+    if not owner or not name:
+        raise ValueError(f"{HUB}{place}: a repository is written {HUB}OWNER/NAME[:CONFIG][/FOLDER][@SPLIT]")
+    repository = f"{owner}/{name}"
+    try:
+        data = datasets.load_dataset(repository, config or None, data_dir=folder or None, split=split)
+    except Exception as error:  # the client, its transport, datasets and every file format have their own
+        files = f"{folder + '/' if folder else ''}*{re.split(r'[^A-Za-z0-9_-]', split)[0]}*"
+        kept = f"datasets/{name}"
+        raise ValueError(
+            f"{HUB}{place}@{split} cannot be read from the Hugging Face hub ({_line(error)}). Where the hub can be "
+            f"reached, run `hf download {repository} --repo-type dataset --include '{files}' --local-dir {kept}`, put "
+            f"the folder here, and pass {layout}:{kept}{'/' + folder if folder else ''}@{split.partition('[')[0]}"
+        ) from error
+    for number, row in enumerate(data, 1):
+        yield f"{HUB}{place}@{split}, row {number}", _plain(row)
+
+
+def _tfds_rows(place: str, split: str, layout: str) -> Iterator[Record]:
+    from pit_jax.data.tasks import tensorflow_and_seqio
+
+    tensorflow_and_seqio()  # quietly, and without a GPU
+    import tensorflow_datasets as tfds
+
+    folder = os.environ.get("TFDS_DATA_DIR") or str(Path("~/tensorflow_datasets").expanduser())
+    try:
+        with contextlib.redirect_stdout(None):
+            builder = tfds.builder(place, data_dir=folder, try_gcs=False)
+            builder.download_and_prepare()
+        rows = tfds.as_numpy(builder.as_dataset(split=split, shuffle_files=False))
+    except Exception as error:  # every data set fails to download, or to be known, in a way of its own
+        raise ValueError(
+            f"{TFDS}{place}@{split} cannot be read from tensorflow-datasets ({_line(error)}). Where it can be "
+            f"downloaded, run `tfds build {place}`, put the folder that it makes under ~/tensorflow_datasets into "
+            f"{folder} (or another that TFDS_DATA_DIR names), and pass {layout}:{TFDS}{place}@{split} again"
+        ) from error
+    for number, row in enumerate(rows, 1):
+        try:
+            record: Row | Unusable = _plain(row)
+        except UnicodeDecodeError as error:
+            record = Unusable("not valid UTF-8", f"{error.reason} at byte {error.start}")
+        yield f"{TFDS}{place}@{split}, row {number}", record
+
+
+def _plain(value: Any) -> Any:
+    """Strings for bytes, lists for arrays, and message lists for their columns ({"role": [..], "content": [..]})."""
+    if isinstance(value, bytes):
+        return value.decode()
+    if isinstance(value, dict):
+        plain = {name: _plain(item) for name, item in value.items()}
+        if plain.keys() >= {"role", "content"} and isinstance(plain["role"], list):
+            return [dict(zip(plain, items, strict=True)) for items in zip(*plain.values(), strict=True)]
+        return plain
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    return [_plain(item) for item in value] if isinstance(value, list) else value
+
+
+def _line(error: Exception) -> str:
+    """The first line of what an error says: some go on with every data set there is."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
