@@ -262,7 +262,7 @@ class CheckpointConfig:
 
 @dataclass(frozen=True)
 class Config:
-    stage: Literal["sft", "rm", "rl", "dpo", "improve", "evaluate", "paper", "export", "all"] = "all"
+    stage: Literal["data", "sft", "rm", "rl", "dpo", "improve", "evaluate", "paper", "export", "all"] = "all"
     """What to run; `all` runs everything up to evaluate and skips what is finished."""
     model: Literal["policy", "improver", "guard"] = "improver"
     """Which of the two pipelines, for sft, rm and rl; rm also trains the improver's guard (rm.guard_steps)."""

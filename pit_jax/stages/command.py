@@ -31,6 +31,7 @@ UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT
 DESCRIPTION = """Train a language model to improve answers, from preference pairs alone (PIT).
 
 Stages (--stage):
+  data      prepare the pairs and show them: drops, lengths, duplicates, overlaps, rows with their loss mask
   sft       supervised fine-tuning of the policy (x -> y_w) or the improver (x, y_l -> y_w)
   rm        the policy's reward model (Bradley-Terry) or the improver's gap model (five terms)
   rl        PPO on that reward; the improver's references follow the curriculum

@@ -14,7 +14,7 @@ from pit_jax.data.store import prepare
 from pit_jax.generation.sampling import Sampling, check_sampling
 from pit_jax.improvement.stopping import check_stop
 from pit_jax.parallel.mesh import check_batch, make_mesh
-from pit_jax.stages import dpo, evaluate, export, gap_gates, improve, paper, rl, rm, sft
+from pit_jax.stages import data_report, dpo, evaluate, export, gap_gates, improve, paper, rl, rm, sft
 from pit_jax.stages.ablations import ABLATIONS, branch, check_ablations
 from pit_jax.stages.answering import wording_of
 from pit_jax.stages.context import Context
@@ -63,6 +63,9 @@ def check_workdir(workdir: Path) -> None:
 def check(config: Config) -> list[StageFolder]:
     """Everything that can be wrong before data are read or anything compiles. Returns the stages to run."""
     check_trunk(config)
+    if config.stage == "data":
+        check_workdir(Path(config.workdir))
+        return []
     check_ablations(config.paper.ablations)
     wording_of(config)
     check_guards(config)
@@ -124,6 +127,9 @@ def run(config: Config, data: Path | None = None) -> None:
     console = Console()
     folders = check(config)
     prepared = prepare(config.data, config.tokenizer, data or data_folder(config), say=console.print)
+    if config.stage == "data":
+        data_report.run(config, prepared, console)
+        return
     for line in data_summary(prepared.report):
         console.print(line, soft_wrap=True)
     mesh = make_mesh(config.mesh)

@@ -25,6 +25,9 @@ def run(config: Config) -> None:
         ValueError: what a run of one seed raises; a workdir that holds such a run itself; seeds that differ in what
             they compared.
     """
+    if config.stage == "data":
+        given = ",".join(map(str, config.seeds))
+        raise ValueError(f"--stage=data with --seeds={given}: data do not depend on a seed; leave it out")
     console, workdir = Console(), Path(config.workdir)
     folders = {seed: workdir / f"seed-{seed}" for seed in config.seeds}
     configs = [replace(config, seed=seed, seeds=(), workdir=str(folder)) for seed, folder in folders.items()]

@@ -79,7 +79,7 @@ def test_every_knob_is_a_flag() -> None:
         (["--qqqq=1"], "unknown flag --qqqq; see --help"),
         (
             ["--stage=rll"],
-            r"--stage: unknown 'rll'; did you mean rl\?; known: sft, rm, rl, dpo, improve, .*, export, all",
+            r"--stage: unknown 'rll'; did you mean rl\?; known: data, sft, rm, .*, export, all",
         ),
         (["--stage", "evalute"], r"did you mean evaluate\?"),
         (["--model=both"], "--model: unknown 'both'; known: policy, improver, guard"),
