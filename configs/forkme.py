@@ -1,6 +1,6 @@
 """A config to copy: your own preference pairs, your own tokenizer, a mesh. Keep this note up to date as you go.
 
-Command   python launch/tpu_run.py --stage=all --config=configs/forkme.py --data.sources jsonl:pairs.jsonl
+Command   python launch/tpu_run.py --stage=all --config=configs/forkme.py --data.sources pairs:pairs.jsonl
 Hardware  the machine it ran on, its hours, its peak memory
 Expect    the gap accuracies on held-out pairs and the delta of PIT x1 against the policy, with its interval
 """
@@ -18,8 +18,8 @@ def get_config() -> Config:
         workdir="runs/forkme",
         data=replace(
             base.data,
-            # One JSON object a line: prompt, chosen, rejected. Several sources are mixed at their rates:
-            # sources=("jsonl:mine.jsonl", "notes"), rates=(3.0, 1.0).
+            # One JSON object a line: prompt, chosen, rejected (or see the README's table). Several sources are mixed at their rates:
+            # sources=("pairs:mine.jsonl", "notes"), rates=(3.0, 1.0).
             sources=("notes",),
             rates=(1.0,),
             # Longer examples are counted and dropped, never cut: read data/report.json after the first run.
