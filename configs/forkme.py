@@ -18,7 +18,8 @@ def get_config() -> Config:
         workdir="runs/forkme",
         data=replace(
             base.data,
-            # One JSON object a line: prompt, chosen, rejected (or see the README's table). Several sources are mixed at their rates:
+            # One JSON object a line: prompt, chosen, rejected; the README has a table of other sources. Several are
+            # mixed at their rates:
             # sources=("pairs:mine.jsonl", "notes"), rates=(3.0, 1.0).
             sources=("notes",),
             rates=(1.0,),

@@ -12,7 +12,7 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,21 +25,48 @@ _SAVED = ("dataset_dict.json", "state.json")  # what `save_to_disk` writes, besi
 _BATCH = 1024  # rows of a parquet file in memory at once
 
 
-def read_rows(location: str, layout: str) -> Iterator[Record]:
-    """Every row at `location`; `layout` is named in what a message says to pass instead.
+def read_rows(location: str, advice: str) -> Iterator[Record]:
+    """Every row at `location`. `advice` ends the message where a library cannot reach it (`download_advice`).
 
-    Raises ValueError where there is nothing to read, or no reaching it: what to download, and where to put it.
+    Raises ValueError where there is nothing to read, or no reaching it.
     """
     place, split = split_location(location)
     if place.startswith(HUB):
-        yield from _hub_rows(place.removeprefix(HUB), split or "train", layout)
+        yield from _hub_rows(place, split or "train", advice)
     elif place.startswith(TFDS):
-        yield from _tfds_rows(place.removeprefix(TFDS), split or "train", layout)
+        yield from _tfds_rows(place, split or "train", advice)
     elif _is_saved(Path(place)):
         yield from _saved_rows(Path(place), split)
     else:
         for path in local_files(location):
             yield from _parquet_rows(path) if path.suffix == ".parquet" else _json_rows(path)
+
+
+def download_advice(layout: str, locations: Sequence[str]) -> str:
+    """What to download elsewhere, where to put it and which source to pass then; nothing for local paths.
+
+    Several `locations` are folders of one repository of the hub. Raises ValueError for a name that is none of a hub's.
+    """
+    place, split = split_location(locations[0])
+    if place.startswith(TFDS):
+        name = place.removeprefix(TFDS)
+        return (
+            f"Where it can be downloaded, run `tfds build {name}`, put the folder that it makes under "
+            f"~/tensorflow_datasets into {_tfds_folder()} (or another that TFDS_DATA_DIR names), and run this again"
+        )
+    if not place.startswith(HUB):
+        return ""
+    repository = _hub_names(place)[0]
+    folders = [_hub_names(split_location(location)[0])[2] for location in locations]
+    split = re.split(r"[^A-Za-z0-9_-]", split or "train")[0]
+    files = " ".join(f"--include '{folder + '/' if folder else ''}*{split}*'" for folder in folders)
+    several = "-" + os.path.commonprefix(folders).strip("-/") if len(folders) > 1 else ""
+    kept = f"downloads/{repository.rpartition('/')[2]}{several}"
+    inside = "/" + folders[0] if len(folders) == 1 and folders[0] else ""
+    return (
+        f"Where the hub can be reached, run `hf download {repository} --repo-type dataset {files} --local-dir {kept}`, "
+        f"put the folder here, and pass {layout}:{kept}{inside}@{split}"
+    )
 
 
 def split_location(location: str) -> tuple[str, str]:
@@ -150,53 +177,53 @@ def _saved_rows(path: Path, split: str) -> Iterator[Record]:
         yield f"{path}, row {number}", _plain(row)
 
 
-def _hub_rows(place: str, split: str, layout: str) -> Iterator[Record]:
-    import datasets
-
-    owner, _, rest = place.partition("/")
+def _hub_names(place: str) -> tuple[str, str, str]:
+    """(repository, config, folder) of hub/OWNER/NAME:CONFIG/FOLDER."""
+    owner, _, rest = place.removeprefix(HUB).partition("/")
     name, _, folder = rest.partition("/")
     name, _, config = name.partition(":")
     if not owner or not name:
-        raise ValueError(f"{HUB}{place}: a repository is written {HUB}OWNER/NAME[:CONFIG][/FOLDER][@SPLIT]")
-    repository = f"{owner}/{name}"
+        raise ValueError(f"{place}: a repository is written {HUB}OWNER/NAME[:CONFIG][/FOLDER][@SPLIT]")
+    return f"{owner}/{name}", config, folder
+
+
+def _hub_rows(place: str, split: str, advice: str) -> Iterator[Record]:
+    import datasets
+
+    repository, config, folder = _hub_names(place)
     try:
         data = datasets.load_dataset(repository, config or None, data_dir=folder or None, split=split)
     except Exception as error:  # the client, its transport, datasets and every file format have their own
-        files = f"{folder + '/' if folder else ''}*{re.split(r'[^A-Za-z0-9_-]', split)[0]}*"
-        kept = f"datasets/{name}"
-        raise ValueError(
-            f"{HUB}{place}@{split} cannot be read from the Hugging Face hub ({_line(error)}). Where the hub can be "
-            f"reached, run `hf download {repository} --repo-type dataset --include '{files}' --local-dir {kept}`, put "
-            f"the folder here, and pass {layout}:{kept}{'/' + folder if folder else ''}@{split.partition('[')[0]}"
-        ) from error
+        what = f"{place}@{split} cannot be read from the Hugging Face hub ({_line(error)})"
+        raise ValueError(f"{what}. {advice}") from error
     for number, row in enumerate(data, 1):
-        yield f"{HUB}{place}@{split}, row {number}", _plain(row)
+        yield f"{place}@{split}, row {number}", _plain(row)
 
 
-def _tfds_rows(place: str, split: str, layout: str) -> Iterator[Record]:
+def _tfds_folder() -> str:
+    return os.environ.get("TFDS_DATA_DIR") or str(Path("~/tensorflow_datasets").expanduser())
+
+
+def _tfds_rows(place: str, split: str, advice: str) -> Iterator[Record]:
     from pit_jax.data.tasks import tensorflow_and_seqio
 
     tensorflow_and_seqio()  # quietly, and without a GPU
     import tensorflow_datasets as tfds
 
-    folder = os.environ.get("TFDS_DATA_DIR") or str(Path("~/tensorflow_datasets").expanduser())
     try:
         with contextlib.redirect_stdout(None):
-            builder = tfds.builder(place, data_dir=folder, try_gcs=False)
+            builder = tfds.builder(place.removeprefix(TFDS), data_dir=_tfds_folder(), try_gcs=False)
             builder.download_and_prepare()
         rows = tfds.as_numpy(builder.as_dataset(split=split, shuffle_files=False))
     except Exception as error:  # every data set fails to download, or to be known, in a way of its own
-        raise ValueError(
-            f"{TFDS}{place}@{split} cannot be read from tensorflow-datasets ({_line(error)}). Where it can be "
-            f"downloaded, run `tfds build {place}`, put the folder that it makes under ~/tensorflow_datasets into "
-            f"{folder} (or another that TFDS_DATA_DIR names), and pass {layout}:{TFDS}{place}@{split} again"
-        ) from error
+        what = f"{place}@{split} cannot be read from tensorflow-datasets ({_line(error)})"
+        raise ValueError(f"{what}. {advice}") from error
     for number, row in enumerate(rows, 1):
         try:
             record: Row | Unusable = _plain(row)
         except UnicodeDecodeError as error:
             record = Unusable("not valid UTF-8", f"{error.reason} at byte {error.start}")
-        yield f"{TFDS}{place}@{split}, row {number}", record
+        yield f"{place}@{split}, row {number}", record
 
 
 def _plain(value: Any) -> Any:

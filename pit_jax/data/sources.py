@@ -9,7 +9,7 @@ from pathlib import Path
 from pit_jax.batch import Triple
 from pit_jax.config import DataConfig
 from pit_jax.data.layouts import LAYOUTS, Unusable
-from pit_jax.data.readers import HUB, TFDS, local_files, read_rows, split_location
+from pit_jax.data.readers import HUB, TFDS, download_advice, local_files, read_rows, split_location
 
 _HH = "hub/Anthropic/hh-rlhf"
 _TRANCHES = ("helpful-base", "helpful-rejection-sampled", "helpful-online")
@@ -55,9 +55,10 @@ def read_source(spec: str, data: DataConfig) -> Reading:
 
         return Reading(notes.pairs(data.notes_pairs, data.notes_seed))
     layout, locations = _locations(spec)
-    parse, reading, rows = LAYOUTS[layout], Reading(), 0
+    parse, advice = LAYOUTS[layout], download_advice(layout, locations)
+    reading, rows = Reading(), 0
     for location in locations:
-        for where, row in read_rows(location, layout):
+        for where, row in read_rows(location, advice):
             rows += 1
             try:
                 if isinstance(row, Unusable):

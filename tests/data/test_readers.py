@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pit_jax.data.layouts import Unusable
-from pit_jax.data.readers import local_files, read_rows, split_location
+from pit_jax.data.readers import download_advice, local_files, read_rows, split_location
 from tests.data.rows import PAIR, turns, write
 
 ROWS: list[dict[str, Any]] = [
@@ -29,13 +29,13 @@ def caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def read(location: Any) -> list[Any]:
-    return [row for _, row in read_rows(str(location), "pairs")]
+    return [row for _, row in read_rows(str(location), download_advice("pairs", [str(location)]))]
 
 
 @pytest.mark.parametrize("name", ["pairs.jsonl", "pairs.jsonl.gz", "pairs.txt"])
 def test_json_lines(tmp_path: Path, name: str) -> None:
     path = write(tmp_path / name, b"\xef\xbb\xbf" + json.dumps(PAIR).encode(), b" ", ROWS[1])
-    assert list(read_rows(str(path), "pairs")) == [(f"{path}, line 1", PAIR), (f"{path}, line 3", ROWS[1])]
+    assert list(read_rows(str(path), "")) == [(f"{path}, line 1", PAIR), (f"{path}, line 3", ROWS[1])]
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def to_parquet(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 def test_parquet_that_datasets_wrote(tmp_path: Path) -> None:
     path = to_parquet(tmp_path / "a.parquet", ROWS)
-    assert list(read_rows(str(path), "pairs")) == [(f"{path}, row {i}", row) for i, row in enumerate(ROWS, 1)]
+    assert list(read_rows(str(path), "")) == [(f"{path}, row {i}", row) for i, row in enumerate(ROWS, 1)]
 
 
 def test_a_folder_of_files_and_its_splits(tmp_path: Path) -> None:
@@ -131,13 +131,13 @@ def test_folders_that_datasets_saved(tmp_path: Path) -> None:
             (
                 "hub/Anthropic/hh-rlhf/harmless-base@train cannot be read from the Hugging Face hub (Couldn't reach",
                 "`hf download Anthropic/hh-rlhf --repo-type dataset --include 'harmless-base/*train*' "
-                "--local-dir datasets/hh-rlhf`, put the folder here, "
-                "and pass pairs:datasets/hh-rlhf/harmless-base@train",
+                "--local-dir downloads/hh-rlhf`, put the folder here, "
+                "and pass pairs:downloads/hh-rlhf/harmless-base@train",
             ),
         ),
         (
             "hub/nobody/nothing:small@test[:10%]",
-            ("--include '*test*' --local-dir datasets/nothing", "pass pairs:datasets/nothing@test"),
+            ("--include '*test*' --local-dir downloads/nothing", "pass pairs:downloads/nothing@test"),
         ),
         ("hub/nothing", ("a repository is written hub/OWNER/NAME",)),
     ],

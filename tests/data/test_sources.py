@@ -58,10 +58,20 @@ def test_bad_specs(spec: str, message: str) -> None:
 
 @pytest.mark.parametrize(("layout", "name"), SHIPPED)
 def test_shipped_names_say_what_to_download_where_there_is_no_hub(layout: str, name: str) -> None:
-    """The tests run offline. The first location of each name is tried."""
-    with pytest.raises(ValueError, match=rf"run `hf download \S+/\S+ .*pass {layout}:datasets/") as error:
+    """The tests run offline."""
+    with pytest.raises(ValueError, match=rf"run `hf download \S+/\S+ .*pass {layout}:downloads/\S+@test$") as error:
         read_source(f"{layout}:{name}@test", DATA)
-    assert error.value.args[0].endswith("@test")
+    assert str(error.value).count("--include") == len(SHIPPED[layout, name])
+
+
+def test_several_tranches_are_downloaded_as_one_folder() -> None:
+    with pytest.raises(ValueError) as error:
+        read_source("hh:helpful", DATA)
+    assert (
+        "--include 'helpful-base/*train*' --include 'helpful-rejection-sampled/*train*' "
+        "--include 'helpful-online/*train*' --local-dir downloads/hh-rlhf-helpful`, put the folder here, "
+        "and pass hh:downloads/hh-rlhf-helpful@train"
+    ) in str(error.value)
 
 
 def test_what_a_message_says_to_pass_reads_the_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,8 +80,8 @@ def test_what_a_message_says_to_pass_reads_the_download(tmp_path: Path, monkeypa
     with pytest.raises(ValueError) as error:
         read_source("ultrafeedback:hub", DATA)
     spec = str(error.value).split()[-1]
-    write(tmp_path / "datasets" / "ultrafeedback_binarized" / "data" / "train_prefs-00000-of-00001.jsonl", row)
-    write(tmp_path / "datasets" / "ultrafeedback_binarized" / "data" / "train_sft-00000-of-00001.jsonl", {})
+    write(tmp_path / "downloads" / "ultrafeedback_binarized" / "data" / "train_prefs-00000-of-00001.jsonl", row)
+    write(tmp_path / "downloads" / "ultrafeedback_binarized" / "data" / "train_sft-00000-of-00001.jsonl", {})
     assert read_source(spec, DATA).triples == [Triple("How?", "So.", "Why?")]
 
 
