@@ -1,7 +1,6 @@
 """What a row of each known layout means: from its columns to a Triple, or the reason why it gives none."""
 
 import bisect
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,6 +8,7 @@ from pit_jax.batch import Triple
 from pit_jax.data.transcripts import SPEAKERS, TURN, Message, transcript
 
 Row = dict[str, Any]
+LARGEST_MARGIN = 1e30  # a number beyond it is not finite in float32, sooner or later
 TLDR = "TL;DR:"  # asks for a summary, as the last word of a prompt
 
 
@@ -159,8 +159,8 @@ def _need(row: Row, *columns: str) -> None:
 def _margin(value: Any) -> float:
     if value is None:
         return 0.0
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise Unusable("margin is not a finite number", f"found {value!r:.80}")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= LARGEST_MARGIN:
+        raise Unusable("margin is not a finite number", f"found {value!s:.80}")
     return float(value)
 
 
@@ -204,7 +204,7 @@ def _messages(name: str, value: list[Any]) -> list[Message]:
         if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
             raise Unusable(f"every message of {name} needs role and content", f"found {message!s:.80}")
         role, content = message["role"], message["content"]
-        if role not in SPEAKERS:
+        if not isinstance(role, str) or role not in SPEAKERS:
             raise Unusable(f"{name} has an unknown role", f"found {role!r:.80}; roles are {', '.join(SPEAKERS)}")
         if not isinstance(content, str):
             raise Unusable(f"content of {name} must be a string", f"found {type(content).__name__}")

@@ -127,7 +127,7 @@ def _json_row(raw: bytes) -> Row | Unusable:
         row = json.loads(raw.decode())
     except UnicodeDecodeError as error:
         return Unusable("not valid UTF-8", f"{error.reason} at byte {error.start}; save the file as UTF-8")
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError also for a number of thousands of digits
         return Unusable("not valid JSON", f"{error}; {advice}")
     return row if isinstance(row, dict) else Unusable(f"a JSON {type(row).__name__}", advice)
 

@@ -105,9 +105,11 @@ def test_margins(value: Any, expected: float) -> None:
         (PAIR | {"rejected": "\t"}, "rejected is empty", ""),
         (PAIR | {"rejected": " hi"}, "chosen and rejected are the same text", ""),
         (PAIR | {"prompt": "\ud800"}, "prompt holds half a surrogate pair", ""),
-        (PAIR | {"margin": "2"}, "margin is not a finite number", "found '2'"),
+        (PAIR | {"margin": "2"}, "margin is not a finite number", "found 2"),
         (PAIR | {"margin": float("nan")}, "margin is not a finite number", "found nan"),
         (PAIR | {"margin": True}, "margin is not a finite number", "found True"),
+        (PAIR | {"margin": 10**400}, "margin is not a finite number", "found 1000"),
+        (PAIR | {"chosen": [{"role": ["user"], "content": "a"}]}, "chosen has an unknown role", "found ['user']"),
     ],
 )
 def test_a_row_that_is_no_pair_says_why(row: dict[str, Any], reason: str, found: str) -> None:
@@ -115,6 +117,25 @@ def test_a_row_that_is_no_pair_says_why(row: dict[str, Any], reason: str, found:
         pairs(row)
     assert error.value.reason.startswith(reason) and found in error.value.found
     assert not error.value.known
+
+
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4) | st.just(" a\n\nAssistant: b")
+messages = st.lists(
+    st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant"]) | scalars, "content": scalars})
+)
+columns = st.sampled_from(["prompt", "chosen", "rejected", "margin"])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values())
+@given(row=st.dictionaries(columns, scalars | messages | st.lists(scalars) | st.dictionaries(columns, scalars)))
+def test_any_row_is_a_pair_or_says_why(layout: Any, row: dict[str, Any]) -> None:
+    try:
+        triple = layout(row)
+    except Unusable as why:
+        assert why.reason
+        return
+    assert triple.prompt.strip() and triple.chosen.strip() and triple.rejected.strip()
+    assert triple.chosen.strip() != triple.rejected.strip()
 
 
 START = "\n\nHuman: one\n\nAssistant: two\n\nHuman: three\n\nAssistant:"

@@ -43,6 +43,7 @@ def test_json_lines(tmp_path: Path, name: str) -> None:
     [
         (b'{"prompt": "x", "chosen"', "not valid JSON", "every line must hold one JSON object"),
         (b"[" * 100_000, "not valid JSON", "recursion"),
+        (b'{"margin": ' + b"1" * 5000 + b"}", "not valid JSON", "every line must hold one JSON object"),
         (b'{"prompt": "\xff"}', "not valid UTF-8", "at byte 12; save the file as UTF-8"),
         (b"[1]", "a JSON list", "every line must hold one JSON object"),
     ],

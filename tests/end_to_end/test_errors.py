@@ -40,6 +40,7 @@ def test_bad_pairs(refused: Callable[..., str], tmp_path: Path, content: bytes, 
     [
         (("--stage=sft", "--model=policy", "--data.sources", "jsonl:/no/such/file"), ("/no/such/file",)),
         (("--stage=sft", "--model=policy", "--data.sources", "hh:harmless-base"), ("hf download Anthropic/hh-rlhf",)),
+        (("--stage=data", "--seeds=0,1"), ("--stage=data", "leave it out")),
         (("--stage=sfd",), ("sfd", "did you mean sft")),
         (("--rl.kl-ceof=1",), ("kl-ceof", "did you mean --rl.kl-coef")),
         (("--stage=all", "--rl.temperature=0"), ("--rl.temperature=0",)),
