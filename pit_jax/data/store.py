@@ -19,6 +19,7 @@ from pit_jax.config import DataConfig, TokenizerConfig, config_hash, flatten
 from pit_jax.data import tasks
 from pit_jax.data.features import FEATURES, KINDS, Arrays, Layout, row_lengths
 from pit_jax.data.folds import FOLDS, fold_of
+from pit_jax.data.sentencepiece import model_file
 from pit_jax.data.sources import Reading, read_source, source_files
 from pit_jax.data.templates import Template
 from pit_jax.data.tokenizers import Tokenizer, load_tokenizer, train_tokenizer
@@ -112,8 +113,11 @@ def _inputs(data: DataConfig, tokenizer: TokenizerConfig) -> dict[str, Any]:
         sample = read_source("notes", DataConfig(notes_pairs=100, notes_seed=data.notes_seed)).triples
         inputs["contents of notes"] = hashlib.sha256(repr(sample).encode()).hexdigest()[:12]
     if tokenizer.path:
+        model = None if (Path(tokenizer.path) / "tokenizer.json").is_file() else model_file(Path(tokenizer.path))
         for path in sorted(Path(tokenizer.path).glob("*.j*")):  # tokenizer.json, its config, chat_template.jinja
             inputs[f"contents of {path}"] = _file_hash(path)
+        if model is not None:
+            inputs[f"contents of {model}"] = _file_hash(model)
     return inputs
 
 
@@ -221,7 +225,9 @@ def _make_tokenizer(
     """The given tokenizer, or one trained on the texts of the SFT fold alone; saved in `folder` either way."""
     if config.path:
         say(f"data: loading the tokenizer in {config.path}")
-        load_tokenizer(config.path).save(folder)
+        given = load_tokenizer(config.path)
+        _ = Template(given).frame  # a chat template that holds no prompt is named by the user's folder
+        given.save(folder)
         return load_tokenizer(folder)
     say("data: training the tokenizer")
     texts = [
@@ -315,7 +321,8 @@ def _write_fold(folder: Path, fold: str, mixture: Any, layout: Layout, everythin
 
 
 def _percentiles(lengths: np.ndarray) -> dict[str, dict[str, int]]:
-    values = np.percentile(lengths, (50, 90, 99, 100), axis=0, method="higher").astype(int)
+    known = lengths[lengths.any(axis=1)]  # without rows that the chat template could not hold
+    values = np.percentile(known, (50, 90, 99, 100), axis=0, method="higher").astype(int)
     return {
         name: dict(zip(("p50", "p90", "p99", "max"), map(int, values[:, i]), strict=True))
         for i, name in enumerate(FEATURES)

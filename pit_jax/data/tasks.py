@@ -34,17 +34,18 @@ Ids = Mapping[str, Sequence[int]]
 
 def encode(triples: Iterable[Triple], template: Template) -> Ids:
     """Tokens of every text of `triples`, each distinct text encoded once."""
-    texts = list({text: None for triple in triples for text in (triple.prompt, triple.chosen, triple.rejected)})
+    pieces = ((*template.contents(triple.prompt), triple.chosen, triple.rejected) for triple in triples)
+    texts = list({text: None for texts in pieces for text in texts})
     rows = (array("i", row) for row in template.tokenizer.encode_batch(texts))
     return dict(zip(texts, rows, strict=True))
 
 
 def tokenise(triples: Sequence[Triple], template: Template, ids: Ids) -> list[Example]:
-    """Triples as tokens, looked up in `ids`."""
+    """Triples as tokens, looked up in `ids`. Raises ValueError for a prompt that the chat template cannot hold."""
     return [
         Example(
-            template.policy_prompt_of(ids[triple.prompt]),
-            template.improver_prefix_of(ids[triple.prompt]),
+            template.policy_prompt(triple.prompt, ids.__getitem__),
+            template.improver_prefix(triple.prompt, ids.__getitem__),
             ids[triple.chosen],
             ids[triple.rejected],
             triple.margin,
@@ -54,7 +55,8 @@ def tokenise(triples: Sequence[Triple], template: Template, ids: Ids) -> list[Ex
 
 
 def too_long(example: Example, frame_length: int, data: DataConfig) -> str | None:
-    """Why an example is left out, or None. `frame_length` = constant tokens of a policy prompt; x is the rest.
+    """Why an example is left out, or None. `frame_length` = constant tokens of a policy prompt of one message; x is the
+    rest, what stands between its turns included.
 
     The rule: x of more than `prompt_length` tokens, or an answer of more than `response_length` with its EOS.
     """
@@ -69,14 +71,20 @@ def too_long(example: Example, frame_length: int, data: DataConfig) -> str | Non
 def admit(
     triples: Sequence[Triple], template: Template, ids: Ids, data: DataConfig
 ) -> tuple[np.ndarray, np.ndarray, Counter[str]]:
-    """Lengths [rows, 4] of the features of each triple, which rows are kept, and the drops counted by reason."""
-    frame_length = len(template.policy_prompt_of([]))
+    """Lengths [rows, 4] of the features of each triple, which rows are kept, and the drops counted by reason.
+
+    A row whose prompt the chat template cannot hold has no tokens: its lengths are 0.
+    """
+    frame_length = len(template.policy_prompt(""))
     lengths = np.zeros((len(triples), len(FEATURES)), np.int64)
     keep = np.ones(len(triples), bool)
     drops = Counter[str]()
-    for row, example in enumerate(tokenise(triples, template, ids)):
-        lengths[row] = [len(getattr(example, name)) for name in FEATURES]
-        reason = too_long(example, frame_length, data)
+    for row, triple in enumerate(triples):
+        reason = template.refusal(triple.prompt)
+        if reason is None:
+            (example,) = tokenise([triple], template, ids)
+            lengths[row] = [len(getattr(example, name)) for name in FEATURES]
+            reason = too_long(example, frame_length, data)
         if reason:
             keep[row] = False
             drops[reason] += 1

@@ -7,10 +7,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import tokenizers
 
 from pit_jax.config import Config
-from pit_jax.data.tokenizers import without_advice
+from pit_jax.data.tokenizers import ids_of_file, ids_of_folder, without_advice
 from pit_jax.model import weights
 from pit_jax.model.families import architecture, family_of
 from pit_jax.model.networks import LanguageModel, Params
@@ -36,7 +35,7 @@ def with_base(config: Config) -> Config:
             "alone; leave --tokenizer.path out"
         )
     found = architecture(described(folder))
-    ids = own_ids(folder)
+    ids = ids_of_file(folder)
     if ids > found.vocab_rows:
         raise ValueError(
             f"--base={folder}: the tokenizer has {ids} ids, the embedding {found.vocab_rows} rows; the two do not "
@@ -63,15 +62,6 @@ def described(folder: Path) -> Mapping[str, Any]:
     return found
 
 
-def own_ids(folder: Path) -> int:
-    """Ids of a checkpoint's tokenizer, before anything is added to it. ValueError when there is none."""
-    path = folder / "tokenizer.json"
-    try:
-        return int(tokenizers.Tokenizer.from_file(str(path)).get_vocab_size(with_added_tokens=True))
-    except Exception as error:  # the tokenizers library raises bare Exception
-        raise ValueError(f"{path}: asked for a fast tokenizer, found {error}; save one with save_pretrained") from error
-
-
 def load_base(context: Context) -> Params:
     """The language model of the base in its shards; tokens that its tokenizer lacks have rows of their own.
 
@@ -79,7 +69,8 @@ def load_base(context: Context) -> Params:
     2021, without the correlations): it is among them, and no two new tokens are alike.
     """
     config = context.config
-    folder, known = Path(config.base), own_ids(Path(config.base))
+    folder = Path(config.base)
+    known = min(ids_of_folder(folder), config.transformer.vocab_rows)  # its configuration may name untrained tokens
     model = LanguageModel(config.transformer, config.transformer.vocab_rows)
     entries = family_of(described(folder)).entries(config.transformer)
     shapes = jax.eval_shape(model.init, jax.random.key(0))

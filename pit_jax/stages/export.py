@@ -172,22 +172,23 @@ def card(context: Context, name: str) -> str:
     tokenizer, frame = context.data.tokenizer, context.data.template.frame
     improving = name in ("improver", "gap")
     pieces = (
-        [(frame.improver_head, "{prompt}"), (frame.improver_middle, "{reference}"), (frame.improver_suffix, "")]
+        [(frame.improver[0], "{prompt}"), (frame.improver[1], "{reference}"), (frame.suffix, "")]
         if improving
-        else [(frame.policy_head, "{prompt}"), (frame.policy_tail, "")]
+        else [(frame.policy[0], "{prompt}"), (frame.policy[1], "")]
     )
     asked = "".join(tokenizer.backend.decode(list(ids), skip_special_tokens=False) + slot for ids, slot in pieces)
-    stage = context.folder(*EXPORTS[name])
+    stage, end = context.folder(*EXPORTS[name]), tokenizer.backend.id_to_token(tokenizer.eos_id)
     lines = [
         f"# {name}",
         "",
         f"{ROLES[name].capitalize()}. Trained with pit_jax (PIT, arXiv 2310.00898) from {context.config.base}.",
         "",
-        "A row is these pieces, each tokenised on its own, then the answer and EOS:",
+        f"A row is these pieces, each tokenised on its own, then the answer and {end}:",
         "",
         "```text",
         asked,
         "```",
+        *([] if tokenizer.chat is None else ["", "Earlier turns stand before it, as the chat template writes them."]),
         "",
         "Made from (hashes of config, data and parents):",
         "",

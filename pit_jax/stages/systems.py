@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pit_jax.batch import PromptBatch
+from pit_jax.data.chat import Refusal
 from pit_jax.data.stream import sequential
 from pit_jax.generation.sampling import Sampling
 from pit_jax.improvement.best_of_n import Best, best_of_n
@@ -31,14 +32,20 @@ def tokenise_prompts(
 ) -> dict[str, np.ndarray]:
     """Arrays of a PromptBatch (references left empty) for any prompts, in slots of at least `least` tokens.
 
-    Raises ValueError for an empty prompt and for one over `longest` tokens (0 = data.prompt_length; never cut).
+    Raises ValueError for an empty prompt, one that the chat template cannot hold, and one over `longest` tokens
+    (0 = data.prompt_length and the frame around a message; never cut).
     """
-    template, limit = context.data.template, longest or context.config.data.prompt_length
-    policy = [template.policy_prompt(prompt) for prompt in prompts]
-    prefix = [template.improver_prefix(prompt) for prompt in prompts]
-    for number, (prompt, ids) in enumerate(zip(prompts, policy, strict=True), 1):
+    template, policy, prefix = context.data.template, [], []
+    limit = longest or context.config.data.prompt_length + len(template.policy_prompt(""))
+    for number, prompt in enumerate(prompts, 1):
         if not prompt.strip():
             raise ValueError(f"prompt {number} is empty; give every row a prompt")
+        try:
+            policy.append(template.policy_prompt(prompt))
+            prefix.append(template.improver_prefix(prompt))
+        except Refusal as refusal:
+            raise ValueError(f"prompt {number}, {prompt[:80]!r}: {refusal}; change or remove it") from refusal
+        ids = policy[-1]
         if len(ids) > limit:
             raise ValueError(
                 f"prompt {number} has {len(ids)} tokens, the models were trained on at most {limit}; "

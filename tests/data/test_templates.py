@@ -83,7 +83,7 @@ def test_template_survives_saving(chat: Template, tmp_path: Path) -> None:
 @pytest.mark.parametrize("template", ["{{ messages[0]['content'] | lower }}", "hello", "{{ messages[0].content * 2 }}"])
 def test_chat_template_that_changes_the_message(plain: Template, tmp_path: Path, template: str) -> None:
     loaded = Template(load_tokenizer(chat_folder(plain, tmp_path, template)))
-    with pytest.raises(ValueError, match="does not show a user message once and unchanged"):
+    with pytest.raises(ValueError, match="does not show every message once and unchanged, so it cannot hold a prompt"):
         loaded.policy_prompt("x")
 
 

@@ -16,7 +16,8 @@ from rich.console import Console
 from safetensors.numpy import load_file
 
 from pit_jax.config import Config
-from pit_jax.stages.base import load_base, own_ids, with_base, with_new_rows
+from pit_jax.data.tokenizers import ids_of_file
+from pit_jax.stages.base import load_base, with_base, with_new_rows
 from pit_jax.stages.context import Context
 from tests.stages import tiny_checkpoint
 
@@ -34,7 +35,7 @@ def test_the_folder_sets_transformer_and_tokenizer(checkpoint: Path) -> None:
     ours = replace(Config().transformer, width=999, remat=True, pooled_head=True)
     found = based(checkpoint, transformer=ours)
     assert (found.transformer.width, found.transformer.ffn, found.transformer.embedding_scale) == (16, 24, False)
-    assert found.transformer.vocab_rows == own_ids(checkpoint) + tiny_checkpoint.PADDING_ROWS
+    assert found.transformer.vocab_rows == ids_of_file(checkpoint) + tiny_checkpoint.PADDING_ROWS
     assert found.transformer.remat and found.transformer.pooled_head
     assert found.tokenizer.path == str(checkpoint) and with_base(Config()) == Config()
 
@@ -44,7 +45,7 @@ def test_the_weights_are_those_of_the_folder_and_new_tokens_have_rows(
     tied: bool, tmp_path: Path, make_mesh: Any
 ) -> None:
     folder = tiny_checkpoint.write(tmp_path, tied=tied)
-    config, known = based(folder), own_ids(folder)
+    config, known = based(folder), ids_of_file(folder)
     ids = known + 4  # PAD and three separators, two of them in rows that padded the embedding
     data: Any = SimpleNamespace(tokenizer=SimpleNamespace(vocab_size=ids))
     context = Context(config, make_mesh(2, 2, 2), data, Console())
