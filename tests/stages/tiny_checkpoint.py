@@ -1,5 +1,6 @@
 """A Llama of a few thousand weights in a folder, as `save_pretrained` leaves one: what --base takes."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -14,19 +15,32 @@ from pit_jax.model.networks import LanguageModel
 PADDING_ROWS = 2  # of the embedding, beyond the tokenizer's ids
 
 
-def write(folder: Path, *, tied: bool = False) -> Path:
-    """Write config, weights and a tokenizer of bytes with an EOS and no PAD; returns the folder."""
+def write(
+    folder: Path,
+    *,
+    tied: bool = False,
+    chat: str = "",
+    special: Sequence[str] = (),
+    texts: Sequence[str] = ("write a kind note to anna about the club",) * 3,
+    vocab_size: int = 300,
+) -> Path:
+    """Write config, weights and a tokenizer of bytes with an EOS and no PAD; returns the folder.
+
+    `chat` is its chat template, with the tokens `special`; `texts` are what the tokenizer is trained on.
+    """
     backend = tokenizers.Tokenizer(tokenizers.models.BPE())
     backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = tokenizers.decoders.ByteLevel()
     trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=300,
-        special_tokens=["</s>"],
+        vocab_size=vocab_size,
+        special_tokens=["</s>", *special],
         initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    backend.train_from_iterator(["write a kind note to anna about the club"] * 3, trainer)
-    transformers.PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>").save_pretrained(folder)
+    backend.train_from_iterator(texts, trainer)
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>")
+    fast.chat_template = chat or None
+    fast.save_pretrained(folder)
     transformers.LlamaConfig(
         vocab_size=backend.get_vocab_size() + PADDING_ROWS,
         hidden_size=16,
