@@ -37,10 +37,14 @@ def library() -> Any:
 
 def train(folder: Path, **settings: Any) -> Path:
     """A folder with nothing but tokenizer.model."""
+    folder.mkdir(exist_ok=True)
     texts = [text for pair in pairs(300, 0) for text in (pair.prompt, pair.chosen)]
     (folder / "texts").write_text("\n".join(texts))
     library().SentencePieceTrainer.train(
-        input=str(folder / "texts"), model_prefix=str(folder / "tokenizer"), vocab_size=400, minloglevel=2, **settings
+        **{"vocab_size": 400, **settings},
+        input=str(folder / "texts"),
+        model_prefix=str(folder / "tokenizer"),
+        minloglevel=2,
     )
     for name in ("texts", "tokenizer.vocab"):
         (folder / name).unlink()

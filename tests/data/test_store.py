@@ -15,7 +15,11 @@ from pit_jax.data import notes, tasks
 from pit_jax.data.features import Layout, build
 from pit_jax.data.folds import FOLDS, fold_of
 from pit_jax.data.store import FOLD_KINDS, Prepared, prepare
-from pit_jax.data.tokenizers import train_tokenizer
+from pit_jax.data.tokenizers import load_tokenizer, train_tokenizer
+from pit_jax.data.transcripts import transcript
+from tests.data.published_templates import PUBLISHED
+from tests.data.test_chat import written
+from tests.data.test_sentencepiece import SETTINGS, train
 
 DATA = DataConfig(notes_pairs=300, heldout_fraction=0.2, prompt_length=64, response_length=96)
 TOKENS = TokenizerConfig(vocab_size=512)
@@ -229,6 +233,46 @@ def test_given_tokenizer_is_used_and_copied(prepared: Prepared, tmp_path: Path) 
     copied = prepare(replace(DATA, notes_seed=1), given, tmp_path / "data", say=quiet)
     assert copied.tokenizer == prepared.tokenizer
     assert (copied.folder / "tokenizer" / "tokenizer.json").exists()
+
+
+def test_a_sentencepiece_model_is_used_and_watched(tmp_path: Path) -> None:
+    folder = train(tmp_path / "sp", model_type="bpe", **SETTINGS["as Llama"])
+    given = TokenizerConfig(path=str(folder))
+    found = prepare(DATA, given, tmp_path / "data", say=quiet)
+    assert found.tokenizer == load_tokenizer(folder) and (found.folder / "tokenizer" / "tokenizer.json").exists()
+    assert found.template.text(found.template.response("see you")) == "see you"
+    train(folder, model_type="unigram", **SETTINGS["as Llama"])
+    with pytest.raises(ValueError, match=r"contents of .*tokenizer\.model: was \w+, now \w+"):
+        prepare(DATA, given, tmp_path / "data", say=quiet)
+
+
+def test_rows_that_the_chat_template_refuses_are_counted(tmp_path: Path) -> None:
+    folder = written(tmp_path / "gemma", "bytes", PUBLISHED["gemma"])
+    turns = [("user", "hello"), ("assistant", "yes?"), ("user", "are you there")]
+    rows = [
+        {"prompt": transcript([(role, f"{text} {i}") for role, text in chosen]), "chosen": f"yes {i}", "rejected": "no"}
+        for i in range(60)
+        for chosen in (turns, [turns[0], turns[2]], [("system", "be kind"), turns[0]])
+    ]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = replace(DATA, sources=(f"jsonl:{tmp_path / 'pairs.jsonl'}",), prompt_length=200)
+    found = prepare(data, TokenizerConfig(path=str(folder)), tmp_path / "data", say=quiet)
+    (report,) = found.report["sources"].values()
+    assert (report["read"], report["kept"]) == (180, 60)
+    assert report["dropped"] == {
+        "the chat template raises 'Roles must alternate' (roles user, user)": 60,
+        "the chat template raises 'System role not supported' (roles system, user)": 60,
+    }
+    assert all("hello" in row.prompt and "yes?" in row.prompt for row in found.triples("rl"))
+    assert found.report["lengths before drops"]["prompt"]["p50"] > 0
+
+
+def test_a_chat_template_that_raises_is_named_by_the_user_s_folder(tmp_path: Path) -> None:
+    broken = replace(PUBLISHED["chatml"], template="{{ raise_exception('not today') }}")
+    folder = written(tmp_path / "mine", "bytes", broken)
+    with pytest.raises(ValueError, match=rf"tokenizer folder {folder}: .* raises 'not today', so .*change chat_templ"):
+        prepare(DATA, TokenizerConfig(path=str(folder)), tmp_path / "data", say=quiet)
+    assert not (tmp_path / "data").exists()
 
 
 def test_real_transcripts_end_to_end(repository: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from pit_jax.data.features import FEATURES, KINDS, Layout, build, pack_sft
 from pit_jax.data.folds import FOLDS
 from pit_jax.data.templates import Template
 from pit_jax.data.tokenizers import SEPARATORS, hf_vocabulary, load_tokenizer, train_tokenizer
+from tests.data.test_sentencepiece import SETTINGS, train
 
 Sources = dict[str, dict[str, list[tuple[int, Triple]]]]
 KINDS_AND_PACKING = [(kind, False) for kind in KINDS] + [("sft-policy", True), ("sft-improver", True)]
@@ -167,3 +168,15 @@ def test_vocabulary_is_the_tokenizer(template: Template, tmp_path: Path) -> None
     assert hf_vocabulary(other) != vocabulary
     assert all(tokenizer.id_of(token) < vocabulary.vocab_size for token in SEPARATORS)
     assert len(FEATURES) == 4
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_sentencepiece_vocabulary_is_seqio_s_own(tmp_path: Path, name: str) -> None:
+    tf, seqio = tasks.tensorflow_and_seqio()
+    folder = train(tmp_path, model_type="unigram", **SETTINGS[name])
+    ours, theirs = hf_vocabulary(load_tokenizer(folder)), seqio.SentencePieceVocabulary(str(folder / "tokenizer.model"))
+    for text in ("write a kind note to anna", "see you  at noon.\n\nbye"):
+        ids = theirs.encode(text)
+        assert ours.encode(text) == ids == ours.encode_tf(tf.constant(text)).numpy().tolist()
+        assert ours.decode(ids) == theirs.decode(ids)
+    assert ours.eos_id == theirs.eos_id and ours.vocab_size >= theirs.vocab_size

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.stages import tiny_checkpoint
+
 MICRO = str(Path(__file__).with_name("micro.py"))
 
 
@@ -33,6 +35,16 @@ def test_bad_pairs(refused: Callable[..., str], tmp_path: Path, content: bytes, 
     assert expected in message and "pairs.jsonl" in message
     assert path.read_bytes() == content
     assert not (tmp_path / "run" / "data").exists()
+
+
+def test_a_chat_template_that_raises(refused: Callable[..., str], tmp_path: Path) -> None:
+    """Before anything compiles, and before a folder of data appears."""
+    folder = tiny_checkpoint.write(tmp_path / "llama", chat="{{ raise_exception('only on Mondays') }}")
+    flags = (f"--base={folder}", "--data.prompt-length=64", "--data.response-length=96")
+    message = refused("--stage=sft", "--model=policy", *flags)
+    for part in (str(folder), "raises 'only on Mondays'", "change chat_template, or remove it"):
+        assert part in message
+    assert not (tmp_path / "run" / "data").exists() and not (tmp_path / "run" / "sft-policy").exists()
 
 
 @pytest.mark.parametrize(

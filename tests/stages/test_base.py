@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +17,10 @@ from rich.console import Console
 from safetensors.numpy import load_file
 
 from pit_jax.config import Config
-from pit_jax.data.tokenizers import ids_of_file
+from pit_jax.data.tokenizers import ids_of_file, ids_of_folder, load_tokenizer
 from pit_jax.stages.base import load_base, with_base, with_new_rows
 from pit_jax.stages.context import Context
+from tests.data.test_sentencepiece import SETTINGS, train
 from tests.stages import tiny_checkpoint
 
 
@@ -97,6 +99,43 @@ def test_a_folder_that_does_not_serve_is_named(tmp_path: Path, spoil: Callable[[
     spoil(tmp_path)
     with pytest.raises(ValueError, match=message):
         based(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def sentencepiece_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same Llama with nothing but tokenizer.model, of 300 pieces in an embedding with more rows."""
+    more = [f"<{number}>" for number in range(100)]
+    folder = tiny_checkpoint.write(tmp_path_factory.mktemp("sp-llama"), special=more, vocab_size=400)
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+    return train(folder, model_type="bpe", vocab_size=300, **SETTINGS["as Llama"])
+
+
+def test_a_sentencepiece_model_is_a_base_s_tokenizer(sentencepiece_checkpoint: Path, make_mesh: Any) -> None:
+    folder = sentencepiece_checkpoint
+    config, tokenizer = based(folder), load_tokenizer(folder)
+    rows = config.transformer.vocab_rows
+    assert ids_of_file(folder) == ids_of_folder(folder) == 300 < tokenizer.vocab_size == 304 < rows
+    data: Any = SimpleNamespace(tokenizer=tokenizer)
+    params = jax.device_get(load_base(Context(config, make_mesh(1, 1, 1), data, Console())))
+    before_VD = load_file(folder / "model.safetensors")["model.embed_tokens.weight"]
+    after_VD = params["embedding"]
+    np.testing.assert_array_equal(after_VD[:300], before_VD[:300])
+    np.testing.assert_array_equal(after_VD[304:], before_VD[304:])
+    assert (after_VD[300:304] != before_VD[300:304]).all()
+
+
+def test_a_vocabulary_larger_than_the_embedding(sentencepiece_checkpoint: Path, tmp_path: Path) -> None:
+    """With either kind of tokenizer; tokens that its configuration alone names get rows, as ours do."""
+    folder = tmp_path / "sp"
+    shutil.copytree(sentencepiece_checkpoint, folder)
+    rewritten(vocab_size=299)(folder)
+    with pytest.raises(ValueError, match=f"--base={folder}: the tokenizer has 300 ids, the embedding 299 rows"):
+        based(folder)
+    rewritten(vocab_size=300)(folder)
+    config = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<a new one>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    assert based(folder).transformer.vocab_rows == ids_of_file(folder) == ids_of_folder(folder) - 1
 
 
 def test_another_tokenizer_is_refused(checkpoint: Path) -> None:
