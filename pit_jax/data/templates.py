@@ -7,10 +7,10 @@ Every piece is tokenised on its own, so the tokens of a text do not depend on it
 generated from and scored is the same sequence.
 
 A tokenizer with a chat template frames the turns of x (data/transcripts.py) with it instead, each content a piece of
-its own; the reference stands inside the last message, between words that ask for a better answer. The ids are those of
-`apply_chat_template` on the same messages but for this: where a template writes a space, or no space, and no special
-token or line break between its markup and a content ("[INST] hello"), a tokenizer that joins a space to the next word
-cuts there differently; so may one that joins line breaks where a content begins or ends with one.
+its own; the reference stands inside the last message, between words that ask for a better answer. The ids of a policy
+prompt are those of `apply_chat_template` on the same messages wherever a special token or a line break stands on both
+sides of a content. Elsewhere ("[INST] hello") a tokenizer that joins a space to the next word cuts differently, and so
+may one that joins line breaks with punctuation where a content begins or ends with them, or at the words around y_ref.
 """
 
 import functools

@@ -3,11 +3,8 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
-import tokenizers
-from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from pit_jax.batch import Triple
 from pit_jax.config import DataConfig
@@ -15,13 +12,9 @@ from pit_jax.data import chat, tasks
 from pit_jax.data.templates import IMPROVE_WORDS, REFERENCE_WORDS, Template
 from pit_jax.data.tokenizers import load_tokenizer
 from pit_jax.data.transcripts import messages_of, transcript
+from tests.data.chat_tokenizers import KINDS, written
 from tests.data.published_templates import PUBLISHED, Published
 
-TEXTS = [
-    "user assistant system model You are a helpful assistant. Here is a reference answer: Write a better answer.",
-    "What is a kind way to say no?  Thank you, but I can't.\n\nIt depends on whom you ask: a friend, or a stranger?",
-    "[INST] [/INST] <|user|> <|assistant|> <|system|>",
-] * 9
 TURNS = [
     ("user", "What is a kind way to say no?"),
     ("assistant", "It depends on whom you ask:\n\n- a friend,\n- a stranger."),
@@ -33,53 +26,6 @@ DIALOGUES = {
     "five turns": [*TURNS, ("assistant", "Thank you, but I can't."), ("user", "<|im_end|></s> is what I say")],
     "a system": [("system", "You are kind."), *TURNS],
 }
-KINDS = ("bytes", "words", "pieces")
-
-
-def backend_of(kind: str, special: tuple[str, ...]) -> tokenizers.Tokenizer:
-    """bytes: as GPT-2. pieces, words: as Llama 2, BPE with a space in front of a text or of its first part alone."""
-    alphabet = pre_tokenizers.ByteLevel.alphabet() if kind == "bytes" else [f"<0x{i:02X}>" for i in range(256)]
-    backend = tokenizers.Tokenizer(models.BPE(unk_token=None, byte_fallback=kind != "bytes"))
-    if kind == "bytes":
-        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        backend.decoder = decoders.ByteLevel()
-    else:
-        if kind == "pieces":
-            backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-        else:
-            backend.pre_tokenizer = pre_tokenizers.Metaspace("▁", prepend_scheme="first", split=False)
-        last = decoders.Strip(" ", 1, 0)
-        backend.decoder = decoders.Sequence(
-            [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), last]
-        )
-    settings: dict[str, Any] = {"initial_alphabet": alphabet} if kind == "bytes" else {}
-    trained = [*special, *([] if kind == "bytes" else alphabet)]
-    if kind != "bytes":  # pieces do not run over spaces, as SentencePiece trains them
-        rest, backend.pre_tokenizer = backend.pre_tokenizer, pre_tokenizers.Metaspace("▁", prepend_scheme="first")
-    backend.train_from_iterator(
-        TEXTS, trainers.BpeTrainer(vocab_size=900, special_tokens=trained, show_progress=False, **settings)
-    )
-    if kind == "bytes":
-        return backend
-    spec = json.loads(backend.to_str())
-    spec["pre_tokenizer"] = rest and json.loads(rest.__getstate__())
-    spec["added_tokens"] = [token for token in spec["added_tokens"] if token["content"] in special]
-    return tokenizers.Tokenizer.from_str(json.dumps(spec))
-
-
-def written(folder: Path, kind: str, found: Published, **changes: Any) -> Path:
-    """The folder of a tokenizer with the template and the special tokens of a family."""
-    from transformers import PreTrainedTokenizerFast
-
-    backend = backend_of(kind, found.special)
-    if found.adds_bos:
-        bos = (str(found.bos), backend.token_to_id(found.bos))
-        backend.post_processor = processors.TemplateProcessing(single=f"{found.bos} $A", special_tokens=[bos])
-    names = {"eos_token": found.eos} | ({"bos_token": found.bos} if found.bos else {})
-    fast = PreTrainedTokenizerFast(tokenizer_object=backend, **(names | changes))
-    fast.chat_template = found.template
-    fast.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module", params=[(kind, name) for kind in KINDS for name in PUBLISHED], ids="-".join)
@@ -151,7 +97,7 @@ def test_improver_prompt_is_the_dialogue_with_the_reference_in_its_last_message(
     if name != "five turns" and found is not PUBLISHED["mistral"]:
         if kind == "bytes":
             assert ids == theirs(template, whole)
-        else:  # a word may be joined with the line break before it, or the last one with the stop behind it
+        else:  # the words around the reference begin or end in what these tokenizers join with a neighbour
             spelled = [template.tokenizer.backend.decode(row) for row in (ids, theirs(template, whole))]
             assert spelled[0] == spelled[1]
     assert [content for _, content in messages_of(transcript(messages))] == template.contents(transcript(messages))

@@ -2,7 +2,6 @@
 
 import json
 import random
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,38 +16,10 @@ from pit_jax.data.templates import Template
 from pit_jax.data.tokenizers import Tokenizer, ids_of_file, ids_of_folder, load_tokenizer
 from pit_jax.data.transcripts import transcript
 from tests.data.published_templates import PUBLISHED
+from tests.data.sentencepiece_models import SETTINGS, library, train
 
-IDENTITY: dict[str, Any] = {"normalization_rule_name": "identity", "remove_extra_whitespaces": False}
-SETTINGS: dict[str, dict[str, Any]] = {
-    "usual": {"pad_id": -1, "hard_vocab_limit": False},
-    "as Llama": {**IDENTITY, "byte_fallback": True, "split_digits": True, "pad_id": -1},
-    "as Gemma": {**IDENTITY, "byte_fallback": True, "add_dummy_prefix": False, "pad_id": 3},
-}
 CASES = [(kind, name) for kind in ("bpe", "unigram") for name in SETTINGS]
 TEXT = st.text(alphabet=st.sampled_from(" \n\tabcdefghinorstuw.,éß🙂▁<>/sx0A")) | st.text()
-
-
-def library() -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import sentencepiece
-    return sentencepiece
-
-
-def train(folder: Path, **settings: Any) -> Path:
-    """A folder with nothing but tokenizer.model."""
-    folder.mkdir(exist_ok=True)
-    texts = [text for pair in pairs(300, 0) for text in (pair.prompt, pair.chosen)]
-    (folder / "texts").write_text("\n".join(texts))
-    library().SentencePieceTrainer.train(
-        **{"vocab_size": 400, **settings},
-        input=str(folder / "texts"),
-        model_prefix=str(folder / "tokenizer"),
-        minloglevel=2,
-    )
-    for name in ("texts", "tokenizer.vocab"):
-        (folder / name).unlink()
-    return folder
 
 
 @pytest.fixture(scope="module", params=CASES, ids=" ".join)

@@ -14,7 +14,7 @@ from pit_jax.data.features import FEATURES, KINDS, Layout, build, pack_sft
 from pit_jax.data.folds import FOLDS
 from pit_jax.data.templates import Template
 from pit_jax.data.tokenizers import SEPARATORS, hf_vocabulary, load_tokenizer, train_tokenizer
-from tests.data.test_sentencepiece import SETTINGS, train
+from tests.data.sentencepiece_models import SETTINGS, train
 
 Sources = dict[str, dict[str, list[tuple[int, Triple]]]]
 KINDS_AND_PACKING = [(kind, False) for kind in KINDS] + [("sft-policy", True), ("sft-improver", True)]

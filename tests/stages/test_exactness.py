@@ -20,8 +20,8 @@ from pit_jax.data.tokenizers import load_tokenizer, train_tokenizer
 from pit_jax.data.transcripts import transcript
 from pit_jax.improvement.pit import Answers, Slots, improver_prompt
 from pit_jax.stages.systems import tokenise_prompts
+from tests.data.chat_tokenizers import TEXTS, written
 from tests.data.published_templates import PUBLISHED
-from tests.data.test_chat import TEXTS, written
 
 CASES = ["plain", *[f"{kind} {name}" for kind in ("bytes", "pieces") for name in PUBLISHED]]
 TEXT = st.text(st.sampled_from("abcdehknosty .,?!\n\t🙂é<>|/")) | st.sampled_from(["</s>", "<|im_end|> a", " a", "a\n"])
