@@ -87,7 +87,7 @@ def train(context: Context, change: Callable[[Rows], Rows], progress: Progress) 
     folder = StageFolder(Path(context.config.workdir), "rm", "improver")
     task = replace(task, folder=folder, arrays=change(task.arrays), heldout=change(task.heldout))
     if not folder.done():
-        fit(context, task, lambda: rm.start(context, "improver"), progress)
+        fit(context, task, lambda: rm.begin(context, "improver"), progress)
     return folder
 
 

@@ -2,8 +2,7 @@
 
 Data      The paper's own set is not public: instructions whose y_w a much larger model wrote, judged on following them
           alone [S]; its size and generator are not known. Here: Dahoas/synthetic-instruct-gptj-pairwise from the
-          Hugging Face hub, as one JSON object a line with prompt, chosen and rejected, in
-          data/synthetic_instruct/train.jsonl (33,143 rows [M]).
+          Hugging Face hub (33,143 rows [M]). A copy on disk: --data.sources synthetic_instruct:PATH.
 Command   python launch/tpu_run.py --stage=all --config=configs/synthetic_instruct.py --base=checkpoints/MODEL
 Model     As in configs/hh_rlhf.py; this set is the smallest of the three, and the one to begin with.
 Memory    per chip: not known before a run, for there is no planner yet; see configs/hh_rlhf.py.
@@ -24,7 +23,7 @@ def get_config() -> Config:
     return replace(
         base,
         workdir="runs/synthetic_instruct",
-        data=replace(base.data, sources=("jsonl:data/synthetic_instruct/train.jsonl",)),
+        data=replace(base.data, sources=("synthetic_instruct:hub",)),
         # One epoch [S] of 10,500 pairs a fold in batches of 64 (ours: half of the other sets', for twice the updates).
         sft=replace(base.sft, policy_steps=164, improver_steps=164, batch_size=64),
         rm=replace(base.rm, policy_steps=164, improver_steps=164),  # unknown; one epoch is ours

@@ -1,8 +1,8 @@
 """TL;DR comparisons (OpenAI summarisation) with the paper's settings, as far as they are known: PIT's second set.
 
-Data      The comparisons of openai/summarize-from-feedback as one JSON object a line with prompt (the post, which ends
-          in "TL;DR:"), chosen and rejected, in data/tldr/train.jsonl. 92.9K pairs train, 86.1K are the validation of
-          the set [S], which is not used here: a share of the prompts is held out instead.
+Data      CarperAI/openai_summarize_comparisons from the Hugging Face hub: prompt (the post, which ends in "TL;DR:"),
+          chosen and rejected. 92.9K pairs train, 86.1K are the validation of the set [S], which is not used here: a
+          share of the prompts is held out instead. A copy on disk: --data.sources tldr:PATH.
 Command   python launch/tpu_run.py --stage=all --config=configs/tldr.py --base=checkpoints/MODEL
 Model     As in configs/hh_rlhf.py. Prompts are posts, not dialogues: a base model (Pythia, Llama) is the usual choice.
 Memory    per chip: not known before a run, for there is no planner yet; see configs/hh_rlhf.py.
@@ -25,7 +25,7 @@ def get_config() -> Config:
         workdir="runs/tldr",
         data=replace(
             base.data,
-            sources=("jsonl:data/tldr/train.jsonl",),
+            sources=("tldr:hub",),
             prompt_length=512,  # [M] for PIT; [V] for the reproduction of TL;DR (arXiv 2403.17031), which cuts posts
             response_length=169,  # ours: the longest in that reproduction [V]; PIT had 512 [M]
         ),

@@ -11,6 +11,7 @@ A multiplication and an addition are two operations. Per token, with the dimensi
 
 Only matrix products count (norms, rotations, softmax and the optimizer are a few percent), recomputation under remat
 does not, and padding does: this is what a stage computes, not what it would need.
+Training adapters is counted as training all weights is, which is up to half as much again as it computes.
 """
 
 from collections.abc import Mapping, Sequence

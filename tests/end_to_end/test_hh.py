@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pit_jax.config import DataConfig
 from pit_jax.data.folds import FOLDS
-from pit_jax.data.sources import read_hh
+from pit_jax.data.sources import read_source
 from pit_jax.data.store import FOLD_KINDS
 from pit_jax.data.templates import Template
 from pit_jax.data.tokenizers import load_tokenizer
@@ -68,7 +69,9 @@ def finished(
 ) -> tuple[Path, str]:
     """(workdir, output) of --stage=all."""
     folder = tmp_path_factory.mktemp("hh")
-    texts = [text for triple in read_hh(rows) for text in (triple.prompt, triple.chosen)]
+    texts = [
+        text for triple in read_source(f"hh:{rows}", DataConfig()).triples for text in (triple.prompt, triple.chosen)
+    ]
     base = tiny_checkpoint.write(
         folder / "base", chat=CHATML.template, special=CHATML.special, texts=texts, vocab_size=2000
     )

@@ -60,7 +60,7 @@ def test_it_needs_no_installation(repository: Path, tmp_path: Path) -> None:
         ),
         (
             "--stage=rll",
-            "error: --stage: unknown 'rll'; did you mean rl?; known: sft, rm, rl, dpo, improve, evaluate, paper, "
+            "error: --stage: unknown 'rll'; did you mean rl?; known: data, sft, rm, rl, dpo, improve, evaluate, paper, "
             "export, all\n",
         ),
     ],

@@ -11,7 +11,7 @@ import pytest
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from pit_jax.config import MeshConfig, TransformerConfig
+from pit_jax.config import AdapterConfig, MeshConfig, TransformerConfig
 from pit_jax.model.networks import LanguageModel, ScalarModel
 from pit_jax.parallel.mesh import make_mesh
 from pit_jax.parallel.sharding import (
@@ -76,7 +76,9 @@ def test_biases_lie_with_what_they_are_added_to(mesh: Mesh) -> None:
 
 
 def test_every_rule_is_used() -> None:
-    places = jax.tree_util.tree_leaves_with_path(shapes(ScalarModel(BIASED, 40)))
+    model = ScalarModel(BIASED, 40, AdapterConfig(rank=2))
+    trees = shapes(model), jax.eval_shape(model.init_adapter, jax.random.key(0))
+    places = jax.tree_util.tree_leaves_with_path(trees)
     names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in places]
     assert [pattern for pattern, _ in RULES if not any(re.search(pattern, name) for name in names)] == []
 
@@ -142,3 +144,11 @@ def test_activations_keep_to_the_batch_axes_under_a_mesh_only(mesh: Mesh) -> Non
         placed = jax.jit(constrain_batch)(hidden_BLD)
     assert {shard.data.shape for shard in placed.addressable_shards} == {(2, 3, 2)}
     np.testing.assert_array_equal(placed, hidden_BLD)
+
+
+def test_adapters_are_split_as_the_matrices_they_update(mesh: Mesh) -> None:
+    model = LanguageModel(CONFIG, 40, AdapterConfig(rank=2))
+    found = specs(jax.eval_shape(model.init_adapter, jax.random.key(0)), mesh)
+    assert found["blocks/adapter/query_a"] == P(None, "fsdp", None)
+    assert found["blocks/adapter/query_b"] == P(None, None, "tensor")
+    assert len(found) == 14
