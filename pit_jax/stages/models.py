@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pit_jax.config import Config
-from pit_jax.model.adapters import has_adapters, matrix_sizes, merge, split
+from pit_jax.model.adapters import ATTENTION, FFN, has_adapters, matrix_sizes, merge, split
 from pit_jax.model.networks import LanguageModel, Params, ScalarModel
 from pit_jax.stages.base import load_base
 from pit_jax.stages.context import Context
@@ -48,13 +48,11 @@ def check_adapters(config: Config) -> None:
             f"--adapter.rank={adapter.rank}, --adapter.alpha={adapter.alpha}: a rank of 0 or more, alpha above 0"
         )
     for flag, named, known in (
-        ("targets", adapter.targets, list(matrix_sizes(config.transformer)) + ["gate"]),
+        ("targets", adapter.targets, [*ATTENTION, *FFN]),
         ("full", adapter.full, [*trained, VALUE]),
     ):
         if unknown := sorted(set(named) - set(known)):
-            raise ValueError(
-                f"--adapter.{flag}: unknown {', '.join(unknown)}; known: {', '.join(dict.fromkeys(known))}"
-            )
+            raise ValueError(f"--adapter.{flag}: unknown {', '.join(unknown)}; known: {', '.join(known)}")
     if adapter.rank and not set(adapter.targets) & set(matrix_sizes(config.transformer)):
         raise ValueError(f"--adapter.targets={adapter.targets}: no matrix of this model would have an adapter")
 
