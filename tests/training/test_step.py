@@ -12,7 +12,7 @@ import pytest
 
 from pit_jax.masked import Mean
 from pit_jax.training.optimizer import make_optimizer
-from pit_jax.training.state import TrainState, create_state
+from pit_jax.training.state import TrainState, create_state, place_state
 from pit_jax.training.step import Metrics, compile_step, make_train_step, split
 
 
@@ -128,6 +128,29 @@ def test_a_second_step_does_not_compile_again(toy: ModuleType, caplog: pytest.Lo
     assert len(compiled[0]) >= 1 and compiled[1:] == [[], []]
     assert len(traces) == 1
     assert int(state.step) == 3
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_frozen_parameters_count_in_the_loss_and_stay(toy: ModuleType, accumulate: int) -> None:
+    """The blocks frozen: the head takes the steps of plain gradient descent on itself alone."""
+    params, mesh = toy.toy_params(), toy.toy_mesh(2, 2, 2)
+    whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    frozen = jax.device_put({"blocks": params["blocks"]}, {"blocks": toy.toy_sharding(mesh)["blocks"]})
+    optimizer, places = optax.sgd(0.1), {"head": toy.toy_sharding(mesh)["head"]}
+    state, sharding = place_state({"head": params["head"]}, optimizer, places, whole, seed=3, extras={})
+    train_step = make_train_step(toy.toy_loss, optimizer, accumulate=accumulate)
+    step = compile_step(train_step, state_sharding=sharding, batch_sharding=whole, frozen=frozen)
+    expected = params
+    for index in range(2):
+        batch = toy.toy_batch(index)
+        state, metrics = step(state, batch)
+        (loss, _), grads = jax.value_and_grad(toy.toy_loss, has_aux=True)(expected, batch, jax.random.key(0))
+        head = jax.tree.map(lambda x, g: x - 0.1 * g, expected["head"], grads["head"])
+        np.testing.assert_allclose(metrics["loss"].value, loss, rtol=1e-5)
+        expected = {"blocks": params["blocks"], "head": head}
+    for x, y in zip(jax.tree.leaves(state.params["head"]), jax.tree.leaves(expected["head"]), strict=True):
+        np.testing.assert_allclose(x, y, atol=1e-6)
+    assert set(state.params) == {"head"} and not any(x.is_deleted() for x in jax.tree.leaves(frozen))
 
 
 def test_the_old_state_is_donated_and_placement_survives(toy: ModuleType) -> None:
