@@ -14,7 +14,12 @@ _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED = 1, 2, 3, 4  # piece.type
 
 
 def model_file(folder: Path) -> Path | None:
-    """The one *.model of a folder, tokenizer.model where there are several; None without one."""
+    """The one *.model of a folder, tokenizer.model where there are several.
+
+    None without one, and beside a tokenizer.json, which is read instead.
+    """
+    if (folder / "tokenizer.json").is_file():
+        return None
     found = sorted(folder.glob("*.model"))
     named = [path for path in found if path.name == "tokenizer.model"]
     return (named or found)[0] if len(named or found) == 1 else None

@@ -113,7 +113,7 @@ def _inputs(data: DataConfig, tokenizer: TokenizerConfig) -> dict[str, Any]:
         sample = read_source("notes", DataConfig(notes_pairs=100, notes_seed=data.notes_seed)).triples
         inputs["contents of notes"] = hashlib.sha256(repr(sample).encode()).hexdigest()[:12]
     if tokenizer.path:
-        model = None if (Path(tokenizer.path) / "tokenizer.json").is_file() else model_file(Path(tokenizer.path))
+        model = model_file(Path(tokenizer.path))
         for path in sorted(Path(tokenizer.path).glob("*.j*")):  # tokenizer.json, its config, chat_template.jinja
             inputs[f"contents of {path}"] = _file_hash(path)
         if model is not None:

@@ -75,7 +75,6 @@ def admit(
 
     A row whose prompt the chat template cannot hold has no tokens: its lengths are 0.
     """
-    frame_length = len(template.policy_prompt(""))
     lengths = np.zeros((len(triples), len(FEATURES)), np.int64)
     keep = np.ones(len(triples), bool)
     drops = Counter[str]()
@@ -84,7 +83,7 @@ def admit(
         if reason is None:
             (example,) = tokenise([triple], template, ids)
             lengths[row] = [len(getattr(example, name)) for name in FEATURES]
-            reason = too_long(example, frame_length, data)
+            reason = too_long(example, template.frame_length, data)
         if reason:
             keep[row] = False
             drops[reason] += 1

@@ -66,6 +66,11 @@ class Template:
         """What stands between the reference and the answer; the same for every example."""
         return list(self.frame.suffix)
 
+    @cached_property
+    def frame_length(self) -> int:
+        """Constant tokens of a policy prompt of one message."""
+        return len(self.policy_prompt(""))
+
     def contents(self, x: str) -> list[str]:
         """The texts that x brings into a sequence: itself, or those of its messages under a chat template."""
         return [content for _, content in self._messages(x)]

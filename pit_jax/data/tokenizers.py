@@ -155,7 +155,7 @@ def ids_of_file(folder: str | Path) -> int:
     """`ids_of_folder` without the tokens that the configuration beside tokenizer.json or *.model adds."""
     folder = Path(folder)
     model, path = sentencepiece.model_file(folder), folder / "tokenizer.json"
-    if model is not None and not path.is_file():
+    if model is not None:
         return _ids(sentencepiece.convert(model)[0])
     try:
         return _ids(tokenizers.Tokenizer.from_file(str(path)))
@@ -173,7 +173,7 @@ def _read(folder: Path) -> Any:
         found = "a file" if folder.exists() else "nothing"
         raise ValueError(f"tokenizer folder {folder}: found {found}; give a folder with tokenizer.json")
     model = sentencepiece.model_file(folder)
-    if model is not None and not (folder / "tokenizer.json").is_file():
+    if model is not None:
         return _read_sentencepiece(folder, model)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         if not (folder / name).is_file():

@@ -1,5 +1,6 @@
 """The two networks as pure functions of a parameter tree: a language model and a scalar model (reward, gap, value)."""
 
+import abc
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,8 +23,8 @@ class ScalarTransformer(nnx.Module):
 
 
 @dataclass(frozen=True)
-class LanguageModel:
-    """Parameters in, logits out; hashable, so it can be closed over by jitted programs.
+class Network(abc.ABC):
+    """What both are: functions of a parameter tree, hashable, so that jitted programs can close over them.
 
     Parameters with adapters (model/adapters.py) and without are both taken, in any call.
     """
@@ -37,8 +38,22 @@ class LanguageModel:
         return nnx.to_pure_dict(nnx.state(self._build(key, None), nnx.Param))
 
     def init_adapter(self, key: jax.Array) -> Params:
-        """Fresh adapters alone, which change nothing yet."""
+        """What is trained over frozen weights: fresh adapters, which change nothing yet, and a fresh head if any."""
         return split(nnx.to_pure_dict(nnx.state(self._build(key, self.adapter), nnx.Param)))[1]
+
+    @abc.abstractmethod
+    def _build(self, key: jax.Array, adapter: AdapterConfig | None) -> nnx.Module:
+        """The module with fresh parameters, with adapters where they are given."""
+
+    def _bind(self, params: Params) -> Any:
+        adapter = self.adapter if has_adapters(params) else None
+        abstract = nnx.eval_shape(lambda: self._build(jax.random.key(0), adapter))
+        return nnx.merge(nnx.graphdef(abstract), params)
+
+
+@dataclass(frozen=True)
+class LanguageModel(Network):
+    """Parameters in, logits out."""
 
     def hidden(
         self, params: Params, tokens_BL: jax.Array, positions_BL: jax.Array, visible_BLS: jax.Array
@@ -67,39 +82,20 @@ class LanguageModel:
     def _build(self, key: jax.Array, adapter: AdapterConfig | None) -> Transformer:
         return Transformer(self.config, self.vocab_size, adapter, rngs=nnx.Rngs(params=key))
 
-    def _bind(self, params: Params) -> Transformer:
-        adapter = self.adapter if has_adapters(params) else None
-        abstract = nnx.eval_shape(lambda: self._build(jax.random.key(0), adapter))
-        return nnx.merge(nnx.graphdef(abstract), params)
-
 
 @dataclass(frozen=True)
-class ScalarModel:
+class ScalarModel(Network):
     """The transformer with a scalar head: parameters {"trunk": language model parameters, "head": ...}."""
-
-    config: TransformerConfig
-    vocab_size: int
-    adapter: AdapterConfig | None = None
-
-    def init(self, key: jax.Array) -> Params:
-        """Fresh parameters, without adapters."""
-        return nnx.to_pure_dict(nnx.state(self._build(key, None), nnx.Param))
 
     def init_head(self, key: jax.Array) -> Params:
         """{"head": ...}, to be put beside a language model's parameters as {"trunk": ...}."""
         return {"head": self.init(key)["head"]}
 
-    def init_adapter(self, key: jax.Array) -> Params:
-        """Fresh adapters and a fresh head, for a trunk that stays as it is."""
-        return split(nnx.to_pure_dict(nnx.state(self._build(key, self.adapter), nnx.Param)))[1]
-
     def scalars(
         self, params: Params, tokens_BL: jax.Array, positions_BL: jax.Array, visible_BLS: jax.Array
     ) -> jax.Array:
         """One float32 scalar per slot, [B, L]."""
-        adapter = self.adapter if has_adapters(params) else None
-        abstract = nnx.eval_shape(lambda: self._build(jax.random.key(0), adapter))
-        model = nnx.merge(nnx.graphdef(abstract), params)
+        model = self._bind(params)
         hidden_BLD, _ = model.trunk(tokens_BL, positions_BL, visible_BLS)
         return model.head(hidden_BLD, visible_BLS)
 

@@ -13,6 +13,7 @@ from pit_jax.data.tokenizers import ids_of_file, ids_of_folder, without_advice
 from pit_jax.model import weights
 from pit_jax.model.families import architecture, family_of
 from pit_jax.model.networks import LanguageModel, Params
+from pit_jax.model.tensors import Entry
 from pit_jax.parallel.sharding import param_sharding
 from pit_jax.stages.context import Context
 
@@ -62,6 +63,11 @@ def described(folder: Path) -> Mapping[str, Any]:
     return found
 
 
+def base_entries(config: Config) -> list[Entry]:
+    """The tensors of the base's family, as this run's transformer holds them."""
+    return family_of(described(Path(config.base))).entries(config.transformer)
+
+
 def load_base(context: Context) -> Params:
     """The language model of the base in its shards; tokens that its tokenizer lacks have rows of their own.
 
@@ -72,10 +78,9 @@ def load_base(context: Context) -> Params:
     folder = Path(config.base)
     known = min(ids_of_folder(folder), config.transformer.vocab_rows)  # its configuration may name untrained tokens
     model = LanguageModel(config.transformer, config.transformer.vocab_rows)
-    entries = family_of(described(folder)).entries(config.transformer)
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     tied = "lm_head.weight" if config.transformer.tied else None
-    params = weights.load(folder, entries, shapes, context.mesh, tied=tied)
+    params = weights.load(folder, base_entries(config), shapes, context.mesh, tied=tied)
     ids, rows, key = context.data.tokenizer.vocab_size, context.vocab_size, context.key("new tokens")
 
     def grow(tables: Params) -> Params:

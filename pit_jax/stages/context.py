@@ -64,10 +64,10 @@ class Context:
             key = jax.random.fold_in(key, zlib.crc32(name.encode()))
         return key
 
-    def init(self, make: Callable[..., Any], key: jax.Array, *args: Any) -> Any:
-        """The parameters make(key, *args), directly in their shards."""
-        sharding = param_sharding(jax.eval_shape(make, key, *args), self.mesh)
-        return jax.jit(make, out_shardings=sharding)(key, *args)
+    def init(self, make: Callable[[jax.Array], Any], key: jax.Array) -> Any:
+        """The parameters make(key), directly in their shards."""
+        sharding = param_sharding(jax.eval_shape(make, key), self.mesh)
+        return jax.jit(make, out_shardings=sharding)(key)
 
     def abstract_params(self, make: Callable[[jax.Array], Any]) -> Any:
         """Shapes, dtypes and shardings of the parameters that make(key) gives."""

@@ -27,7 +27,7 @@ from pit_jax.model.families import family_of
 from pit_jax.model.networks import Params
 from pit_jax.model.peft import HEAD, peft_config, peft_tensors
 from pit_jax.model.tensors import Entry, row
-from pit_jax.stages.base import described
+from pit_jax.stages.base import base_entries
 from pit_jax.stages.context import Context
 from pit_jax.stages.models import backbone, ground, load
 from pit_jax.stages.workspace import stage_name, write_json
@@ -114,12 +114,11 @@ def write(context: Context, target: Path, name: str, params: Params) -> None:
 
 def write_weights(context: Context, folder: Path, params: Params, *, scalar: bool) -> None:
     """All but the card."""
-    config, found = context.config, described(Path(context.config.base))
-    entries = family_of(found).entries(config.transformer)
+    config, entries = context.config, base_entries(context.config)
     context.data.tokenizer.save(folder)
     dtype = jnp.dtype(config.export.dtype)
     weights.save(folder, params, scalar_entries(entries) if scalar else entries, dtype=dtype)
-    write_json(folder / "config.json", hf_config(context, found, scalar=scalar))
+    write_json(folder / "config.json", hf_config(context, scalar=scalar))
     if not scalar:
         write_json(folder / "generation_config.json", _ends(context))
 
@@ -127,7 +126,7 @@ def write_weights(context: Context, folder: Path, params: Params, *, scalar: boo
 def write_adapters(context: Context, target: Path, name: str, params: Params, base: Path) -> None:
     """One model's adapters (and its head) in PEFT's format, the tokenizer and a card."""
     config, scalar = context.config, "trunk" in params
-    entries = family_of(described(Path(config.base))).entries(config.transformer)
+    entries = base_entries(config)
     adapters = params.get("trunk", params)["blocks"]["adapter"]
     tensors = dict(peft_tensors(adapters, entries))
     if scalar:
@@ -147,11 +146,11 @@ def scalar_entries(entries: list[Entry]) -> list[Entry]:
     return [*(entry for entry in trunk if entry.ours != ("trunk/unembedding",)), row(f"{HEAD}.weight", "head/kernel")]
 
 
-def hf_config(context: Context, found: Mapping[str, Any], *, scalar: bool) -> dict[str, Any]:
+def hf_config(context: Context, *, scalar: bool) -> dict[str, Any]:
     """config.json: that of the base, with the class, vocabulary, dtype and special tokens of what is written."""
-    family = family_of(found)
     labels = {"id2label": {"0": "score"}, "label2id": {"score": 0}} if scalar else {}
     raw = json.loads((Path(context.config.base) / "config.json").read_text(encoding="utf-8"))
+    family = family_of(raw)
     return {
         **{name: value for name, value in raw.items() if name not in ("torch_dtype", "dtype")},
         "architectures": [family.classifier if scalar else family.causal],

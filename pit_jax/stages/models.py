@@ -9,7 +9,7 @@ from typing import Any
 
 from pit_jax.config import Config
 from pit_jax.model.adapters import ATTENTION, FFN, has_adapters, matrix_sizes, merge, split
-from pit_jax.model.networks import LanguageModel, Params, ScalarModel
+from pit_jax.model.networks import Network, Params
 from pit_jax.stages.base import load_base
 from pit_jax.stages.context import Context
 from pit_jax.stages.workspace import PARENTS, TRAINING, stage_name
@@ -64,17 +64,17 @@ def trains_fully(config: Config, name: str) -> bool:
 
 def load(context: Context, stage: str, model: str) -> Params:
     """The selected parameters of a finished stage, over the weights that its adapters update."""
-    name = stage_name(stage, model)
-    full, scalar = trains_fully(context.config, name), stage == "rm"
-    network: LanguageModel | ScalarModel = context.scalar_model if scalar else context.language_model
-    if full and _key(context, stage, model) in context.backbones:
-        return context.backbones[_key(context, stage, model)]
+    full, scalar = trains_fully(context.config, stage_name(stage, model)), stage == "rm"
+    network: Network = context.scalar_model if scalar else context.language_model
+    place = str(context.folder(stage, model).path)
+    if place in context.backbones:
+        return context.backbones[place]
     params = restored(context, stage, model, network.init if full else network.init_adapter)
     if not full:
         below = backbone(context, stage, model)
         return joined({"trunk": below} if scalar else below, params)
     if stage == "sft" and context.config.adapter.rank:
-        context.backbones[_key(context, stage, model)] = params
+        context.backbones[place] = params
     return params
 
 
@@ -112,10 +112,6 @@ def start(context: Context, name: str, params: Params) -> Start:
         params = joined(params, {"trunk": adapters} if "trunk" in params else adapters)
     frozen, trained = split(params)
     return Start(trained, frozen)
-
-
-def _key(context: Context, stage: str, model: str) -> str:
-    return str(context.folder(stage, model).path)
 
 
 def restored(context: Context, stage: str, model: str, init: Any) -> Params:

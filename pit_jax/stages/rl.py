@@ -233,7 +233,7 @@ class Rounds:
             moved = self._place.stage > before.stage
             source = state.params["policy"] if moved else state.extras["anchor"]["policy"]
             self._anchor = jax.tree.map(jnp.copy, source)  # the step donates the state
-        return self._supply.prompts(round, self._place.stage, self._actors.whole(state.params)["policy"])
+        return self._supply.prompts(round, self._place.stage, self._actors.policy.whole(state.params["policy"]))
 
     def stop(self, metrics: Metrics) -> bool:
         """True once the round's approximate KL to the sampler is spent, or raises an alarm that ends the stage.

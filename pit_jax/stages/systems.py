@@ -36,7 +36,7 @@ def tokenise_prompts(
     (0 = data.prompt_length and the frame around a message; never cut).
     """
     template, policy, prefix = context.data.template, [], []
-    limit = longest or context.config.data.prompt_length + len(template.policy_prompt(""))
+    limit = longest or context.config.data.prompt_length + template.frame_length
     for number, prompt in enumerate(prompts, 1):
         if not prompt.strip():
             raise ValueError(f"prompt {number} is empty; give every row a prompt")

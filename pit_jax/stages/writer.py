@@ -29,7 +29,7 @@ class Writer:
         self._context, self._params, self._size, self._sampling = context, params, batch_size, sampling
         self._key, self._calls = key, 0
         template = context.data.template
-        around = len(template.policy_prompt(""))
+        around = template.frame_length
         self._slot = longest + max(0, len(template.improver_prefix("")) - around)
         self._limit, self._longest = longest - around + 1, longest
         model, slots = context.language_model, slots_of(context)

@@ -173,6 +173,7 @@ class StandInData:
         return SimpleNamespace(
             improver_suffix=list(SUFFIX),
             policy_prompt=ids,
+            frame_length=0,
             improver_prefix=lambda text: [3, *ids(text)],
             response=ids,
             text=lambda row: " ".join(map(str, row[: row.index(EOS)] if EOS in row else row)),

@@ -58,13 +58,27 @@ def rows(context: Context) -> np.ndarray:
     return np.where(REAL > 0, ROWS, context.data.tokenizer.pad_id).astype(np.int32)
 
 
-def test_a_language_model_has_its_logits_in_torch(context: Context, policy: Any, tmp_path: Path) -> None:
-    torch = pytest.importorskip("torch")
-    write(context, tmp_path / "policy", "policy", policy)
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "policy").eval()
+def logits_in_torch(context: Context, theirs: Any) -> np.ndarray:
+    """Of a torch model, on the rows above."""
+    import torch
+
+    inputs = {"input_ids": torch.tensor(rows(context)), "attention_mask": torch.tensor(REAL)}
     with torch.no_grad():
-        inputs = {"input_ids": torch.tensor(rows(context)), "attention_mask": torch.tensor(REAL)}
-        expected = theirs(**inputs).logits.numpy()
+        found: np.ndarray = theirs.eval()(**inputs).logits.numpy()
+    return found
+
+
+def scores(context: Context, params: Any) -> np.ndarray:
+    """Of a scalar model here, on the same rows [B]."""
+    score = jax.jit(partial(sequence_scores, context.scalar_model))
+    return np.asarray(jax.device_get(score(params, jnp.asarray(rows(context)), jnp.asarray(REAL))))
+
+
+def test_a_language_model_has_its_logits_in_torch(context: Context, policy: Any, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    write(context, tmp_path / "policy", "policy", policy)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "policy")
+    expected = logits_in_torch(context, theirs)
     model, segments_BL = context.language_model, jnp.asarray(REAL)
     place = segment_positions(segments_BL), causal_visible(segments_BL)
     logits = jax.jit(lambda params: model.logits(params, model.hidden(params, jnp.asarray(rows(context)), *place)))
@@ -74,15 +88,11 @@ def test_a_language_model_has_its_logits_in_torch(context: Context, policy: Any,
 
 
 def test_a_gap_model_has_its_scores_in_torch(context: Context, gap: Any, tmp_path: Path) -> None:
-    torch = pytest.importorskip("torch")
+    pytest.importorskip("torch")
     write(context, tmp_path / "gap", "gap", gap)
-    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "gap").eval()
-    with torch.no_grad():
-        inputs = {"input_ids": torch.tensor(rows(context)), "attention_mask": torch.tensor(REAL)}
-        expected_B = theirs(**inputs).logits.numpy()[:, 0]
-    score = jax.jit(partial(sequence_scores, context.scalar_model))
-    found_B = np.asarray(jax.device_get(score(gap, jnp.asarray(rows(context)), jnp.asarray(REAL))))
-    np.testing.assert_allclose(found_B, expected_B, atol=1e-4)
+    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "gap")
+    found_B = scores(context, gap)
+    np.testing.assert_allclose(found_B, logits_in_torch(context, theirs)[:, 0], atol=1e-4)
     assert np.abs(found_B[0] - found_B[1]) > 1e-2
 
 
@@ -136,19 +146,15 @@ def test_adapters_lie_beside_the_weights_they_update(
     described = json.loads((folder / "gap" / "adapter_config.json").read_text())
     assert described["r"] == 2 and Path(described["base_model_name_or_path"]) == folder / "base"
 
-    torch, peft = pytest.importorskip("torch"), pytest.importorskip("peft")
+    pytest.importorskip("torch")
+    peft = pytest.importorskip("peft")
     rng = np.random.default_rng(0)  # the same numbers once more, up to the gap model's
     for place in list(EXPORTS.values())[:-1]:
         load(adapted, *place)
     params = load(adapted, *EXPORTS["gap"])
     base = transformers.AutoModelForSequenceClassification.from_pretrained(folder / "base", num_labels=1)
-    theirs = peft.PeftModel.from_pretrained(base, folder / "gap").eval()
-    with torch.no_grad():
-        inputs = {"input_ids": torch.tensor(rows(context)), "attention_mask": torch.tensor(REAL)}
-        expected_B = theirs(**inputs).logits.numpy()[:, 0]
-    score = jax.jit(partial(sequence_scores, adapted.scalar_model))
-    found_B = np.asarray(jax.device_get(score(params, jnp.asarray(rows(context)), jnp.asarray(REAL))))
-    np.testing.assert_allclose(found_B, expected_B, atol=1e-4)
+    theirs = peft.PeftModel.from_pretrained(base, folder / "gap")
+    np.testing.assert_allclose(scores(adapted, params), logits_in_torch(context, theirs)[:, 0], atol=1e-4)
 
 
 def test_what_no_hugging_face_class_holds_is_refused() -> None:
