@@ -14,7 +14,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["pit_jax", "pit_jax.*"]),
-    package_data={"pit_jax.evaluation": ["templates/*.j2"], "pit_jax.improvement": ["prompts/*.txt"]},
+    package_data={"pit_jax.report": ["templates/*.j2"], "pit_jax.inference": ["prompts/*.txt"]},
     python_requires=">=3.11,<3.14",
     install_requires=[
         "jax>=0.10.2,<0.13",  # 0.10.2 is the newest for Python 3.11

@@ -24,6 +24,7 @@ from pit_jax.batch import NODE_REF_L, NODE_REF_W
 from pit_jax.config import Config
 from pit_jax.data.store import prepare
 from pit_jax.evaluation.gap_quality import gates
+from pit_jax.files import read_jsonl
 from pit_jax.objectives.gap import COMPARISONS
 from pit_jax.parallel.host_memory import keep_freed_memory
 from pit_jax.parallel.mesh import make_mesh
@@ -33,7 +34,6 @@ from pit_jax.stages.context import Context
 from pit_jax.stages.pipeline import make_progress
 from pit_jax.stages.supervised import fit
 from pit_jax.stages.workspace import StageFolder, data_folder
-from pit_jax.training.metrics import read_rows
 
 Rows = Mapping[str, np.ndarray]
 
@@ -96,7 +96,7 @@ def by_heart(context: Context, progress: Progress) -> list[str]:
     task = rm.make_task(context, "improver")
     rows = {name: column[: task.batch_size] for name, column in task.arrays.items()}
     folder = train(context, lambda _: rows, progress)
-    last = [row for row in read_rows(folder.path / "metrics.jsonl") if row["phase"] == "eval"][-1]
+    last = [row for row in read_jsonl(folder.path / "metrics.jsonl") if row["phase"] == "eval"][-1]
     accuracies = (last[f"gap/acc_{a}_{b}"] for a, b in COMPARISONS)
     learned = last["loss"] < 0.05
     return [

@@ -24,11 +24,11 @@ from rich.console import Console
 from rich.table import Table
 
 from pit_jax.config import Config
+from pit_jax.files import read_jsonl
 from pit_jax.parallel.host_memory import keep_freed_memory
 from pit_jax.stages import pipeline
 from pit_jax.stages.command import parse
 from pit_jax.stages.workspace import StageFolder, data_folder
-from pit_jax.training.metrics import read_rows
 
 FASTER, LOOSER = 5.0, 6.0
 
@@ -68,7 +68,7 @@ def copy_parents(config: Config, target: Path) -> None:
 def outcome(folder: StageFolder) -> Outcome:
     """What a finished stage shows. ValueError when its data have no known truth."""
     done = json.loads((folder.path / "done.json").read_text(encoding="utf-8"))
-    rows = [row for row in read_rows(folder.path / "metrics.jsonl") if row["phase"] == "eval"]
+    rows = [row for row in read_jsonl(folder.path / "metrics.jsonl") if row["phase"] == "eval"]
     if "truth/score" not in rows[0]:
         raise ValueError(f"{folder.path}: asked for truth/score, found none; pass a run on the embedded notes set")
     truth = {row["step"]: row["truth/score"] for row in rows}

@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.table import Table
 
 from pit_jax.batch import NODE_PARENTS, SftBatch
-from pit_jax.generation.decode import generate
-from pit_jax.generation.sampling import Sampling
+from pit_jax.inference.engine import generate
+from pit_jax.inference.sampling import Sampling
 from pit_jax.model.attention import tree_visible
 from pit_jax.model.networks import LanguageModel, ScalarModel
 from pit_jax.objectives.gap import gap_loss

@@ -10,12 +10,12 @@ Expect    the README's table of five seeds. The headline is at temperature 1.0, 
 
 from dataclasses import replace
 
-from configs import tiny
 from pit_jax.config import Config
+from pit_jax.shipped import shipped
 
 
 def get_config() -> Config:
-    base = tiny.get_config()
+    base = shipped("tiny")
     return replace(
         base,
         rl=replace(base.rl, curriculum=replace(base.rl.curriculum, rounds=(30, 90))),

@@ -37,7 +37,7 @@ def get_config() -> Config:
             curriculum=replace(base.rl.curriculum, rounds=(30, 70)),
             kl_coef=0.2,
             select_kl=2.5,
-            guards=replace(base.rl.guards, max_step_kl=0.005, max_kl=5.0),
+            monitors=replace(base.rl.monitors, max_step_kl=0.005, max_kl=5.0),
         ),
         dpo=replace(base.dpo, beta=0.5, optimizer=replace(base.dpo.optimizer, learning_rate=1e-4)),
         improve=replace(base.improve, temperature=1.0),  # where the policy scores 60 to 80% of the rubric

@@ -14,12 +14,12 @@ Tags as in configs/hh_rlhf.py. What is not named below is as there.
 
 from dataclasses import replace
 
-from configs import hh_rlhf
 from pit_jax.config import Config
+from pit_jax.shipped import shipped
 
 
 def get_config() -> Config:
-    base = hh_rlhf.get_config()
+    base = shipped("hh_rlhf")
     return replace(
         base,
         workdir="runs/tldr",

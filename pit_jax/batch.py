@@ -21,6 +21,15 @@ class Triple:
     margin: float = 0.0  # how far apart the reward model should score them (arXiv 2307.09288)
 
 
+@dataclass(frozen=True)
+class Answer:
+    """One answer on the host, as the model wrote it: `ids` are its tokens, EOS included where it `ended` by itself."""
+
+    text: str
+    ids: tuple[int, ...]
+    ended: bool = True
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class SftBatch:
@@ -48,14 +57,14 @@ class RewardBatch:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class DpoBatch:
-    """The two rows of RewardBatch with what the frozen reference model thinks of them."""
+    """The two rows of RewardBatch with what the frozen anchor thinks of them."""
 
     chosen_BL: jax.Array  # int32
     chosen_segments_BL: jax.Array  # int32
     rejected_BL: jax.Array  # int32
     rejected_segments_BL: jax.Array  # int32
-    ref_chosen_B: jax.Array  # f32, summed log-probs
-    ref_rejected_B: jax.Array  # f32
+    anchor_chosen_B: jax.Array  # f32, summed log-probs
+    anchor_rejected_B: jax.Array  # f32
 
 
 @jax.tree_util.register_dataclass
@@ -110,6 +119,41 @@ class PromptBatch:
     rejected_mask_BR: jax.Array  # bool
 
 
+@dataclass(frozen=True)
+class DecodeSpec:
+    """The constants of every decode of a run: tokens a response, special tokens, what follows a reference."""
+
+    response_slot: int  # T
+    eos_id: int
+    pad_id: int
+    suffix: tuple[int, ...]  # between the reference and the improver's response
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Responses:
+    """Answers or references in their slot, with leading axes as needed: real tokens up to and including EOS."""
+
+    tokens_BT: jax.Array  # int32
+    mask_BT: jax.Array  # bool
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Completions:
+    """Sampled responses: real tokens up to and including EOS, then PAD."""
+
+    tokens_BT: jax.Array  # int32
+    mask_BT: jax.Array  # bool
+    logprobs_BT: jax.Array  # f32 at the sampling temperature, untruncated distribution; 0 in padding
+    ended_B: jax.Array  # bool, False where the slot was full before EOS
+
+    @property
+    def responses(self) -> Responses:
+        """Tokens and mask alone."""
+        return Responses(self.tokens_BT, self.mask_BT)
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class RolloutPrompts:
@@ -132,7 +176,9 @@ class Experience:
     segments_BL: jax.Array  # int32, 1 = real, 0 = padding
     mask_BT: jax.Array  # bool, response tokens up to and including EOS
     old_logprobs_BT: jax.Array  # f32, of the sampler, at the sampling temperature
-    old_values_BT: jax.Array  # f32
-    advantages_BT: jax.Array  # f32, whitened over the whole rollout
-    returns_BT: jax.Array  # f32
-    scores_B: jax.Array  # f32, reward or gap of each response, as it is maximised
+    advantages_BT: jax.Array  # f32
+    scores_B: jax.Array  # f32, of the reward or gap model, without what text rewards add
+    old_values_BT: jax.Array | None = None  # f32, of the critic, where the algorithm has one
+    returns_BT: jax.Array | None = None  # f32, what the critic learns
+    anchor_logprobs_BT: jax.Array | None = None  # f32, where the KL to the anchor is part of the loss
+    kl_coef_B: jax.Array | None = None  # f32, its weight, the same in every row

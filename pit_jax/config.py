@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal
 
 from pit_jax.architecture import AdapterConfig, TransformerConfig
-from pit_jax.limits import GatesConfig, GuardsConfig
+from pit_jax.limits import GatesConfig, MonitorsConfig
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,8 @@ class RmConfig:
     """Updates of the reward model."""
     improver_steps: int = 600
     """Updates of the gap model."""
-    guard_steps: int = 0
-    """Updates of the guard, a second gap model with its own head and order of pairs that watches RL; 0 = no guard."""
+    second_gap_steps: int = 0
+    """Updates of a second gap model, with its own head and order of pairs, that RL is watched with; 0 = none."""
     batch_size: int = 64
     """Pairs per update."""
     accumulate: int = 1
@@ -105,23 +105,38 @@ class RmConfig:
 @dataclass(frozen=True)
 class CurriculumConfig:
     references: tuple[str, ...] = ("rejected+chosen", "policy-rl")
-    """References of each stage, in order: rejected, chosen, policy-sft, policy-rl, improver; `+` shares them evenly."""
+    """References of each phase, in order: rejected, chosen, policy-sft, policy-rl, improver; `+` shares them evenly."""
     rounds: tuple[int, ...] = (25, 35)
-    """Rounds of each stage; a stage that ends sooner leaves its rounds to the last one."""
+    """Rounds of each phase; a phase that ends sooner leaves its rounds to the last one."""
     switch: Literal["rounds", "plateau", "success"] = "rounds"
-    """What else ends a stage: nothing, a held-out gap that stopped rising, or rollouts that beat their reference."""
+    """What else ends a phase: nothing, a held-out gap that stopped rising, or rollouts that beat their reference."""
     patience: int = 3
     """plateau: evaluations without a better held-out gap."""
     success: float = 0.6
     """success: share of a round's rollouts whose gap is above 0."""
     anchor: Literal["sft", "previous"] = "sft"
-    """KL against the SFT improver in every stage, or against the improver as the previous stage left it."""
+    """KL against the SFT improver in every phase, or against the improver as the previous phase left it."""
 
 
 @dataclass(frozen=True)
 class RlConfig:
     policy_rounds: int = 30
     """Rounds of the policy's RL."""
+    policy_algorithm: str = "ppo"
+    """RL algorithm of the policy: ppo, grpo, rloo, dr_grpo, or a fork's. Without a critic there is no value model."""
+    policy_samples: int = 0
+    """Responses drawn side by side for each prompt of the policy's RL; 0 = as many as its algorithm asks for."""
+    policy_rewards: tuple[str, ...] = ()
+    """Text rewards that are added to the policy's: the names of a fork's functions, as NAME or NAME:WEIGHT."""
+    improver_algorithm: str = "ppo"
+    """RL algorithm of the improver."""
+    improver_samples: int = 0
+    """Responses drawn for each (prompt, reference) of the improver's RL; 0 = as many as its algorithm asks for."""
+    improver_rewards: tuple[str, ...] = ()
+    """Text rewards that are added to the improver's, as NAME or NAME:WEIGHT."""
+    loss_mean: Literal["algorithm", "tokens", "responses", "slots"] = "algorithm"
+    """Mean of the policy loss: over real tokens (ppo, rloo), over responses of their token means (grpo), or all tokens
+    summed and divided by the response slots (dr_grpo, arXiv 2503.20783), so that no length is favoured."""
     curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
     batch_size: int = 128
     """Rollouts per round."""
@@ -165,7 +180,7 @@ class RlConfig:
     """Rounds between evaluations (and checkpoints) on held-out prompts."""
     heldout_prompts: int = 256
     """Held-out prompts of such an evaluation."""
-    guards: GuardsConfig = field(default_factory=GuardsConfig)
+    monitors: MonitorsConfig = field(default_factory=MonitorsConfig)
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(
             learning_rate=2e-4, schedule="constant", warmup=0.02, weight_decay=0.0, eps=1e-5
@@ -209,15 +224,17 @@ class ImproveConfig:
     batch_size: int = 256
     """Prompts improved together."""
     prompts: str = ""
-    """JSONL file with a `prompt` column; empty = held-out prompts."""
-    limit: int = 512
-    """Most prompts to improve."""
+    """File of rows with a `prompt`, and an `answer` where there is one to improve; empty = held-out prompts."""
+    limit: int = 0
+    """Most rows of that file to improve; 0 = all. Of held-out prompts there are evaluate.prompts."""
 
 
 @dataclass(frozen=True)
 class EvaluateConfig:
     prompts: int = 1024
-    """Held-out prompts of every comparison."""
+    """Held-out prompts of every comparison, here and in the paper's tables."""
+    judges: tuple[str, ...] = ()
+    """Who compares: rubric (where the data has a known truth), gap, or a fork's judge; empty = the first two."""
     temperatures: tuple[float, ...] = (0.4, 0.8, 1.0)
     """Matched temperatures: originals and improvements are sampled at the same one."""
     tie_margin: float = 0.0
@@ -229,9 +246,7 @@ class EvaluateConfig:
 @dataclass(frozen=True)
 class PaperConfig:
     ablations: tuple[str, ...] = ("first-only", "second-only", "direct-rlhf", "pair-gap", "score-difference")
-    """Runs that branch off this one, of stages/ablations.py: one stage of the curriculum, more RLHF, other rewards."""
-    prompts: int = 1024
-    """Held-out prompts of every comparison."""
+    """Runs that branch off this one, of recipes/ablations.py: one phase of the curriculum, more RLHF, other rewards."""
     temperatures: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8, 1.0)
     """Temperatures of the sweep."""
     temperature: float = 1.0
@@ -262,14 +277,16 @@ class CheckpointConfig:
 
 @dataclass(frozen=True)
 class Config:
-    stage: Literal["data", "sft", "rm", "rl", "dpo", "improve", "evaluate", "paper", "export", "all"] = "all"
-    """What to run; `all` runs everything up to evaluate and skips what is finished."""
-    model: Literal["policy", "improver", "guard"] = "improver"
-    """Which of the two pipelines, for sft, rm and rl; rm also trains the improver's guard (rm.guard_steps)."""
+    stage: str = "all"
+    """What to run, of the list above; `all` runs what stands before it there, and skips what is finished."""
+    model: Literal["policy", "improver", "second-gap"] = "improver"
+    """Which of the two pipelines, where a stage has both; rm also trains a second gap model (rm.second_gap_steps)."""
     workdir: str = "runs/tiny"
     """Folder that holds everything the run writes."""
-    trunk: str = ""
+    parent_run: str = ""
     """Workdir of a run that this one branches off: its data are used, and its stages that the same knobs made."""
+    forks: tuple[str, ...] = ()
+    """Files, or names of installed forks, whose stages, algorithms, rewards, .. are added: --fork=FILE, repeatable."""
     base: str = ""
     """Folder of a Hugging Face checkpoint whose architecture, weights and tokenizer the run starts from."""
     seed: int = 0

@@ -1,4 +1,4 @@
-"""Knobs that limit what is trusted: gates of the gap model before RL, alarms during it. Part of config.py."""
+"""Knobs that limit what is trusted: gates of the gap model before RL, monitors during it. Part of config.py."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -23,20 +23,22 @@ class GatesConfig:
 
 
 @dataclass(frozen=True)
-class GuardsConfig:
+class MonitorsConfig:
     action: Literal["stop", "warn"] = "stop"
-    """An alarm at a held-out evaluation ends the stage and keeps a checkpoint from before it, or only says so."""
+    """A monitor over its limit at a held-out evaluation ends the stage and keeps a checkpoint from before it, or only
+    says so."""
     max_step_kl: float = 0.05
-    """Alarm `step`: most approximate KL to the sampler that the updates of a round may average."""
+    """Monitor `step`: most approximate KL to the sampler that the updates of a round may average."""
     max_kl: float = 10.0
-    """Alarm `kl`: most KL per response, in nats."""
+    """Monitor `kl`: most KL per response, in nats."""
     min_entropy: float = 0.3
-    """Alarm `entropy`: least entropy per token, as a share of that of the first evaluation."""
+    """Monitor `entropy`: least entropy per token, as a share of that of the first evaluation."""
     max_repetition: float = 0.05
-    """Alarm `repetition`: most that the share of repeated 3-grams may rise over that of the first evaluation."""
-    max_guard_fall: float = 0.15
-    """Alarm `guard`: most that the guard's gap may fall below its best while the gap rises; needs rm.guard_steps."""
+    """Monitor `repetition`: most that the share of repeated 3-grams may rise over that of the first evaluation."""
+    max_second_gap_fall: float = 0.15
+    """Monitor `second-gap`: most that the second gap may fall below its best while the gap rises; needs
+    rm.second_gap_steps."""
     max_disagreement: float = 1.3
-    """Alarm `disagreement`: most mean |gap - guard's gap|, as a multiple of that of the first evaluation."""
+    """Monitor `disagreement`: most mean |gap - second gap|, as a multiple of that of the first evaluation."""
     worst_case: bool = False
-    """RL maximises the lower of the gap and the guard's gap; the guard is then no longer an outsider."""
+    """RL maximises the lower of the gap and the second gap; the second gap model is then no longer an outsider."""

@@ -50,6 +50,19 @@ def masked_mean(x: jax.Array, mask: jax.Array) -> jax.Array:
     return masked_sum(x, mask) / jnp.maximum(masked_count(mask), 1.0)
 
 
+def mean_of_rows(x_BT: jax.Array, mask_BT: jax.Array) -> Mean:
+    """Mean, over the rows with a real slot, of each row's mean over its real slots: every row counts alike."""
+    counts_B = jnp.sum(mask_BT.astype(bool), axis=1, dtype=jnp.float32)
+    sums_B = jnp.sum(fill(x_BT.astype(jnp.float32), mask_BT), axis=1)
+    return Mean.of(sums_B / jnp.maximum(counts_B, 1.0), counts_B > 0)
+
+
+def mean_of_slots(x_BT: jax.Array, mask_BT: jax.Array) -> Mean:
+    """The sum over real slots by the number of all slots of the rows that have one: padding counts as 0."""
+    rows = masked_count(jnp.any(mask_BT.astype(bool), axis=1))
+    return Mean(masked_sum(x_BT, mask_BT), rows * mask_BT.shape[1])
+
+
 def whiten(x_BT: jax.Array, mask_BT: jax.Array, *, shift_mean: bool = True) -> jax.Array:
     """(x - mean) / sqrt(unbiased variance + 1e-8) over the masked slots of the whole batch; 0 elsewhere.
 

@@ -187,6 +187,11 @@ def _prompt_rows(examples: Sequence[Example], layout: Layout) -> Arrays:
     return arrays
 
 
+def right_padded(rows: Sequence[Sequence[int]], slot: int, pad_id: int) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens [rows, slot] int32 and their mask; an empty slot is padding."""
+    return _pad(rows, slot, pad_id), _real(rows, slot)
+
+
 def _pad(rows: Sequence[Sequence[int]], length: int, pad_id: int, left: bool = False) -> np.ndarray:
     padded = np.full((len(rows), length), pad_id, np.int32)
     padded[_real(rows, length, left)] = [token for row in rows for token in row]

@@ -3,6 +3,8 @@
 import hashlib
 import unicodedata
 
+from pit_jax.errors import UserError
+
 TRAINING_FOLDS = ("sft", "rm", "rl")
 FOLDS = (*TRAINING_FOLDS, "heldout")
 
@@ -11,10 +13,10 @@ def fold_of(prompt: str, heldout_fraction: float) -> str:
     """Fold of `prompt`: a hash in [0, 1) below `heldout_fraction` is held out, the rest is cut into three equal parts.
 
     The hash is sha256 of the NFC-normalised, stripped prompt, so it depends on nothing but the text.
-    Raises ValueError if the fraction is not in [0, 1].
+    Raises UserError if the fraction is not in [0, 1].
     """
     if not 0.0 <= heldout_fraction <= 1.0:
-        raise ValueError(f"heldout_fraction must lie in [0, 1], found {heldout_fraction}")
+        raise UserError(f"heldout_fraction must lie in [0, 1], found {heldout_fraction}")
     text = unicodedata.normalize("NFC", prompt).strip()
     digest = hashlib.sha256(text.encode()).digest()
     point = (int.from_bytes(digest[:8], "big") >> 11) / 2**53  # 53 bits: exact in a float and below 1

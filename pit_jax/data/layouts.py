@@ -2,10 +2,12 @@
 
 import bisect
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pit_jax.batch import Triple
-from pit_jax.data.transcripts import SPEAKERS, TURN, Message, transcript
+from pit_jax.data.text.transcripts import SPEAKERS, TURN, Message, transcript
+from pit_jax.table import Table
 
 Row = dict[str, Any]
 LARGEST_MARGIN = 1e30  # a number beyond it is not finite in float32, sooner or later
@@ -87,14 +89,62 @@ def synthetic_instruct(row: Row) -> Triple:
     return _two_answers(*_texts(row))
 
 
-LAYOUTS: dict[str, Callable[[Row], Triple]] = {
-    "pairs": pairs,
-    "jsonl": pairs,  # its old name
-    "hh": hh,
-    "tldr": tldr,
-    "ultrafeedback": ultrafeedback,
-    "synthetic_instruct": synthetic_instruct,
-}
+def asked(row: Row) -> tuple[str, str | None]:
+    """(prompt, answer or None) of a row that asks for an improvement.
+
+    `prompt` and, where there is one to improve, `answer` (TRL calls it `completion`): strings or lists of {role,
+    content}. Or `messages` alone: a dialogue whose last message is the user's, or the assistant's answer.
+    """
+    if row.get("messages") is not None:
+        messages = _messages("messages", _list(row, "messages"))
+        answer = messages.pop()[1] if messages and messages[-1][0] == "assistant" else None
+        return _transcript(messages), _written(answer)
+    _need(row, "prompt")
+    prompt = row["prompt"]
+    text = _transcript(_messages("prompt", prompt)) if isinstance(prompt, list) else _text(row, "prompt")
+    if not text.strip():
+        raise Unusable("prompt is empty", "every row needs a prompt")
+    column = "answer" if row.get("answer") is not None else "completion"
+    if row.get(column) is None:
+        return text, None
+    before, answer = _dialogue(row, column)
+    if before:
+        raise Unusable(f"{column} holds more than the assistant's message", "put the dialogue into prompt, or messages")
+    return text, _written(answer)
+
+
+def _written(answer: str | None) -> str | None:
+    if answer is not None and not answer.strip():
+        raise Unusable("answer is empty", "leave the column out to let the policy answer first")
+    return answer
+
+
+def _list(row: Row, name: str) -> list[Any]:
+    if not isinstance(row[name], list):
+        raise Unusable(f"{name} must be a list of {{role, content}}", f"found {type(row[name]).__name__}")
+    found: list[Any] = row[name]
+    return found
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a row means, by the name that --data.sources LAYOUT:LOCATION calls it."""
+
+    name: str
+    parse: Callable[[Row], Triple]
+    """parse(row) -> Triple, or raises Unusable(reason)."""
+
+
+LAYOUTS: Table[Layout] = Table("layout")
+for _layout in (
+    Layout("pairs", pairs),
+    Layout("jsonl", pairs),  # its old name
+    Layout("hh", hh),
+    Layout("tldr", tldr),
+    Layout("ultrafeedback", ultrafeedback),
+    Layout("synthetic_instruct", synthetic_instruct),
+):
+    LAYOUTS.add(_layout)
 
 
 def _two_answers(prompt: str, chosen: str, rejected: str) -> Triple:

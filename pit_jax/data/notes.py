@@ -11,6 +11,7 @@ import random
 from dataclasses import dataclass, replace
 
 from pit_jax.batch import Triple
+from pit_jax.errors import UserError
 
 
 def _listed(text: str) -> list[str]:
@@ -235,24 +236,24 @@ _MEANINGS = _sentence_meanings()
 
 
 def parse_request(prompt: str) -> Request:
-    """The request behind a prompt of this set. Raises ValueError for any other text."""
+    """The request behind a prompt of this set. Raises UserError for any other text."""
     try:
         first, second = prompt.strip().split(": ")
         head, topic = first.removeprefix("write a ").split(" about ")
         tone, kind, _, name = head.split()
         if tone not in GREETINGS or kind not in OPENINGS:
-            raise ValueError
+            raise UserError
         found: list[tuple[str, str]] = []
         for ask in second.split(", "):
             value = ask.removeprefix("the ")
             found.append(next((slot, value) for slot in VALUES if value in VALUES[slot]))
     except (ValueError, StopIteration):
-        raise ValueError(f"the notes rubric judges requests of the notes set only, found prompt {prompt!r}") from None
+        raise UserError(f"the notes rubric judges requests of the notes set only, found prompt {prompt!r}") from None
     return Request(tone, kind, name, topic, tuple(found))
 
 
 def score(prompt: str, response: str) -> float:
-    """Hidden score of a response. Raises ValueError for a prompt of another set."""
+    """Hidden score of a response. Raises UserError for a prompt of another set."""
     return grade(parse_request(prompt), response)
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pit_jax.data.layouts import Row, Unusable
+from pit_jax.errors import UserError
 
 HUB, TFDS = "hub/", "tfds/"
 Record = tuple[str, Row | Unusable]  # where it is, for messages, and the row or why there is none
@@ -28,7 +29,7 @@ _BATCH = 1024  # rows of a parquet file in memory at once
 def read_rows(location: str, advice: str) -> Iterator[Record]:
     """Every row at `location`. `advice` ends the message where a library cannot reach it (`download_advice`).
 
-    Raises ValueError where there is nothing to read, or no reaching it.
+    Raises UserError where there is nothing to read, or no reaching it.
     """
     place, split = split_location(location)
     if place.startswith(HUB):
@@ -45,7 +46,7 @@ def read_rows(location: str, advice: str) -> Iterator[Record]:
 def download_advice(layout: str, locations: Sequence[str]) -> str:
     """What to download elsewhere, where to put it and which source to pass then; nothing for local paths.
 
-    Several `locations` are folders of one repository of the hub. Raises ValueError for a name that is none of a hub's.
+    Several `locations` are folders of one repository of the hub. Raises UserError for a name that is none of a hub's.
     """
     place, split = split_location(locations[0])
     if place.startswith(TFDS):
@@ -78,7 +79,7 @@ def split_location(location: str) -> tuple[str, str]:
 def local_files(location: str) -> list[Path]:
     """The files that `location` reads, none for the hub and tensorflow-datasets.
 
-    Raises ValueError for a folder without files to read, or one that is not there.
+    Raises UserError for a folder without files to read, or one that is not there.
     """
     place, split = split_location(location)
     path = Path(place)
@@ -86,7 +87,7 @@ def local_files(location: str) -> list[Path]:
         return []
     if path.is_file():
         if split:
-            raise ValueError(f"{location}: {path} is a file, which has no splits; leave @{split} out")
+            raise UserError(f"{location}: {path} is a file, which has no splits; leave @{split} out")
         return [path]
     inside = [file for file in sorted(path.rglob("*")) if file.is_file() and _shown(file.relative_to(path))]
     if _is_saved(path):
@@ -96,7 +97,7 @@ def local_files(location: str) -> list[Path]:
     if not found:
         names = ", ".join(str(file.relative_to(path)) for file in inside[:10]) or "nothing"
         wanted = f" whose name begins with {split!r}" if split else ""
-        raise ValueError(f"{path}: asked for {', '.join(_SUFFIXES)} files{wanted} in this folder, found {names}")
+        raise UserError(f"{path}: asked for {', '.join(_SUFFIXES)} files{wanted} in this folder, found {names}")
     return found
 
 
@@ -118,7 +119,7 @@ def _json_rows(path: Path) -> Iterator[Record]:
         found = True
         yield f"{path}, line {number}", _json_row(raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw)
     if not found:
-        raise ValueError(f"{path}: the file is empty; it must hold one JSON object a line")
+        raise UserError(f"{path}: the file is empty; it must hold one JSON object a line")
 
 
 def _json_row(raw: bytes) -> Row | Unusable:
@@ -137,9 +138,9 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
             yield from enumerate(file, 1)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise ValueError(f"{path}: not a complete gzip file ({error})") from error
+        raise UserError(f"{path}: not a complete gzip file ({error})") from error
     except PermissionError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror})") from error
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def _parquet_rows(path: Path) -> Iterator[Record]:
@@ -154,9 +155,9 @@ def _parquet_rows(path: Path) -> Iterator[Record]:
                     number += 1
                     yield f"{path}, row {number}", row
     except (pyarrow.ArrowException, PermissionError) as error:
-        raise ValueError(f"{path}: cannot be read as a Parquet file ({_line(error)})") from error
+        raise UserError(f"{path}: cannot be read as a Parquet file ({_line(error)})") from error
     if not number:
-        raise ValueError(f"{path}: the file is empty; it must hold one row a pair")
+        raise UserError(f"{path}: the file is empty; it must hold one row a pair")
 
 
 def _saved_rows(path: Path, split: str) -> Iterator[Record]:
@@ -166,13 +167,13 @@ def _saved_rows(path: Path, split: str) -> Iterator[Record]:
     try:
         data = datasets.load_from_disk(str(path))
     except Exception as error:  # a half-copied folder may fail anywhere in datasets or pyarrow
-        raise ValueError(f"{path}: cannot be read as a folder of `save_to_disk` ({_line(error)})") from error
+        raise UserError(f"{path}: cannot be read as a folder of `save_to_disk` ({_line(error)})") from error
     if isinstance(data, datasets.DatasetDict):
         if split not in data and (split or len(data) > 1):
-            raise ValueError(f"{path}: asked for split {split!r}, found {', '.join(data)}; write PATH@SPLIT")
+            raise UserError(f"{path}: asked for split {split!r}, found {', '.join(data)}; write PATH@SPLIT")
         data = data[split or next(iter(data))]
     elif split:
-        raise ValueError(f"{path}: has no splits; leave @{split} out")
+        raise UserError(f"{path}: has no splits; leave @{split} out")
     for number, row in enumerate(data, 1):
         yield f"{path}, row {number}", _plain(row)
 
@@ -183,7 +184,7 @@ def _hub_names(place: str) -> tuple[str, str, str]:
     name, _, folder = rest.partition("/")
     name, _, config = name.partition(":")
     if not owner or not name:
-        raise ValueError(f"{place}: a repository is written {HUB}OWNER/NAME[:CONFIG][/FOLDER][@SPLIT]")
+        raise UserError(f"{place}: a repository is written {HUB}OWNER/NAME[:CONFIG][/FOLDER][@SPLIT]")
     return f"{owner}/{name}", config, folder
 
 
@@ -195,7 +196,7 @@ def _hub_rows(place: str, split: str, advice: str) -> Iterator[Record]:
         data = datasets.load_dataset(repository, config or None, data_dir=folder or None, split=split)
     except Exception as error:  # the client, its transport, datasets and every file format have their own
         what = f"{place}@{split} cannot be read from the Hugging Face hub ({_line(error)})"
-        raise ValueError(f"{what}. {advice}") from error
+        raise UserError(f"{what}. {advice}") from error
     for number, row in enumerate(data, 1):
         yield f"{place}@{split}, row {number}", _plain(row)
 
@@ -205,7 +206,7 @@ def _tfds_folder() -> str:
 
 
 def _tfds_rows(place: str, split: str, advice: str) -> Iterator[Record]:
-    from pit_jax.data.tasks import tensorflow_and_seqio
+    from pit_jax.data.tf import tensorflow_and_seqio
 
     tensorflow_and_seqio()  # quietly, and without a GPU
     import tensorflow_datasets as tfds
@@ -217,7 +218,7 @@ def _tfds_rows(place: str, split: str, advice: str) -> Iterator[Record]:
         rows = tfds.as_numpy(builder.as_dataset(split=split, shuffle_files=False))
     except Exception as error:  # every data set fails to download, or to be known, in a way of its own
         what = f"{place}@{split} cannot be read from tensorflow-datasets ({_line(error)})"
-        raise ValueError(f"{what}. {advice}") from error
+        raise UserError(f"{what}. {advice}") from error
     for number, row in enumerate(rows, 1):
         try:
             record: Row | Unusable = _plain(row)

@@ -3,13 +3,15 @@
 import difflib
 import math
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pit_jax.batch import Triple
 from pit_jax.config import DataConfig
-from pit_jax.data.layouts import LAYOUTS, Unusable
+from pit_jax.data.layouts import LAYOUTS, Unusable, asked
 from pit_jax.data.readers import HUB, TFDS, download_advice, local_files, read_rows, split_location
+from pit_jax.errors import UserError
 
 _HH = "hub/Anthropic/hh-rlhf"
 _TRANCHES = ("helpful-base", "helpful-rejection-sampled", "helpful-online")
@@ -21,6 +23,27 @@ SHIPPED: dict[tuple[str, str], tuple[str, ...]] = {
     ("ultrafeedback", "hub"): ("hub/HuggingFaceH4/ultrafeedback_binarized@train_prefs",),
     ("synthetic_instruct", "hub"): ("hub/Dahoas/synthetic-instruct-gptj-pairwise@train",),
 }
+
+
+Truth = Callable[[str, str], float]  # truth(prompt, answer): what an answer is really worth
+
+
+def known_truth(data: DataConfig) -> Truth | None:
+    """The score by which the pairs of the embedded set were labelled, for judging only; None where nobody knows one."""
+    if data.sources != ("notes",):
+        return None
+    from pit_jax.data import notes
+
+    return notes.score
+
+
+def largest_truth(data: DataConfig) -> float | None:
+    """The largest value that `known_truth` gives."""
+    if data.sources != ("notes",):
+        return None
+    from pit_jax.data import notes
+
+    return notes.MAX_SCORE
 
 
 @dataclass
@@ -47,7 +70,7 @@ class Reading:
 def read_source(spec: str, data: DataConfig) -> Reading:
     """Pairs of one source and the rows left out of it: `notes`, or LAYOUT:LOCATION (layouts.py, readers.py, SHIPPED).
 
-    Raises ValueError for an unknown layout, a location that cannot be read, one without any pair, and more rows that
+    Raises UserError for an unknown layout, a location that cannot be read, one without any pair, and more rows that
     cannot be pairs than `data.max_bad_rows` allows: every reason with its count and first place.
     """
     if spec == "notes":
@@ -55,7 +78,7 @@ def read_source(spec: str, data: DataConfig) -> Reading:
 
         return Reading(notes.pairs(data.notes_pairs, data.notes_seed))
     layout, locations = _locations(spec)
-    parse, advice = LAYOUTS[layout], download_advice(layout, locations)
+    parse, advice = LAYOUTS[layout].parse, download_advice(layout, locations)
     reading, rows = Reading(), 0
     for location in locations:
         for where, row in read_rows(location, advice):
@@ -66,22 +89,56 @@ def read_source(spec: str, data: DataConfig) -> Reading:
                 reading.triples.append(parse(row))
             except Unusable as why:
                 reading.drop(where, why)
+            except Exception as error:
+                if (source := LAYOUTS.source(layout)) is None:
+                    raise
+                what = f"{type(error).__name__}: {error}"
+                raise UserError(f"{where}: the layout {layout!r} of {source.file} raised {what}") from error
     if reading.bad > data.max_bad_rows * rows:
         share = math.ceil(1000 * reading.bad / rows) / 1000
-        raise ValueError(
+        raise UserError(
             f"data source {spec}: {reading.bad:,} of {rows:,} rows cannot be pairs, and data.max_bad_rows="
             f"{data.max_bad_rows:g} allows {int(data.max_bad_rows * rows):,}: {reading.reasons()}. Mend or remove "
             f"them, or leave them out, counted, with --data.max-bad-rows={share:g}"
         )
     if not reading.triples:
-        raise ValueError(f"data source {spec}: no pair in {rows:,} rows: {reading.reasons() or 'there are none'}")
+        raise UserError(f"data source {spec}: no pair in {rows:,} rows: {reading.reasons() or 'there are none'}")
     return reading
+
+
+def read_asked(location: str) -> tuple[list[str], list[str | None]]:
+    """(prompts, answers to improve; None where the policy answers first) of a file, folder or data set of such rows.
+
+    Raises UserError for a location that cannot be read, and for rows without a prompt: every reason, its count and
+    first place.
+    """
+    found, reading, rows = list[tuple[str, str | None]](), Reading(), 0
+    place = split_location(location)[0]
+    if not place.startswith((HUB, TFDS)) and not Path(place).exists():
+        raise UserError(f"{location}: no such file or folder; pass rows with a `prompt`, and an `answer` to improve")
+    for where, row in read_rows(location, ""):
+        rows += 1
+        try:
+            if isinstance(row, Unusable):
+                raise row
+            found.append(asked(row))
+        except Unusable as why:
+            reading.drop(where, why)
+    if reading.drops:
+        left_out = sum(reading.drops.values())
+        raise UserError(f"{location}: {left_out:,} of {rows:,} rows cannot be improved: {reading.reasons()}")
+    return [prompt for prompt, _ in found], [answer for _, answer in found]
+
+
+def source_code(spec: str) -> dict[str, str]:
+    """The code of a fork's layout that a source is read with: what is prepared depends on it too."""
+    return LAYOUTS.code(spec.partition(":")[0])
 
 
 def source_files(spec: str) -> list[Path]:
     """The local files that a source is read from: what is prepared depends on their contents.
 
-    Raises ValueError as `read_source` does for a spec or a path.
+    Raises UserError as `read_source` does for a spec or a path.
     """
     if spec == "notes":
         return []
@@ -92,20 +149,20 @@ def _locations(spec: str) -> tuple[str, tuple[str, ...]]:
     """(layout, the locations that a spec names)."""
     layout, colon, location = spec.partition(":")
     if layout == "notes":
-        raise ValueError(f"data source {spec!r}: notes is embedded and takes no path; write 'notes'")
+        raise UserError(f"data source {spec!r}: notes is embedded and takes no path; write 'notes'")
     if layout not in LAYOUTS:
-        nearest = difflib.get_close_matches(layout, ["notes", *LAYOUTS], n=1, cutoff=0.0)[0]
-        raise ValueError(
+        nearest = difflib.get_close_matches(layout, ["notes", *LAYOUTS.names()], n=1, cutoff=0.0)[0]
+        raise UserError(
             f"data source {spec!r}: unknown layout {layout!r}; did you mean {nearest!r}? "
-            f"Sources are notes and LAYOUT:LOCATION, with a layout of {', '.join(LAYOUTS)}"
+            f"Sources are notes and LAYOUT:LOCATION, with a layout of {', '.join(LAYOUTS.names())}"
         )
     if not location:
-        raise ValueError(f"data source {spec!r} names no file; write '{layout}:PATH'{_offered(layout)}")
+        raise UserError(f"data source {spec!r} names no file; write '{layout}:PATH'{_offered(layout)}")
     place, split = split_location(location)
     if shipped := SHIPPED.get((layout, place)):
         return layout, tuple(f"{split_location(one)[0]}@{split}" if split else one for one in shipped)
     if not place.startswith((HUB, TFDS)) and not Path(place).exists():
-        raise ValueError(f"data source {spec!r}: {place}: no such file or folder; check the path{_offered(layout)}")
+        raise UserError(f"data source {spec!r}: {place}: no such file or folder; check the path{_offered(layout)}")
     return layout, (location,)
 
 

@@ -3,8 +3,6 @@
 import functools
 import hashlib
 import json
-import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,10 +17,13 @@ from pit_jax.config import DataConfig, TokenizerConfig, config_hash, flatten
 from pit_jax.data import tasks
 from pit_jax.data.features import FEATURES, KINDS, Arrays, Layout, row_lengths
 from pit_jax.data.folds import FOLDS, fold_of
-from pit_jax.data.sentencepiece import model_file
-from pit_jax.data.sources import Reading, read_source, source_files
-from pit_jax.data.templates import Template
-from pit_jax.data.tokenizers import Tokenizer, load_tokenizer, train_tokenizer
+from pit_jax.data.sources import Reading, read_source, source_code, source_files
+from pit_jax.data.text.sentencepiece import model_file
+from pit_jax.data.text.templates import Template
+from pit_jax.data.text.tokenizers import Tokenizer, load_tokenizer, train_tokenizer
+from pit_jax.data.tf import tensorflow_and_seqio
+from pit_jax.errors import UserError
+from pit_jax.files import file_digest, whole_folder, write_json
 
 FOLD_KINDS: dict[str, tuple[str, ...]] = {
     "sft": ("sft-policy", "sft-improver"),
@@ -48,12 +49,16 @@ class Prepared:
     def arrays(self, fold: str, kind: str) -> Arrays:
         """Arrays [rows, ..] with the field names of the batch class of `kind`.
 
-        Raises ValueError for a kind that is not prepared in this fold.
+        Raises UserError for a kind that is not prepared in this fold.
         """
         if kind not in FOLD_KINDS.get(fold, ()):
-            raise ValueError(f"no rows of kind {kind!r} in fold {fold!r}; prepared are {FOLD_KINDS}")
+            raise UserError(f"no rows of kind {kind!r} in fold {fold!r}; prepared are {FOLD_KINDS}")
         with np.load(self.folder / f"{fold}.npz", allow_pickle=False) as file:
             return {name.partition("/")[2]: file[name] for name in file.files if name.startswith(f"{kind}/")}
+
+    def texts(self, tokens_NT: Any) -> list[str]:
+        """One text a row of answer tokens, special tokens left out."""
+        return [self.template.text(row) for row in np.asarray(tokens_NT).tolist()]
 
     def triples(self, fold: str) -> list[Triple]:
         """The fold as text; row i belongs to row i of every array of the fold."""
@@ -66,72 +71,56 @@ def prepare(
 ) -> Prepared:
     """Build the data set of a run in `folder`, or read it if it is there.
 
-    `folder` appears at once and complete. Raises ValueError for unusable sources, settings or tokenizers, for an
+    `folder` appears at once and complete. Raises UserError for unusable sources, settings or tokenizers, for an
     empty fold, for a folder that holds other data (naming what changed), and where it cannot be written.
     """
     folder = Path(folder)
     _check(data)
     inputs = _inputs(data, tokenizer)
     if not _is_prepared(folder, inputs):
-        try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-        except OSError as error:
-            raise _unwritable(folder, error) from error
-        try:
+        with whole_folder(folder) as partial:
             _build(data, tokenizer, partial, inputs, say)
-            partial.chmod(0o755)
-            if not _is_prepared(folder, inputs):
-                partial.rename(folder)
-        except OSError as error:
-            raise _unwritable(folder, error) from error
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
     return _load(folder)
 
 
 def _check(data: DataConfig) -> None:
     if not data.sources or len(data.sources) != len(set(data.sources)):
-        raise ValueError(f"data.sources must name at least one source, each once; found {data.sources}")
+        raise UserError(f"data.sources must name at least one source, each once; found {data.sources}")
     if len(data.rates) != len(data.sources):
-        raise ValueError(f"data.rates needs one rate a source: {len(data.sources)} sources, {len(data.rates)} rates")
+        raise UserError(f"data.rates needs one rate a source: {len(data.sources)} sources, {len(data.rates)} rates")
     if min(data.rates) <= 0.0:
-        raise ValueError(f"data.rates must be positive, found {data.rates}")
+        raise UserError(f"data.rates must be positive, found {data.rates}")
     if not 0.0 < data.heldout_fraction < 1.0:
-        raise ValueError(f"data.heldout_fraction must lie between 0 and 1, found {data.heldout_fraction}")
+        raise UserError(f"data.heldout_fraction must lie between 0 and 1, found {data.heldout_fraction}")
     if not 0.0 <= data.max_bad_rows <= 1.0:
-        raise ValueError(f"data.max_bad_rows must be a share from 0 to 1, found {data.max_bad_rows}")
+        raise UserError(f"data.max_bad_rows must be a share from 0 to 1, found {data.max_bad_rows}")
 
 
 def _inputs(data: DataConfig, tokenizer: TokenizerConfig) -> dict[str, Any]:
     """All that the prepared data depend on: knobs, and the contents of the files they name."""
     inputs = flatten(data, "data.") | flatten(tokenizer, "tokenizer.") | {"version": _VERSION}
     for source in data.sources:
+        inputs |= source_code(source)
         for path in source_files(source):
-            inputs[f"contents of {path}"] = _file_hash(path)
+            inputs[f"contents of {path}"] = file_digest(path)
     if "notes" in data.sources:
         sample = read_source("notes", DataConfig(notes_pairs=100, notes_seed=data.notes_seed)).triples
         inputs["contents of notes"] = hashlib.sha256(repr(sample).encode()).hexdigest()[:12]
     if tokenizer.path:
         model = model_file(Path(tokenizer.path))
         for path in sorted(Path(tokenizer.path).glob("*.j*")):  # tokenizer.json, its config, chat_template.jinja
-            inputs[f"contents of {path}"] = _file_hash(path)
+            inputs[f"contents of {path}"] = file_digest(path)
         if model is not None:
-            inputs[f"contents of {model}"] = _file_hash(model)
+            inputs[f"contents of {model}"] = file_digest(model)
     return inputs
 
 
-def _file_hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
-
-
 def _is_prepared(folder: Path, inputs: Mapping[str, Any]) -> bool:
-    """Whether `folder` holds the finished data of `inputs`; raises ValueError if it holds anything else."""
+    """Whether `folder` holds the finished data of `inputs`; raises UserError if it holds anything else."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
     if not (folder / _DONE).is_file():
-        raise ValueError(f"{folder} exists but holds no finished data set; remove it or choose another workdir")
+        raise UserError(f"{folder} exists but holds no finished data set; remove it or choose another workdir")
     before = json.loads((folder / _DONE).read_text())["inputs"]
     now = json.loads(json.dumps(inputs))
     changed = [
@@ -140,15 +129,11 @@ def _is_prepared(folder: Path, inputs: Mapping[str, Any]) -> bool:
         if before.get(name) != now.get(name)
     ]
     if changed:
-        raise ValueError(
+        raise UserError(
             f"{folder} was prepared from other inputs ({'; '.join(changed)}); "
             "restore them, or choose another workdir for the new ones"
         )
     return True
-
-
-def _unwritable(folder: Path, error: OSError) -> ValueError:
-    return ValueError(f"cannot write the data set to {folder}: {error}; choose a writable workdir or free some space")
 
 
 def _load(folder: Path) -> Prepared:
@@ -172,7 +157,7 @@ def _build(
     folds = {source: [fold(triple.prompt) for triple in rows] for source, rows in read.items()}
 
     with ThreadPoolExecutor(1) as imports:  # seconds, which pass while native code tokenises
-        imports.submit(tasks.tensorflow_and_seqio)
+        imports.submit(tensorflow_and_seqio)
         tokenizer = _make_tokenizer(config, folder / "tokenizer", read, folds, say)
         template = Template(tokenizer)
         say("data: tokenising")
@@ -211,8 +196,8 @@ def _build(
     # The mixture's name holds a hash of its pairs: the same repository of the hub may hold others another day.
     fingerprint = config_hash(inputs | {"tokenizer": tokenizer.fingerprint, "pairs": mixture.name})
     done = {"fingerprint": fingerprint, "tokenizer": tokenizer.fingerprint, "inputs": inputs}
-    (folder / "report.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
-    (folder / _DONE).write_text(json.dumps(done | {"response_slot": layout.response_slot}, indent=2) + "\n")
+    write_json(folder / "report.json", report)
+    write_json(folder / _DONE, done | {"response_slot": layout.response_slot})
 
 
 def _make_tokenizer(
@@ -267,14 +252,14 @@ def _need_examples(
     for source, folds in sources.items():
         if not any(folds.values()):
             mine = ", ".join(f"{count} x {reason}" for reason, count in drops[source].most_common())
-            raise ValueError(
+            raise UserError(
                 f"data source {source} kept no example; dropped: {mine}. "
                 "Raise data.prompt_length or data.response_length, or take the source out"
             )
     for fold in FOLDS:
         if not any(rows[fold] for rows in sources.values()):
             kept = sum(len(rows) for folds in sources.values() for rows in folds.values())
-            raise ValueError(
+            raise UserError(
                 f"fold {fold} is empty: of {found} pairs read, {kept} were kept; dropped: {why}. "
                 "Give more pairs, raise data.prompt_length or data.response_length, or change data.heldout_fraction"
             )

@@ -5,19 +5,21 @@ from functools import lru_cache
 
 import numpy as np
 
+from pit_jax.errors import UserError
+
 
 class Stream:
     """Endless batches over row-aligned arrays [rows, ...], reshuffled every epoch; batch `index` needs no history."""
 
     def __init__(self, arrays: Mapping[str, np.ndarray], *, batch_size: int, seed: int) -> None:
-        """Raises ValueError for a batch size below 1 or for no rows."""
+        """Raises UserError for a batch size below 1 or for no rows."""
         self._arrays = dict(arrays)
         self._batch_size = batch_size
         self._count = _row_count(self._arrays)
         if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, found {batch_size}")
+            raise UserError(f"batch_size must be at least 1, found {batch_size}")
         if not self._count:
-            raise ValueError("a stream needs at least one row, found none")
+            raise UserError("a stream needs at least one row, found none")
         self._order = lru_cache(maxsize=2)(lambda epoch: np.random.default_rng((seed, epoch)).permutation(self._count))
 
     def rows(self, index: int) -> np.ndarray:

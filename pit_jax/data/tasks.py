@@ -5,13 +5,8 @@ as close to the rates as whole examples allow; the pass ends when the source who
 none repeats. A source without examples in a fold sits that fold out.
 """
 
-import contextlib
 import functools
 import hashlib
-import os
-import sys
-import tempfile
-import warnings
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,8 +18,9 @@ from pit_jax.batch import Triple
 from pit_jax.config import DataConfig
 from pit_jax.data.features import FEATURES, Arrays, Example, Layout, converter
 from pit_jax.data.folds import FOLDS
-from pit_jax.data.templates import Template
-from pit_jax.data.tokenizers import hf_vocabulary
+from pit_jax.data.text.templates import Template
+from pit_jax.data.text.tokenizers import hf_vocabulary
+from pit_jax.data.tf import tensorflow_and_seqio
 
 _CHUNK = 1024  # examples tokenised at once
 _SCALARS = ("margin", "id")  # features that are one number an example
@@ -41,17 +37,8 @@ def encode(triples: Iterable[Triple], template: Template) -> Ids:
 
 
 def tokenise(triples: Sequence[Triple], template: Template, ids: Ids) -> list[Example]:
-    """Triples as tokens, looked up in `ids`. Raises ValueError for a prompt that the chat template cannot hold."""
-    return [
-        Example(
-            template.policy_prompt(triple.prompt, ids.__getitem__),
-            template.improver_prefix(triple.prompt, ids.__getitem__),
-            ids[triple.chosen],
-            ids[triple.rejected],
-            triple.margin,
-        )
-        for triple in triples
-    ]
+    """Triples as tokens, looked up in `ids`. Raises UserError for a prompt that the chat template cannot hold."""
+    return [template.example(triple, ids.__getitem__) for triple in triples]
 
 
 def too_long(example: Example, frame_length: int, data: DataConfig) -> str | None:
@@ -140,37 +127,6 @@ def read(mixture: Any, fold: str, kinds: Sequence[str], layout: Layout, *, pack:
         chunks = list(converter(kind, layout, pack=pack)(tokens, lengths).batch(4 * _CHUNK).as_numpy_iterator())
         rows[kind] = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
     return rows
-
-
-@functools.cache
-def tensorflow_and_seqio() -> tuple[Any, Any]:
-    """The two modules, imported on the first use, with accelerators hidden from TensorFlow."""
-    with warnings.catch_warnings(), _native_stderr_held_back():
-        warnings.simplefilter("ignore")  # deprecations inside the packages themselves
-        import seqio
-        import tensorflow as tf
-
-        if tf.config.get_visible_devices("GPU"):
-            tf.config.set_visible_devices([], "GPU")
-    return tf, seqio
-
-
-@contextlib.contextmanager
-def _native_stderr_held_back() -> Iterator[None]:
-    """Hold back what native code prints while TensorFlow starts (CPU features, no GPU); show it if the start fails."""
-    sys.stderr.flush()
-    stderr = os.dup(2)
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            held.seek(0)
-            os.write(stderr, held.read())
-            raise
-        finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)
 
 
 def _take_turns(datasets: Sequence[Any], rates: Sequence[float], seed: int | None = None) -> Any:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pit_jax.evaluation.comparison import Comparison
+from pit_jax.evaluation.stats.comparison import Comparison
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,13 @@ The symmetrised gap h = (wl - lw) / 2 is the gap asked in both orders; its sign 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
+import msgspec
 import numpy as np
 
+from pit_jax.config import GatesConfig
+from pit_jax.errors import UserError
 from pit_jax.objectives.gap import COMPARISONS
 
 NAMES = ("wl", "ww", "ll", "lw")
@@ -91,25 +94,6 @@ class Gate:
     meaning: str  # of a failure
 
 
-class Limits(Protocol):
-    """The knobs rm.gates.*; see pit_jax/config.py for what each one limits."""
-
-    @property
-    def max_length_bias(self) -> float: ...
-    @property
-    def max_length_correlation(self) -> float: ...
-    @property
-    def min_accuracy(self) -> float: ...
-    @property
-    def min_share(self) -> float: ...
-    @property
-    def min_weakest(self) -> float: ...
-    @property
-    def max_asymmetry(self) -> float: ...
-    @property
-    def max_calibration_error(self) -> float: ...
-
-
 def measure(
     gaps: Mapping[str, np.ndarray], length_difference_N: np.ndarray, truth_difference_N: np.ndarray | None = None
 ) -> GapQuality:
@@ -125,12 +109,12 @@ def measure(
         truth_difference_N: true score of the better answer minus that of the other, where a truth is known.
 
     Raises:
-        ValueError: different lengths, no pair, NaN or infinite gaps.
+        UserError: different lengths, no pair, NaN or infinite gaps.
     """
     wl, ww, ll, lw = _four(gaps)
     length_N = np.asarray(length_difference_N, np.float64)
     if length_N.shape != wl.shape:
-        raise ValueError(f"asked for one length difference a pair, found {length_N.shape} for gaps of {wl.shape}")
+        raise UserError(f"asked for one length difference a pair, found {length_N.shape} for gaps of {wl.shape}")
     half_N = (wl - lw) / 2
     found = {"wl": wl, "ww": ww, "ll": ll, "lw": lw}
     means = {name: float(gap_N.mean()) for name, gap_N in found.items()}
@@ -181,7 +165,7 @@ def oriented(gaps: Mapping[str, np.ndarray], better_N: np.ndarray) -> dict[str, 
     return {name: np.where(right_N, as_is, exchanged)[kept_N] for name, (as_is, exchanged) in named.items()}
 
 
-def gates(quality: GapQuality, limits: Limits) -> list[Gate]:
+def gates(quality: GapQuality, limits: GatesConfig) -> list[Gate]:
     """The conditions in the order in which a failure explains most: the first that fails names what is wrong.
 
     `direction` is the accuracy gate of the opposite gap. The limit of `accuracy` is never within two standard errors
@@ -208,9 +192,11 @@ def gates(quality: GapQuality, limits: Limits) -> list[Gate]:
 
 
 def restore(content: Mapping[str, Any]) -> GapQuality:
-    """The measurements back from `dataclasses.asdict`, or from its JSON. KeyError where one is missing."""
-    bins = {name: tuple(Bin(**row) for row in content[name]) for name in ("by_confidence", "by_length", "by_truth")}
-    return GapQuality(**{**content, "agreement": Agreement(**content["agreement"]), **bins})
+    """The measurements back from the JSON of `dataclasses.asdict`. UserError where they are of another form."""
+    try:
+        return msgspec.convert(content, GapQuality)
+    except msgspec.ValidationError as error:
+        raise UserError(f"figures of a gap model: {error}; delete its quality.json to measure them again") from error
 
 
 def verdict(gate: Gate) -> str:
@@ -232,10 +218,10 @@ def _four(gaps: Mapping[str, np.ndarray]) -> list[np.ndarray]:
     found = [np.asarray(gaps[name], np.float64) for name in NAMES]
     shapes = {gap_N.shape for gap_N in found}
     if len(shapes) != 1 or found[0].ndim != 1 or not found[0].size:
-        raise ValueError(f"asked for four gaps of every pair, found shapes {[gap_N.shape for gap_N in found]}")
+        raise UserError(f"asked for four gaps of every pair, found shapes {[gap_N.shape for gap_N in found]}")
     bad = int((~np.isfinite(np.stack(found))).any(axis=0).sum())
     if bad:
-        raise ValueError(f"{bad} of {found[0].size} pairs have a NaN or infinite gap; train the gap model again")
+        raise UserError(f"{bad} of {found[0].size} pairs have a NaN or infinite gap; train the gap model again")
     return found
 
 

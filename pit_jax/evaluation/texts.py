@@ -4,9 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from pit_jax.errors import UserError
+
 
 def copy_rate(texts: Sequence[str], references: Sequence[str]) -> float:
-    """Share of texts that repeat their reference character by character. ValueError as in `edit_distances`."""
+    """Share of texts that repeat their reference character by character. UserError as in `edit_distances`."""
     _check(texts, references)
     return float(np.mean([text == reference for text, reference in zip(texts, references, strict=True)]))
 
@@ -22,7 +24,7 @@ def edit_distances(texts: Sequence[str], references: Sequence[str]) -> np.ndarra
     a running minimum of D[i, j] - j.
 
     Raises:
-        ValueError: no texts, or not one reference a text.
+        UserError: no texts, or not one reference a text.
     """
     _check(texts, references)
     vocabulary: dict[str, int] = {}
@@ -52,6 +54,6 @@ def _numbered(texts: Sequence[str], vocabulary: dict[str, int]) -> tuple[np.ndar
 
 def _check(texts: Sequence[str], references: Sequence[str]) -> None:
     if not len(texts) == len(references) > 0:
-        raise ValueError(
+        raise UserError(
             f"found {len(texts)} texts and {len(references)} references; pass one of each per prompt, and at least one"
         )

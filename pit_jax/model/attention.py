@@ -1,4 +1,4 @@
-"""Grouped-query attention with rotary positions, over an explicit visibility mask."""
+"""Grouped-query attention with rotary positions: the reference, which makes a dense mask of what rows are."""
 
 from dataclasses import dataclass
 
@@ -10,6 +10,7 @@ from pit_jax.architecture import TransformerConfig
 from pit_jax.model.adapters import Adapter, updated
 from pit_jax.model.norms import RmsNorm
 from pit_jax.model.rope import rope, rope_frequencies
+from pit_jax.model.rows import Continuation, Rows, near, visible
 
 MASKED = -1e30
 
@@ -29,44 +30,9 @@ class Cache:
         return Cache(jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype))
 
 
-def causal_visible(segments_BL: jax.Array) -> jax.Array:
-    """visible_BLS: earlier or same slot, same segment, not padding (segment 0)."""
-    length = segments_BL.shape[1]
-    causal_LS = jnp.tril(jnp.ones((length, length), bool))
-    same_BLS = segments_BL[:, :, None] == segments_BL[:, None, :]
-    return causal_LS[None] & same_BLS & (segments_BL > 0)[:, None, :]
-
-
-def tree_visible(nodes_BL: jax.Array, parents: dict[int, tuple[int, ...]]) -> jax.Array:
-    """visible_BLS of rows that hold a tree: earlier or same slot, in the same node or one of its ancestors."""
-    size = max(parents) + 1
-    table = [[k in parents.get(q, ()) for k in range(size)] for q in range(size)]
-    length = nodes_BL.shape[1]
-    causal_LS = jnp.tril(jnp.ones((length, length), bool))
-    return causal_LS[None] & jnp.asarray(table)[nodes_BL[:, :, None], nodes_BL[:, None, :]]
-
-
-def segment_positions(segments_BL: jax.Array) -> jax.Array:
-    """positions_BL of rows with one segment: the count of real tokens before each slot, whatever the padding side."""
-    return jnp.maximum(jnp.cumsum((segments_BL > 0).astype(jnp.int32), axis=1) - 1, 0)
-
-
 def windowed_layers(config: TransformerConfig) -> tuple[bool, ...]:
     """Whether each layer sees a window alone."""
     return config.windowed or (config.window > 0,) * config.layers
-
-
-def near(positions_BL: jax.Array, cache: Cache | None, slot: jax.Array, window: int) -> jax.Array:
-    """near_BLS: less than `window` positions behind.
-
-    With a cache, slots are counted instead: those of a prompt and its response follow one another.
-    """
-    if cache is None:
-        distance_BLS = positions_BL[:, :, None] - positions_BL[:, None, :]
-    else:
-        slots_1L1 = slot + jnp.arange(positions_BL.shape[1], dtype=jnp.int32)[None, :, None]
-        distance_BLS = slots_1L1 - jnp.arange(cache.keys_UBKSH.shape[3], dtype=jnp.int32)[None, None, :]
-    return distance_BLS < window
 
 
 def add_bias(x_BLX: jax.Array, bias: nnx.Param[jax.Array]) -> jax.Array:
@@ -101,20 +67,20 @@ class Attention(nnx.Module):
     def __call__(
         self,
         x_BLD: jax.Array,
-        positions_BL: jax.Array,
-        visible_BLS: jax.Array,
+        rows: Rows,
         cache: Cache | None,
         layer: jax.Array,
-        slot: jax.Array,
         adapter: Adapter | None,
     ) -> tuple[jax.Array, Cache | None]:
-        """Attend over the row; with a cache, write this layer's keys and values at `slot` and attend over it."""
-        query, key, value = self._heads(x_BLD, positions_BL, layer, adapter)
-        visible_BLS = self._seen(visible_BLS, positions_BL, cache, layer, slot)
+        """Attend over the rows; a Continuation writes this layer's keys and values into the cache and sees it all."""
+        query, key, value = self._heads(x_BLD, rows.positions_BL, layer, adapter)
+        visible_BLS = self._seen(rows, layer)
         key_BKSH, value_BKSH = key.swapaxes(1, 2), value.swapaxes(1, 2)
-        if cache is not None:
+        if isinstance(rows, Continuation):
+            assert cache is not None, "a continuation needs the cache it continues"
             cache = Cache(
-                _write(cache.keys_UBKSH, key_BKSH, layer, slot), _write(cache.values_UBKSH, value_BKSH, layer, slot)
+                _write(cache.keys_UBKSH, key_BKSH, layer, rows.slot),
+                _write(cache.values_UBKSH, value_BKSH, layer, rows.slot),
             )
             key_BKSH, value_BKSH = cache.keys_UBKSH[layer], cache.values_UBKSH[layer]
         b, length, n, h = query.shape
@@ -159,19 +125,12 @@ class Attention(nnx.Module):
         own_H = rope_frequencies(self.config, windowed=True)
         return jnp.where(jnp.asarray(windowed_layers(self.config))[layer], own_H, usual_H)
 
-    def _seen(
-        self,
-        visible_BLS: jax.Array,
-        positions_BL: jax.Array,
-        cache: Cache | None,
-        layer: jax.Array,
-        slot: jax.Array,
-    ) -> jax.Array:
+    def _seen(self, rows: Rows, layer: jax.Array) -> jax.Array:
         """visible_BLS of this layer."""
-        layers = windowed_layers(self.config)
+        layers, seen_BLS = windowed_layers(self.config), visible(rows)
         if not any(layers):
-            return visible_BLS
-        return visible_BLS & (near(positions_BL, cache, slot, self.config.window) | ~jnp.asarray(layers)[layer])
+            return seen_BLS
+        return seen_BLS & (near(rows, self.config.window) | ~jnp.asarray(layers)[layer])
 
 
 def _write(cache_UBKSH: jax.Array, new_BKLH: jax.Array, layer: jax.Array, slot: jax.Array) -> jax.Array:

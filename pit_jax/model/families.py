@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from pit_jax.architecture import TransformerConfig
+from pit_jax.errors import UserError
 from pit_jax.model.tensors import Entry, fused_heads, heads, heads_bias, heads_out, linear, same
 
 HfConfig = Mapping[str, Any]
@@ -56,21 +57,21 @@ def architecture(found: HfConfig) -> TransformerConfig:
     """The transformer of a config as `AutoConfig.from_pretrained(..).to_dict()` gives it; vocab_rows is its vocabulary.
 
     Raises:
-        ValueError: an unknown family, a field that nothing reads, or a value that the transformer cannot follow.
+        UserError: an unknown family, a field that nothing reads, or a value that the transformer cannot follow.
     """
     reading = _Reading(found)
     config = replace(family_of(found).config(reading), vocab_rows=int(reading["vocab_size"]))
     if unread := sorted(found.keys() - reading.read - WITHOUT_EFFECT):
         named = ", ".join(f"{name}={found[name]!r}" for name in unread)
-        raise ValueError(f"{found['model_type']} config: nothing here reads {named}; remove it if it has no effect")
+        raise UserError(f"{found['model_type']} config: nothing here reads {named}; remove it if it has no effect")
     return config
 
 
 def family_of(found: HfConfig) -> Family:
-    """ValueError that lists the families for another one."""
+    """UserError that lists the families for another one."""
     model_type = found.get("model_type")
     if model_type not in FAMILIES:
-        raise ValueError(f"model_type {model_type!r} is no family known here; known: {', '.join(FAMILIES)}")
+        raise UserError(f"model_type {model_type!r} is no family known here; known: {', '.join(FAMILIES)}")
     return FAMILIES[model_type]
 
 
@@ -93,7 +94,7 @@ def _common(found: HfConfig) -> TransformerConfig:
     """What all families but GPT-NeoX say alike."""
     act = found.get("hidden_act") or found.get("hidden_activation")
     if act not in ACTIVATIONS:
-        raise ValueError(f"{found['model_type']} config: hidden activation {act!r}; known: {', '.join(ACTIVATIONS)}")
+        raise UserError(f"{found['model_type']} config: hidden activation {act!r}; known: {', '.join(ACTIVATIONS)}")
     sizes = _sizes(found, kv_heads=found["num_key_value_heads"], head_size=found.get("head_dim"))
     activation: Literal["swiglu", "geglu"] = "swiglu" if ACTIVATIONS[act] == "swiglu" else "geglu"
     config = replace(sizes, activation=activation, norm_eps=found["rms_norm_eps"])
@@ -106,7 +107,7 @@ def _with_rope(config: TransformerConfig, found: HfConfig) -> TransformerConfig:
     if SLIDING in rope or FULL in rope:
         local = rope[SLIDING]
         if local["rope_type"] != "default":
-            raise ValueError(
+            raise UserError(
                 f"{found['model_type']} config: rope_type {local['rope_type']!r} for {SLIDING}; known: default"
             )
         config, rope = replace(config, window_rope_theta=local["rope_theta"]), rope[FULL]
@@ -131,9 +132,9 @@ def _with_rope(config: TransformerConfig, found: HfConfig) -> TransformerConfig:
         case "default":
             pass
         case other:
-            raise ValueError(f"{found['model_type']} config: rope_type {other!r}; known: default, linear, llama3")
+            raise UserError(f"{found['model_type']} config: rope_type {other!r}; known: default, linear, llama3")
     if unread := sorted(rope.keys() - known):
-        raise ValueError(f"{found['model_type']} config: nothing here reads {', '.join(unread)} of rope_parameters")
+        raise UserError(f"{found['model_type']} config: nothing here reads {', '.join(unread)} of rope_parameters")
     return config
 
 
@@ -145,14 +146,14 @@ def _with_windows(config: TransformerConfig, found: HfConfig) -> TransformerConf
     if kinds is None:
         return replace(config, window=window)
     if other := sorted(set(kinds) - {SLIDING, FULL}):
-        raise ValueError(f"{found['model_type']} config: layer_types {', '.join(other)}; known: {SLIDING}, {FULL}")
+        raise UserError(f"{found['model_type']} config: layer_types {', '.join(other)}; known: {SLIDING}, {FULL}")
     if len(kinds) != config.layers:
-        raise ValueError(
+        raise UserError(
             f"{found['model_type']} config: {len(kinds)} layer_types for {config.layers} layers; give one a layer"
         )
     slides = tuple(kind == SLIDING for kind in kinds)
     if any(slides) and not window:
-        raise ValueError(f"{found['model_type']} config: {SLIDING} in layer_types without a sliding_window")
+        raise UserError(f"{found['model_type']} config: {SLIDING} in layer_types without a sliding_window")
     return replace(config, window=window if any(slides) else 0, windowed=slides if any(slides) else ())
 
 
@@ -176,7 +177,7 @@ def _qwen3(found: HfConfig) -> TransformerConfig:
 
 def _gemma(found: HfConfig) -> TransformerConfig:
     if found.get("use_bidirectional_attention"):
-        raise ValueError(f"{found['model_type']} config: use_bidirectional_attention: a decoder here looks back alone")
+        raise UserError(f"{found['model_type']} config: use_bidirectional_attention: a decoder here looks back alone")
     return replace(_biased(_common(found), found), embedding_scale=True, norm_offset=1.0)
 
 
@@ -196,7 +197,7 @@ def _gemma3(found: HfConfig) -> TransformerConfig:
 
 def _neox(found: HfConfig) -> TransformerConfig:
     if found["hidden_act"] != "gelu":
-        raise ValueError(f"gpt_neox config: hidden_act {found['hidden_act']!r}; known: gelu")
+        raise UserError(f"gpt_neox config: hidden_act {found['hidden_act']!r}; known: gelu")
     config = replace(
         _sizes(found, kv_heads=found["num_attention_heads"], head_size=None),
         activation="gelu",

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from pit_jax.model.rows import Rows, visible
+
 POOL_SCALE = 8.0
 
 
@@ -16,7 +18,7 @@ class ScalarHead(nnx.Module):
     def __init__(self, width: int, *, rngs: nnx.Rngs):
         self.kernel = nnx.Param(jax.random.normal(rngs.params(), (width,)) * (width + 1) ** -0.5)
 
-    def __call__(self, hidden_BLD: jax.Array, visible_BLS: jax.Array) -> jax.Array:
+    def __call__(self, hidden_BLD: jax.Array, rows: Rows) -> jax.Array:
         return _dot(hidden_BLD, self.kernel[...])
 
 
@@ -31,9 +33,9 @@ class PooledScalarHead(nnx.Module):
         self.last = ScalarHead(width, rngs=rngs)
         self.pooled = nnx.Param(jax.random.normal(rngs.params(), (width,)) * (width + 1) ** -0.5)
 
-    def __call__(self, hidden_BLD: jax.Array, visible_BLS: jax.Array) -> jax.Array:
+    def __call__(self, hidden_BLD: jax.Array, rows: Rows) -> jax.Array:
         each_BL = _dot(hidden_BLD, self.pooled[...]) / POOL_SCALE
-        return self.last(hidden_BLD, visible_BLS) + jnp.einsum("BLS,BS->BL", visible_BLS.astype(jnp.float32), each_BL)
+        return self.last(hidden_BLD, rows) + jnp.einsum("BLS,BS->BL", visible(rows).astype(jnp.float32), each_BL)
 
 
 def _dot(hidden_BLD: jax.Array, kernel_D: jax.Array) -> jax.Array:

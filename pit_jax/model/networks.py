@@ -11,6 +11,7 @@ from pit_jax.architecture import AdapterConfig, TransformerConfig
 from pit_jax.model.adapters import has_adapters, split
 from pit_jax.model.attention import Cache
 from pit_jax.model.heads import PooledScalarHead, ScalarHead
+from pit_jax.model.rows import Continuation, Rows
 from pit_jax.model.transformer import Transformer
 
 Params = Any  # nested dict of float32 arrays
@@ -55,23 +56,19 @@ class Network(abc.ABC):
 class LanguageModel(Network):
     """Parameters in, logits out."""
 
-    def hidden(
-        self, params: Params, tokens_BL: jax.Array, positions_BL: jax.Array, visible_BLS: jax.Array
-    ) -> jax.Array:
+    def hidden(self, params: Params, tokens_BL: jax.Array, rows: Rows) -> jax.Array:
         """hidden_BLD of whole rows."""
-        return self._bind(params)(tokens_BL, positions_BL, visible_BLS)[0]
+        return self._bind(params)(tokens_BL, rows)[0]
 
     def decode(
         self,
         params: Params,
         tokens_BL: jax.Array,
-        positions_BL: jax.Array,
-        visible_BLS: jax.Array,
+        rows: Continuation,
         cache: Cache,
-        slot: jax.Array | int,
     ) -> tuple[jax.Array, Cache]:
-        """hidden_BLD of a piece of the rows, and the cache with its keys and values written from `slot` on."""
-        hidden_BLD, updated = self._bind(params)(tokens_BL, positions_BL, visible_BLS, cache, slot)
+        """hidden_BLD of a piece of the rows, and the cache with its keys and values written from its slot on."""
+        hidden_BLD, updated = self._bind(params)(tokens_BL, rows, cache)
         assert updated is not None
         return hidden_BLD, updated
 
@@ -91,13 +88,11 @@ class ScalarModel(Network):
         """{"head": ...}, to be put beside a language model's parameters as {"trunk": ...}."""
         return {"head": self.init(key)["head"]}
 
-    def scalars(
-        self, params: Params, tokens_BL: jax.Array, positions_BL: jax.Array, visible_BLS: jax.Array
-    ) -> jax.Array:
+    def scalars(self, params: Params, tokens_BL: jax.Array, rows: Rows) -> jax.Array:
         """One float32 scalar per slot, [B, L]."""
         model = self._bind(params)
-        hidden_BLD, _ = model.trunk(tokens_BL, positions_BL, visible_BLS)
-        return model.head(hidden_BLD, visible_BLS)
+        hidden_BLD, _ = model.trunk(tokens_BL, rows)
+        return model.head(hidden_BLD, rows)
 
     def _build(self, key: jax.Array, adapter: AdapterConfig | None) -> ScalarTransformer:
         return ScalarTransformer(self.config, self.vocab_size, adapter, rngs=nnx.Rngs(params=key))

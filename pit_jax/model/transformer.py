@@ -5,9 +5,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from pit_jax.architecture import AdapterConfig, TransformerConfig
+from pit_jax.errors import UserError
 from pit_jax.model.adapters import Adapter, updated
 from pit_jax.model.attention import Attention, Cache, add_bias, softcap
 from pit_jax.model.norms import make_norm
+from pit_jax.model.rows import Rows
 from pit_jax.parallel.sharding import constrain_batch
 
 Carry = tuple[jax.Array, Cache | None]
@@ -76,16 +78,12 @@ class Block(nnx.Module):
     def __call__(
         self,
         x_BLD: jax.Array,
-        positions_BL: jax.Array,
-        visible_BLS: jax.Array,
+        rows: Rows,
         cache: Cache | None,
         layer: jax.Array,
-        slot: jax.Array,
     ) -> tuple[jax.Array, Cache | None]:
         adapter = self.adapter if self.adapted else None
-        mixed_BLD, cache = self.attention(
-            self.attention_norm(x_BLD), positions_BL, visible_BLS, cache, layer, slot, adapter
-        )
+        mixed_BLD, cache = self.attention(self.attention_norm(x_BLD), rows, cache, layer, adapter)
         if self.post_norms:
             mixed_BLD = self.attention_post_norm(mixed_BLD)
         if self.parallel:
@@ -104,7 +102,7 @@ class Transformer(nnx.Module):
         self, config: TransformerConfig, vocab_size: int, adapter: AdapterConfig | None = None, *, rngs: nnx.Rngs
     ):
         if config.query_heads % config.kv_heads:
-            raise ValueError(
+            raise UserError(
                 f"query_heads={config.query_heads} is not a multiple of kv_heads={config.kv_heads}; change one of them"
             )
         self.config = config
@@ -124,24 +122,18 @@ class Transformer(nnx.Module):
     def __call__(
         self,
         tokens_BL: jax.Array,
-        positions_BL: jax.Array,
-        visible_BLS: jax.Array,
+        rows: Rows,
         cache: Cache | None = None,
-        slot: jax.Array | int = 0,
     ) -> tuple[jax.Array, Cache | None]:
-        """hidden_BLD and the cache with this call's keys and values written from `slot` on.
-
-        Without a cache S = L; with one, visible_BLS ranges over the cache's slots.
-        """
+        """hidden_BLD and, of a Continuation, the cache with its keys and values written from its slot on."""
         x_BLD = self.embedding[...].astype(self.config.dtype)[tokens_BL]
         if self.config.embedding_scale:
             x_BLD = x_BLD * jnp.asarray(self.config.width**0.5, self.config.dtype)
         x_BLD = constrain_batch(x_BLD)
-        slot = jnp.asarray(slot, jnp.int32)
 
         def block(block: Block, carry: Carry, layer: jax.Array) -> Carry:
             x_BLD, cache = carry
-            return block(x_BLD, positions_BL, visible_BLS, cache, layer, slot)
+            return block(x_BLD, rows, cache, layer)
 
         body = nnx.remat(block) if self.config.remat else block
         scan = nnx.scan(body, in_axes=(0, nnx.Carry, 0), out_axes=nnx.Carry, unroll=self.config.unroll)

@@ -18,6 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from pit_jax.errors import UserError
 from pit_jax.model.tensors import Entry
 from pit_jax.parallel.sharding import named_leaves, param_sharding
 
@@ -40,7 +41,7 @@ def tensors_in(folder: Path) -> dict[str, Tensor]:
     """Every tensor of model.safetensors, or of the files that its index names.
 
     Raises:
-        ValueError: neither file, an index that is no index or points outside the folder or at nothing, a file that is
+        UserError: neither file, an index that is no index or points outside the folder or at nothing, a file that is
             not safetensors or lacks what the index puts into it.
     """
     if (folder / INDEX).is_file():
@@ -48,7 +49,7 @@ def tensors_in(folder: Path) -> dict[str, Tensor]:
     elif (folder / SINGLE).is_file():
         placed = {None: folder / SINGLE}
     else:
-        raise ValueError(f"{folder}: asked for {SINGLE} or {INDEX}, found neither; export the weights as safetensors")
+        raise UserError(f"{folder}: asked for {SINGLE} or {INDEX}, found neither; export the weights as safetensors")
     found: dict[str, Tensor] = {}
     for path in dict.fromkeys(placed.values()):
         with _open(path) as file:
@@ -58,7 +59,7 @@ def tensors_in(folder: Path) -> dict[str, Tensor]:
                 found[name] = Tensor(path, tuple(piece.get_shape()), piece.get_dtype())
     lost = [name for name, path in placed.items() if name and (name not in found or found[name].file != path)]
     if lost:
-        raise ValueError(f"{folder / INDEX} puts {_some(lost)} into files that do not hold them; download them again")
+        raise UserError(f"{folder / INDEX} puts {_some(lost)} into files that do not hold them; download them again")
     return found
 
 
@@ -68,12 +69,12 @@ def _index(folder: Path) -> dict[str | None, Path]:
         names = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
         placed: dict[str | None, Path] = {str(name): folder / str(file) for name, file in names.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{folder / INDEX}: asked for a weight_map of files, found {error!r}") from error
+        raise UserError(f"{folder / INDEX}: asked for a weight_map of files, found {error!r}") from error
     for path in dict.fromkeys(placed.values()):
         if path.resolve().parent != folder.resolve() and path.parent != folder:
-            raise ValueError(f"{folder / INDEX} names {path}, outside {folder}; a checkpoint lies in one folder")
+            raise UserError(f"{folder / INDEX} names {path}, outside {folder}; a checkpoint lies in one folder")
         if not path.is_file():
-            raise ValueError(f"{folder / INDEX} names {path.name}, and there is no such file; download it")
+            raise UserError(f"{folder / INDEX} names {path.name}, and there is no such file; download it")
     return placed
 
 
@@ -81,7 +82,7 @@ def _open(path: Path) -> Any:
     try:
         return safe_open(path, framework="numpy")
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path}: asked for a safetensors file, found {error}; download it again") from error
+        raise UserError(f"{path}: asked for a safetensors file, found {error}; download it again") from error
 
 
 def _some(names: Sequence[str]) -> str:
@@ -105,7 +106,7 @@ def tensor_shapes(entries: Sequence[Entry], params: Any) -> Iterator[tuple[str, 
 
 
 def check_tensors(found: Mapping[str, Tensor], entries: Sequence[Entry], params: Any, *, tied: str | None) -> None:
-    """ValueError that names the tensors which are missing, which nothing reads, and whose shape or dtype is another.
+    """UserError that names the tensors which are missing, which nothing reads, and whose shape or dtype is another.
 
     `params` are shapes, as `abstract_params` gives them; `tied` is the name under which a tied embedding may be
     written once more.
@@ -127,7 +128,7 @@ def check_tensors(found: Mapping[str, Tensor], entries: Sequence[Entry], params:
         *wrong[:5],
     ]
     if problems:
-        raise ValueError(f"the weights do not fit the config: {'; '.join(problems)}")
+        raise UserError(f"the weights do not fit the config: {'; '.join(problems)}")
 
 
 def load(folder: Path, entries: Sequence[Entry], shapes: Any, mesh: Mesh, *, tied: str | None = None) -> Any:
@@ -143,7 +144,7 @@ def load(folder: Path, entries: Sequence[Entry], shapes: Any, mesh: Mesh, *, tie
         tied: as for `check_tensors`.
 
     Raises:
-        ValueError: as `tensors_in` and `check_tensors`.
+        UserError: as `tensors_in` and `check_tensors`.
     """
     found = tensors_in(folder)
     check_tensors(found, entries, shapes, tied=tied)

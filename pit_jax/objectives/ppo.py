@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from pit_jax.errors import UserError
 from pit_jax.masked import Mean, fill, masked_mean
 from pit_jax.objectives.shapes import check
 
@@ -17,18 +18,30 @@ def policy_loss(
     *,
     clip_eps: float,
 ) -> tuple[jax.Array, dict[str, Mean]]:
-    """Token mean of the clipped surrogate (arXiv 1707.06347, Eq. 7), sign turned so that lower is better.
+    """Token mean of `surrogate`, whose arguments and metrics it has; the loss is 0 when nothing counts."""
+    losses_BT, metrics = surrogate(logprobs_BT, old_logprobs_BT, advantages_BT, mask_BT, clip_eps=clip_eps)
+    return masked_mean(losses_BT, mask_BT.astype(bool)), metrics
 
-        ratio = exp(logprobs - old_logprobs),   L = mean_t max(-A ratio, -A clip(ratio, 1 - eps, 1 + eps))
+
+def surrogate(
+    logprobs_BT: jax.Array,
+    old_logprobs_BT: jax.Array,
+    advantages_BT: jax.Array,
+    mask_BT: jax.Array,
+    *,
+    clip_eps: float,
+) -> tuple[jax.Array, dict[str, Mean]]:
+    """The clipped surrogate of each token (arXiv 1707.06347, Eq. 7), sign turned so that lower is better.
+
+        ratio = exp(logprobs - old_logprobs),   L_t = max(-A ratio, -A clip(ratio, 1 - eps, 1 + eps))
 
     Args:
       logprobs_BT: of the model being trained; old_logprobs_BT: of the sampler, at the same temperature.
-      advantages_BT: whitened over the whole rollout; constants (no gradient should reach them).
+      advantages_BT: constants (no gradient should reach them).
       mask_BT: True on response tokens.
     Returns:
-      The loss (0 when nothing counts) and, over real tokens only, metrics `loss`, `loss/policy_avg`,
-      `policy/approxkl_avg` (half the mean squared log-ratio), `policy/clipfrac_avg` (clipping made the loss larger),
-      `val/ratio`.
+      losses_BT, 0 in padding, and, over real tokens only, metrics `loss`, `loss/policy_avg`, `policy/approxkl_avg`
+      (half the mean squared log-ratio), `policy/clipfrac_avg` (clipping made the loss larger), `val/ratio`.
     Raises:
       ValueError: ranks, sizes or dtypes do not fit.
     """
@@ -49,7 +62,7 @@ def policy_loss(
         "policy/clipfrac_avg": Mean.of(clipped_BT > free_BT, mask_BT),
         "val/ratio": Mean.of(ratio_BT, mask_BT),
     }
-    return masked_mean(losses_BT, mask_BT), metrics
+    return losses_BT, metrics
 
 
 def value_loss(
@@ -85,15 +98,6 @@ def value_loss(
 
 
 @dataclass(frozen=True)
-class FixedKL:
-    """A KL coefficient that never moves."""
-
-    def update(self, kl_coef: float | jax.Array, kl: float | jax.Array, episodes: int) -> float | jax.Array:
-        """`kl_coef`, unchanged."""
-        return kl_coef
-
-
-@dataclass(frozen=True)
 class AdaptiveKL:
     """A KL coefficient steered towards a target (arXiv 1909.08593, section 2.2; PAPERS 5.2 item 11)."""
 
@@ -104,7 +108,7 @@ class AdaptiveKL:
 
     def __post_init__(self) -> None:
         if self.target <= 0 or self.horizon <= 0:
-            raise ValueError(f"AdaptiveKL needs target > 0 and horizon > 0, found {self.target} and {self.horizon}")
+            raise UserError(f"AdaptiveKL needs target > 0 and horizon > 0, found {self.target} and {self.horizon}")
 
     def update(self, kl_coef: float | jax.Array, kl: float | jax.Array, episodes: int) -> jax.Array:
         """kl_coef * (1 + clip(kl / target - 1, -0.2, 0.2) * episodes / horizon); `kl` in nats per response."""

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from pit_jax.errors import UserError
 from pit_jax.masked import fill
 from pit_jax.objectives.shapes import check
 
@@ -22,7 +23,7 @@ def kl_estimate(logprobs_BT: jax.Array, ref_logprobs_BT: jax.Array, *, kind: str
     """
     check(logprobs_BT=logprobs_BT, ref_logprobs_BT=ref_logprobs_BT)
     if kind not in KL_KINDS:
-        raise ValueError(f"unknown KL estimator {kind!r}; choose one of {', '.join(KL_KINDS)}")
+        raise UserError(f"unknown KL estimator {kind!r}; choose one of {', '.join(KL_KINDS)}")
     d_BT = logprobs_BT.astype(jnp.float32) - ref_logprobs_BT.astype(jnp.float32)
     if kind == "k1":
         return d_BT

@@ -4,22 +4,23 @@ import jax
 from jax.sharding import AxisType, Mesh
 
 from pit_jax.config import MeshConfig
+from pit_jax.errors import UserError
 
 AXES = ("data", "fsdp", "tensor")
 
 
 def mesh_shape(config: MeshConfig, num_devices: int) -> tuple[int, int, int]:
-    """Sizes of (data, fsdp, tensor), -1 filled in. ValueError when they do not use every device exactly once."""
+    """Sizes of (data, fsdp, tensor), -1 filled in. UserError when they do not use every device exactly once."""
     data, fsdp, tensor = config.data, config.fsdp, config.tensor
     if fsdp < 1 or tensor < 1 or (data < 1 and data != -1):
-        raise ValueError(
+        raise UserError(
             f"mesh axes must be positive (data may be -1), found data={data} fsdp={fsdp} tensor={tensor}; "
             "set --mesh.data, --mesh.fsdp and --mesh.tensor"
         )
     if data == -1:
         data = num_devices // (fsdp * tensor)
     if data * fsdp * tensor != num_devices:
-        raise ValueError(
+        raise UserError(
             f"mesh does not divide: asked for data x fsdp x tensor = {config.data} x {fsdp} x {tensor}, "
             f"found {num_devices} device(s); choose sizes whose product is {num_devices}, "
             "or simulate devices with --mesh.simulate=N"
@@ -28,16 +29,16 @@ def mesh_shape(config: MeshConfig, num_devices: int) -> tuple[int, int, int]:
 
 
 def make_mesh(config: MeshConfig) -> Mesh:
-    """The mesh over all devices. Raises ValueError when the axes do not divide them."""
+    """The mesh over all devices. Raises UserError when the axes do not divide them."""
     shape = mesh_shape(config, jax.device_count())
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3)
 
 
 def check_batch(name: str, size: int, parts: int, mesh: Mesh) -> None:
-    """ValueError unless a batch of `size`, cut into `parts`, splits evenly over the data and fsdp axes."""
+    """UserError unless a batch of `size`, cut into `parts`, splits evenly over the data and fsdp axes."""
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
     if size < 1 or size % (parts * shards):
-        raise ValueError(
+        raise UserError(
             f"{name}={size} is not divisible: it is cut into {parts} part(s) over data x fsdp = {shards} device(s); "
             f"make it a multiple of {parts * shards}"
         )

@@ -1,13 +1,17 @@
 """Where parameters and batches live on the mesh: rules as data, first match wins, every parameter must match."""
 
 import re
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from pit_jax.errors import UserError
+
 P = PartitionSpec
+Batch = TypeVar("Batch")
 BATCH_AXES = ("data", "fsdp")
 
 # Stacked blocks have a leading layer axis U.
@@ -40,7 +44,7 @@ def named_leaves(tree: Any) -> dict[str, Any]:
 def param_sharding(params: Any, mesh: Mesh, rules: tuple[tuple[str, PartitionSpec], ...] = RULES) -> Any:
     """NamedSharding of every leaf of `params` (arrays or ShapeDtypeStructs).
 
-    An axis that the mesh does not divide is replicated. Raises ValueError for a parameter that no rule covers.
+    An axis that the mesh does not divide is replicated. Raises UserError for a parameter that no rule covers.
     """
 
     def place(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
@@ -48,7 +52,7 @@ def param_sharding(params: Any, mesh: Mesh, rules: tuple[tuple[str, PartitionSpe
         for pattern, spec in rules:
             if re.search(pattern, name):
                 return NamedSharding(mesh, _fit(spec, leaf.shape, mesh))
-        raise ValueError(
+        raise UserError(
             f"no sharding rule covers parameter {name!r} of shape {leaf.shape}; add one to parallel/sharding.py"
         )
 
@@ -89,3 +93,23 @@ def put(tree: Any, sharding: NamedSharding) -> Any:
         return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
 
     return jax.tree.map(place, tree)
+
+
+def put_rows(mesh: Mesh, make: Callable[..., Batch], rows: Mapping[str, np.ndarray]) -> Batch:
+    """make(**rows), a batch class from named host arrays, with its rows over the mesh."""
+    return make(**put(dict(rows), batch_sharding(mesh)))
+
+
+def init_sharded(make: Callable[[jax.Array], Any], key: jax.Array, mesh: Mesh) -> Any:
+    """The parameters make(key), directly in their shards."""
+    return jax.jit(make, out_shardings=param_sharding(jax.eval_shape(make, key), mesh))(key)
+
+
+def abstract_params(make: Callable[[jax.Array], Any], mesh: Mesh) -> Any:
+    """Shapes, dtypes and shardings of the parameters that make(key) gives; nothing is computed."""
+    shapes = jax.eval_shape(make, jax.random.key(0))
+    return jax.tree.map(
+        lambda s, sharding: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding),
+        shapes,
+        param_sharding(shapes, mesh),
+    )

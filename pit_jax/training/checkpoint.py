@@ -2,7 +2,6 @@
 
 import hashlib
 import math
-import os
 import shutil
 import warnings
 from collections.abc import Callable
@@ -13,10 +12,11 @@ import jax
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from pit_jax.errors import UserError
+from pit_jax.files import check_writable
 from pit_jax.training.fingerprint import inspect, leaf_specs, leaf_sums
 from pit_jax.training.state import TrainState
 
-_PROBE_BYTES = 1 << 20
 _META = ocp.args.Composite(meta=ocp.args.JsonRestore())
 
 
@@ -34,24 +34,22 @@ class Checkpoints:
     time leaves the earlier ones as they were. Use it in a `with` block, which waits for the last one.
     `say` receives what a person should know (default: a warning).
 
-    Raises OSError at once when the folder cannot be written (unless `read_only`), ValueError for keep < 1.
+    Raises UserError at once when the folder cannot be written (unless `read_only`), UserError for keep < 1.
     """
 
     def __init__(
         self, folder: Path | str, *, keep: int = 1, read_only: bool = False, say: Callable[[str], None] = _warn
     ):
         if keep < 1:
-            raise ValueError(f"checkpoint.keep must be at least 1, found {keep}")
+            raise UserError(f"checkpoint.keep must be at least 1, found {keep}")
         self._folder, self._keep, self._say = Path(folder).absolute(), keep, say
         self._read_only = read_only
         self._unfinished: int | None = None  # the round being written
         self._notes: dict[int, dict[str, Any] | None] = {}
         if read_only and not self._folder.is_dir():
-            raise FileNotFoundError(
-                f"no checkpoints: folder {self._folder} does not exist; run the stage that writes it"
-            )
+            raise UserError(f"no checkpoints: folder {self._folder} does not exist; run the stage that writes it")
         if not read_only:
-            _probe(self._folder)
+            check_writable(self._folder)
         options = ocp.CheckpointManagerOptions(create=not read_only, read_only=read_only, max_to_keep=None)
         self._manager = ocp.CheckpointManager(self._folder, options=options)
 
@@ -60,11 +58,11 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def check_space(self, state: TrainState) -> None:
-        """OSError unless the disk has room for one checkpoint of `state` (arrays or ShapeDtypeStructs)."""
+        """UserError unless the disk has room for one checkpoint of `state` (arrays or ShapeDtypeStructs)."""
         need = sum(spec["bytes"] for spec in leaf_specs(state).values())
         free = shutil.disk_usage(self._folder).free
         if free < need:
-            raise OSError(
+            raise UserError(
                 f"not enough room for a checkpoint in {self._folder}: it takes {need / 2**20:.1f} MiB and "
                 f"{free / 2**20:.1f} MiB are free; free some space or choose another --workdir"
             )
@@ -73,12 +71,12 @@ class Checkpoints:
         """Write `state` in the background as the checkpoint of `round`; a round already on disk is left as it is.
 
         `state` may be donated as soon as this returns. `score` (higher is better) ranks the checkpoint; None = never
-        the best. Raises FloatingPointError (nothing is written) for parameters that are not finite, OSError when this
+        the best. Raises UserError (nothing is written) for parameters that are not finite, UserError when this
         or the previous checkpoint could not be written.
         """
         assert not self._read_only, "opened read-only"
         if score is not None and not math.isfinite(score):
-            raise ValueError(
+            raise UserError(
                 f"the score of round {round} is {score}; give None for a checkpoint that must not be chosen"
             )
         self.wait()
@@ -87,14 +85,14 @@ class Checkpoints:
         leaves, finite = inspect(state)
         broken = [name for name, fine in finite.items() if name.startswith("params/") and not fine]
         if broken:
-            raise FloatingPointError(f"parameters are not finite after round {round}, nothing saved: {broken[:5]}")
+            raise UserError(f"parameters are not finite after round {round}, nothing saved: {broken[:5]}")
         meta = {"round": round, "score": score, "leaves": leaves}
         self._unfinished = round
         args = ocp.args.Composite(state=ocp.args.PyTreeSave(state), meta=ocp.args.JsonSave(meta))
         self._guard(lambda: self._manager.save(round, args=args, force=True))
 
     def wait(self) -> None:
-        """Return when the checkpoint being written is on disk, and drop those no longer kept. Raises OSError."""
+        """Return when the checkpoint being written is on disk, and drop those no longer kept. Raises UserError."""
         if self._read_only or self._unfinished is None:
             return
         self._guard(self._manager.wait_until_finished)
@@ -126,7 +124,7 @@ class Checkpoints:
         """Twelve hex digits that name the parameters of a checkpoint (for the lineage of what is trained from it)."""
         meta = self._meta(round)
         if meta is None:
-            raise ValueError(
+            raise UserError(
                 f"the checkpoint of round {round} in {self._folder} cannot be read; rounds: {self.rounds()}"
             )
         sums = sorted((name, leaf["sum"]) for name, leaf in meta["leaves"].items() if name.startswith("params/"))
@@ -135,8 +133,8 @@ class Checkpoints:
     def restore_latest(self, abstract: TrainState) -> tuple[int, TrainState] | None:
         """(round, state) of the newest readable checkpoint, placed as `abstract` is; None if there is none.
 
-        Unreadable ones that are newer are renamed to corrupt-<round> and reported. Raises ValueError when names, shapes
-        or dtypes are not those of `abstract`, OSError when there are checkpoints and none is readable.
+        Unreadable ones that are newer are renamed to corrupt-<round> and reported. Raises UserError when names, shapes
+        or dtypes are not those of `abstract`, UserError when there are checkpoints and none is readable.
         """
         rounds = self.rounds()
         return self._first_readable(rounds[::-1], abstract) if rounds else None
@@ -144,14 +142,14 @@ class Checkpoints:
     def restore_params(self, abstract_params: Any, *, round: int | None = None) -> tuple[int, Any]:
         """(round, params) of a checkpoint: `round`, or else the best, or else the newest; nothing else is read.
 
-        `abstract_params` may be a part of the parameter tree. Raises as `restore_latest`, ValueError when `round` is
-        not on disk, FileNotFoundError when nothing is. A named round never falls back to another one.
+        `abstract_params` may be a part of the parameter tree. Raises as `restore_latest`, UserError when `round` is
+        not on disk, UserError when nothing is. A named round never falls back to another one.
         """
         rounds = self.rounds()
         if not rounds:
-            raise FileNotFoundError(f"no checkpoints in {self._folder}; run the stage that writes them")
+            raise UserError(f"no checkpoints in {self._folder}; run the stage that writes them")
         if round is not None and round not in rounds:
-            raise ValueError(f"no checkpoint of round {round} in {self._folder}; found rounds {rounds}")
+            raise UserError(f"no checkpoint of round {round} in {self._folder}; found rounds {rounds}")
         best = self.best_round()
         newest_first = [best, *(r for r in rounds[::-1] if r != best)] if best is not None else rounds[::-1]
         found, tree = self._first_readable([round] if round is not None else newest_first, {"params": abstract_params})
@@ -175,7 +173,7 @@ class Checkpoints:
                 self._set_aside(failures)
             return round, tree
         listing = "; ".join(f"round {round}: {reason}" for round, reason in failures.items())
-        raise OSError(
+        raise UserError(
             f"no readable checkpoint in {self._folder} ({listing}). Put back a copy, or remove the folder to start anew"
         )
 
@@ -191,7 +189,7 @@ class Checkpoints:
         tree = self._manager.restore(round, args=ocp.args.Composite(state=args)).state
         garbled = [name for name, total in leaf_sums(tree).items() if total != meta["leaves"][name]["sum"]]
         if garbled:
-            raise OSError(f"checksums do not fit: {garbled[:5]}")
+            raise UserError(f"checksums do not fit: {garbled[:5]}")
         return tree
 
     def _meta(self, round: int) -> dict[str, Any] | None:
@@ -225,7 +223,7 @@ class Checkpoints:
         except Exception as error:
             self._unfinished = None
             self._manager.reload()
-            raise OSError(
+            raise UserError(
                 f"the checkpoint of round {round} could not be written to {self._folder}: {error}. "
                 f"Earlier checkpoints are intact (rounds {[r for r in self.rounds() if r != round]}); "
                 "free some space or mend the folder, then run the same command again"
@@ -236,7 +234,7 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}"
 
 
-class MismatchError(ValueError):
+class MismatchError(UserError):
     """A checkpoint holds other leaves than asked for: a different model or optimizer, not damage."""
 
 
@@ -250,23 +248,3 @@ def _require_match(found: dict[str, Any], asked: dict[str, Any], partial: bool, 
     if lines:
         shown = "; ".join(sorted(lines)[:8]) + (f"; and {len(lines) - 8} more" if len(lines) > 8 else "")
         raise MismatchError(f"{where} does not fit the model: {shown}. Use the config it was trained with")
-
-
-def _probe(folder: Path) -> None:
-    """Write and remove a small file, so that a read-only or full disk stops the run before it computes anything."""
-    probe = folder / f".probe-{os.getpid()}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            with probe.open("wb") as file:
-                file.write(b"\0" * _PROBE_BYTES)
-                file.flush()
-                os.fsync(file.fileno())
-        finally:
-            probe.unlink(missing_ok=True)
-    except OSError as error:
-        raise OSError(
-            error.errno,
-            f"cannot write checkpoints: {error.strerror}; free space or choose another --workdir",
-            str(folder),
-        ) from error

@@ -1,8 +1,6 @@
 """metrics.jsonl and TensorBoard: means summed on the device, divided and written every few rounds."""
 
-import json
 import math
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +8,9 @@ from typing import Any
 
 import jax
 
+from pit_jax.errors import UserError
+from pit_jax.files import Row, append_jsonl, read_jsonl, write_jsonl
 from pit_jax.masked import Mean
-
-Row = dict[str, Any]
 
 
 class MetricsLog:
@@ -31,37 +29,36 @@ class MetricsLog:
         self, folder: Path | str, *, every: int, resume_round: int, on_row: Callable[[Row], None] | None = None
     ):
         if every < 1:
-            raise ValueError(f"metrics are written every N >= 1 rounds, found {every}")
+            raise UserError(f"metrics are written every N >= 1 rounds, found {every}")
         self._path = Path(folder) / "metrics.jsonl"
         self._every, self._on_row = every, on_row
         self._pending: list[tuple[int, dict[str, Mean]]] = []  # on the device until the next flush
         self._writes = jax.process_index() == 0
-        rows = [row for row in read_rows(self._path) if not _written_again(row, resume_round)]
+        rows = [row for row in read_jsonl(self._path) if not _written_again(row, resume_round)]
         self._start = time.monotonic() - (rows[-1]["time"] if rows else 0.0)
         self._board = None
         if self._writes:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            _replace(self._path, "".join(json.dumps(row) + "\n" for row in rows))
+            write_jsonl(self._path, rows)
             self._board = _board(self._path.parent / "tensorboard", resume_round)
 
     def train(self, finished: int, metrics: dict[str, Mean]) -> None:
         """Keep one round's sums; every `every` rounds they are added up and written. No device is waited for before.
 
-        Raises FloatingPointError when the sums just fetched are not finite.
+        Raises UserError when the sums just fetched are not finite.
         """
         self._pending.append((finished, metrics))
         if finished % self._every == 0:
             self.flush()
 
     def flush(self) -> None:
-        """Write the train row gathered so far, if any. Raises FloatingPointError, naming metric and round."""
+        """Write the train row gathered so far, if any. Raises UserError, naming metric and round."""
         pending, self._pending = jax.device_get(self._pending), []
         totals: dict[str, tuple[float, float]] = {}
         for finished, metrics in pending:
             for name in sorted(metrics, key=lambda name: name != "loss"):
                 total, count = float(metrics[name].sum), float(metrics[name].count)
                 if not math.isfinite(total):
-                    raise FloatingPointError(
+                    raise UserError(
                         f"{name} is {total} in round {finished}; the run stops and what it saved before stays. Lower "
                         "the learning rate, or look at that round's batch"
                     )
@@ -74,12 +71,12 @@ class MetricsLog:
     def eval(self, finished: int, metrics: dict[str, float]) -> None:
         """Write held-out metrics of the state after `finished` rounds; a train row that is due goes first.
 
-        Raises FloatingPointError when one is not finite: leave out what was not measured.
+        Raises UserError when one is not finite: leave out what was not measured.
         """
         self.flush()
         for name, value in metrics.items():
             if not math.isfinite(value):
-                raise FloatingPointError(f"held-out {name} is {value} after round {finished}; the run stops")
+                raise UserError(f"held-out {name} is {value} after round {finished}; the run stops")
         self._write(finished, "eval", metrics)
 
     def close(self) -> None:
@@ -95,8 +92,7 @@ class MetricsLog:
         seconds = round(time.monotonic() - self._start, 3)
         row: Row = {"step": finished, "phase": phase, "time": seconds, **values}
         if self._writes:
-            with self._path.open("ab", buffering=0) as file:  # one write call: a row is there whole or, killed, cut off
-                file.write((json.dumps(row) + "\n").encode())
+            append_jsonl(self._path, [row])
         if self._board is not None:
             for name, value in values.items():
                 self._board.add_scalar(f"{phase}/{name}", value, finished)
@@ -105,36 +101,8 @@ class MetricsLog:
             self._on_row(row)
 
 
-def read_rows(path: Path | str) -> list[Row]:
-    """The rows of a metrics.jsonl; [] when there is none. A last line cut off by a kill is left out.
-
-    Raises ValueError with the line number for any other line that is not JSON.
-    """
-    path = Path(path)
-    lines = path.read_text().split("\n") if path.exists() else [""]
-    rows = []
-    for number, line in enumerate(lines[:-1], start=1):  # what follows the last newline is empty or cut off
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                f"{path}, line {number} is not JSON ({error}): {line[:80]!r}; mend or remove it"
-            ) from error
-    return rows
-
-
 def _written_again(row: Row, resume_round: int) -> bool:
     return row["step"] > resume_round or (row["step"] == resume_round and row["phase"] == "eval")
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write `text` beside `path`, then move it there."""
-    beside = path.with_suffix(".tmp")
-    with beside.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
 
 
 def _board(folder: Path, resume_round: int) -> Any:

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from pit_jax.config import OptimizerConfig
+from pit_jax.config import OptimizerConfig, RlConfig
+from pit_jax.errors import UserError
 
 
 def schedule(config: OptimizerConfig, num_steps: int, *, learning_rate: float | None = None) -> optax.Schedule:
@@ -17,7 +18,7 @@ def schedule(config: OptimizerConfig, num_steps: int, *, learning_rate: float | 
     peak. Then, with t = (s - W) / (num_steps - W): constant stays at the peak, linear goes to `final` times the peak
     in a straight line, cosine along half a cosine; updates past num_steps stay at the end value.
 
-    Raises ValueError for a rate, share or number of steps out of range.
+    Raises UserError for a rate, share or number of steps out of range.
     """
     peak = config.learning_rate if learning_rate is None else learning_rate
     _require("learning_rate", peak, peak > 0 and math.isfinite(peak), "a positive number")
@@ -61,7 +62,7 @@ def make_optimizer(
     """Global-norm clipping, then AdamW on the schedule; `learning_rate` replaces the config's peak.
 
     eps sits in the bias-corrected form, as in PyTorch (PAPERS 5.2 item 12).
-    Raises ValueError for a knob out of range.
+    Raises UserError for a knob out of range.
     """
     _require("clip_norm", config.clip_norm, config.clip_norm > 0, "a positive number (inf = no clipping)")
     _require("beta1", config.beta1, 0 <= config.beta1 < 1, "in [0, 1)")
@@ -81,18 +82,26 @@ def make_optimizer(
     )
 
 
+def make_rl_optimizer(config: RlConfig, rounds: int, *, critic: bool) -> optax.GradientTransformation:
+    """For params {"policy": ...} and, with a critic, "value", over epochs x minibatches of so many rounds."""
+    updates = rounds * config.epochs * config.minibatches
+    if critic:
+        return make_actor_critic_optimizer(config.optimizer, updates, value_learning_rate=config.value_learning_rate)
+    return make_optimizer(config.optimizer, updates)
+
+
 def make_actor_critic_optimizer(
     config: OptimizerConfig, num_steps: int, *, value_learning_rate: float
 ) -> optax.GradientTransformation:
     """For params {"policy": ..., "value": ...}: two optimizers, each with its own clipping and learning rate.
 
     A gradient spike of one network never scales down the update of the other.
-    Raises ValueError for a knob out of range, and at `init` for other top-level keys.
+    Raises UserError for a knob out of range, and at `init` for other top-level keys.
     """
 
     def labels(params: Any) -> Any:
         if set(params) != {"policy", "value"}:
-            raise ValueError(
+            raise UserError(
                 f"the actor-critic optimizer needs params with keys policy and value, found {sorted(params)}"
             )
         return {name: jax.tree.map(lambda _, name=name: name, tree) for name, tree in params.items()}
@@ -108,6 +117,6 @@ def make_actor_critic_optimizer(
 
 def _require(name: str, value: float, fits: bool, expected: str) -> None:
     if not fits:
-        raise ValueError(
+        raise UserError(
             f"optimizer.{name} must be {expected}, found {value}; change --*.optimizer.{name.replace('_', '-')}"
         )

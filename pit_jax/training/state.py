@@ -1,6 +1,7 @@
 """The state of training: everything a checkpoint must hold to resume exactly."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -19,19 +20,31 @@ class TrainState:
     step: jax.Array  # int32 scalar, optimizer updates so far
     round: jax.Array  # int32 scalar, outer rounds finished
     key: jax.Array  # typed PRNG key of the stage; never advanced, folded with step or round
-    extras: dict[str, Any]  # what else must survive: KL coefficient, curriculum, evaluations, data position, anchor
+    extras: dict[str, Any]  # what else must survive: KL coefficient, curriculum, evaluations, anchor
 
 
-def joined(frozen: Any, trained: Any) -> Any:
-    """One nested dict of two: the parameters of a network of which only `trained` is trained. Nothing is copied."""
-    both = {name: joined(frozen[name], trained[name]) for name in frozen.keys() & trained.keys()}
-    return {**frozen, **trained, **both}
+@dataclass(frozen=True)
+class Partition:
+    """A network's parameters in two: what training moves, and the frozen rest (None where there is none)."""
+
+    trainable: Any
+    frozen: Any | None = None
+
+    def combine(self, trainable: Any) -> Any:
+        """The network's parameters with `trainable` in the place of what training began with."""
+        return trainable if self.frozen is None else joined(self.frozen, trainable)
+
+
+def joined(frozen: Any, trainable: Any) -> Any:
+    """One nested dict of two: the parameters of a network of which only `trainable` is trained. Nothing is copied."""
+    both = {name: joined(frozen[name], trainable[name]) for name in frozen.keys() & trainable.keys()}
+    return {**frozen, **trainable, **both}
 
 
 def create_state(
     params: Any, optimizer: optax.GradientTransformation, *, seed: int, extras: dict[str, Any]
 ) -> TrainState:
-    """The state before the first update. Pure; holds `params` itself, not a copy (`place_state` copies)."""
+    """The state before the first update. Pure; holds `params` itself, not a copy (`StatePlan.begin` copies)."""
     return TrainState(
         params=params,
         opt_state=optimizer.init(params),
@@ -42,10 +55,8 @@ def create_state(
     )
 
 
-def abstract_state(state: TrainState, sharding: TrainState | None = None) -> TrainState:
-    """`state` as ShapeDtypeStructs, placed by `sharding` (or as the arrays already are)."""
-    if sharding is None:
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+def abstract_state(state: TrainState, sharding: TrainState) -> TrainState:
+    """`state` (arrays or ShapeDtypeStructs) as ShapeDtypeStructs, placed by `sharding`."""
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, sharding)
 
 
@@ -71,27 +82,45 @@ def state_sharding(state: TrainState, param_sharding: Any, replicated: NamedShar
     return jax.tree_util.tree_map_with_path(place, state)
 
 
-def place_state(
+@dataclass(frozen=True)
+class StatePlan:
+    """A state before it exists: how it begins and where its leaves live. `abstract` is what a checkpoint must fit."""
+
+    optimizer: optax.GradientTransformation
+    seed: int
+    sharding: TrainState
+    abstract: TrainState
+
+    def begin(self, params: Any, extras: dict[str, Any]) -> TrainState:
+        """The state before the first update, on the mesh.
+
+        It owns its buffers: donating it to a step leaves `params` alive (a frozen anchor may hold them). The shardings
+        are pinned on the way out, since zero moments depend on no input and would gather on one device.
+        """
+        create = partial(_copied_state, optimizer=self.optimizer, seed=self.seed)
+        state: TrainState = jax.jit(create, out_shardings=self.sharding)(params, extras)
+        return state
+
+
+def plan_state(
     params: Any,
     optimizer: optax.GradientTransformation,
-    param_sharding: Any,
     replicated: NamedSharding,
     *,
     seed: int,
     extras: dict[str, Any],
-) -> tuple[TrainState, TrainState]:
-    """A fresh state on the mesh and the shardings of its leaves.
+) -> StatePlan:
+    """The plan of a state over `params`, placed arrays or ShapeDtypeStructs; nothing is computed."""
+    shapes = jax.eval_shape(partial(_copied_state, optimizer=optimizer, seed=seed), params, extras)
+    sharding = state_sharding(shapes, jax.tree.map(lambda x: x.sharding, params), replicated)
+    return StatePlan(optimizer, seed, sharding, abstract_state(shapes, sharding))
 
-    The state owns its buffers: donating it to a step leaves `params` alive (a frozen reference may hold them).
-    The shardings are pinned on the way out, since zero moments depend on no input and would gather on one device.
-    """
 
-    def create(params: Any, extras: dict[str, Any]) -> TrainState:
-        params, extras = jax.tree.map(jnp.copy, (params, extras))
-        return create_state(params, optimizer, seed=seed, extras=extras)
-
-    sharding = state_sharding(jax.eval_shape(create, params, extras), param_sharding, replicated)
-    return jax.jit(create, out_shardings=sharding)(params, extras), sharding
+def _copied_state(
+    params: Any, extras: dict[str, Any], *, optimizer: optax.GradientTransformation, seed: int
+) -> TrainState:
+    params, extras = jax.tree.map(jnp.copy, (params, extras))
+    return create_state(params, optimizer, seed=seed, extras=extras)
 
 
 def _path(path: tuple[Any, ...]) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from pit_jax.errors import UserError
 from pit_jax.masked import Mean
 from pit_jax.training.state import TrainState, joined
 
@@ -25,10 +26,10 @@ def make_train_step(loss: Loss, optimizer: optax.GradientTransformation, *, accu
     by their counts, which makes the update that of one big batch. Adds the metric `grad_norm` (before clipping).
     With a third argument `frozen`, the loss sees joined(frozen, state.params), and has a gradient for the latter alone.
 
-    Raises ValueError: accumulate < 1; at trace, a batch that does not divide, or a loss without metrics["loss"].
+    Raises UserError: accumulate < 1; at trace, a batch that does not divide, or a loss without metrics["loss"].
     """
     if accumulate < 1:
-        raise ValueError(f"accumulate must be at least 1, found {accumulate}")
+        raise UserError(f"accumulate must be at least 1, found {accumulate}")
 
     def loss_of(params: Any, frozen: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, Metrics]:
         return loss(params if frozen is None else joined(frozen, params), batch, key)
@@ -67,11 +68,11 @@ def make_train_step(loss: Loss, optimizer: optax.GradientTransformation, *, accu
 
 
 def split(batch: Any, parts: int) -> Any:
-    """Every leaf [B, ...] as [parts, B / parts, ...]; row i goes to part i mod parts. ValueError unless it divides."""
+    """Every leaf [B, ...] as [parts, B / parts, ...]; row i goes to part i mod parts. UserError unless it divides."""
 
     def cut(path: tuple[Any, ...], x: jax.Array) -> jax.Array:
         if x.ndim == 0 or x.shape[0] % parts:
-            raise ValueError(
+            raise UserError(
                 f"batch{jax.tree_util.keystr(path)} of shape {x.shape} does not divide into accumulate={parts} "
                 f"micro-batches; make the batch size a multiple of {parts}"
             )
@@ -99,6 +100,6 @@ def compile_step(step: Step, *, state_sharding: TrainState, batch_sharding: Any,
 
 def _require_loss(metrics: Metrics) -> None:
     if "loss" not in metrics:
-        raise ValueError(
+        raise UserError(
             f'a loss must report metrics["loss"] = Mean(sum, count of tokens or pairs), found {sorted(metrics)}'
         )

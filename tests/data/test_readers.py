@@ -155,7 +155,7 @@ def tiny_tfds(tmp_path: Path) -> Callable[[], list[dict[str, Any]]]:
     """Writes `tiny_pairs` with its two splits; messages as tfds keeps them, a column of roles and one of contents."""
 
     def build() -> list[dict[str, Any]]:
-        from pit_jax.data.tasks import tensorflow_and_seqio
+        from pit_jax.data.tf import tensorflow_and_seqio
 
         tensorflow_and_seqio()
         import numpy as np

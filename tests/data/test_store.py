@@ -15,11 +15,11 @@ from pit_jax.data import notes, tasks
 from pit_jax.data.features import Layout, build
 from pit_jax.data.folds import FOLDS, fold_of
 from pit_jax.data.store import FOLD_KINDS, Prepared, prepare
-from pit_jax.data.tokenizers import load_tokenizer, train_tokenizer
-from pit_jax.data.transcripts import transcript
-from tests.data.chat_tokenizers import written
-from tests.data.published_templates import PUBLISHED
-from tests.data.sentencepiece_models import SETTINGS, train
+from pit_jax.data.text.tokenizers import load_tokenizer, train_tokenizer
+from pit_jax.data.text.transcripts import transcript
+from tests.data.text.chat_tokenizers import written
+from tests.data.text.published_templates import PUBLISHED
+from tests.data.text.sentencepiece_models import SETTINGS, train
 
 DATA = DataConfig(notes_pairs=300, heldout_fraction=0.2, prompt_length=64, response_length=96)
 TOKENS = TokenizerConfig(vocab_size=512)

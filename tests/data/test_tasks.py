@@ -12,9 +12,10 @@ from pit_jax.config import DataConfig
 from pit_jax.data import tasks
 from pit_jax.data.features import FEATURES, KINDS, Layout, build, pack_sft
 from pit_jax.data.folds import FOLDS
-from pit_jax.data.templates import Template
-from pit_jax.data.tokenizers import SEPARATORS, hf_vocabulary, load_tokenizer, train_tokenizer
-from tests.data.sentencepiece_models import SETTINGS, train
+from pit_jax.data.tf import tensorflow_and_seqio
+from pit_jax.data.text.templates import Template
+from pit_jax.data.text.tokenizers import SEPARATORS, hf_vocabulary, load_tokenizer, train_tokenizer
+from tests.data.text.sentencepiece_models import SETTINGS, train
 
 Sources = dict[str, dict[str, list[tuple[int, Triple]]]]
 KINDS_AND_PACKING = [(kind, False) for kind in KINDS] + [("sft-policy", True), ("sft-improver", True)]
@@ -151,7 +152,7 @@ def test_over_long_examples_are_counted_by_reason_and_never_cut(template: Templa
 
 
 def test_vocabulary_is_the_tokenizer(template: Template, tmp_path: Path) -> None:
-    tf, seqio = tasks.tensorflow_and_seqio()
+    tf, seqio = tensorflow_and_seqio()
     tokenizer = template.tokenizer
     vocabulary = hf_vocabulary(tokenizer)
     text = "write a note 🙂\n"
@@ -172,7 +173,7 @@ def test_vocabulary_is_the_tokenizer(template: Template, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_sentencepiece_vocabulary_is_seqio_s_own(tmp_path: Path, name: str) -> None:
-    tf, seqio = tasks.tensorflow_and_seqio()
+    tf, seqio = tensorflow_and_seqio()
     folder = train(tmp_path, model_type="unigram", **SETTINGS[name])
     ours, theirs = hf_vocabulary(load_tokenizer(folder)), seqio.SentencePieceVocabulary(str(folder / "tokenizer.model"))
     for text in ("write a kind note to anna", "see you  at noon.\n\nbye"):

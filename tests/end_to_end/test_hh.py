@@ -13,10 +13,10 @@ from pit_jax.config import DataConfig
 from pit_jax.data.folds import FOLDS
 from pit_jax.data.sources import read_source
 from pit_jax.data.store import FOLD_KINDS
-from pit_jax.data.templates import Template
-from pit_jax.data.tokenizers import load_tokenizer
-from pit_jax.data.transcripts import messages_of
-from tests.data.published_templates import PUBLISHED
+from pit_jax.data.text.templates import Template
+from pit_jax.data.text.tokenizers import load_tokenizer
+from pit_jax.data.text.transcripts import messages_of
+from tests.data.text.published_templates import PUBLISHED
 from tests.stages import tiny_checkpoint
 
 ROWS = 1500

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from pit_jax.evaluation.comparison import Comparison, compare
 from pit_jax.evaluation.controls import CONTROLS, Control, said_twice
 from pit_jax.evaluation.judges import Judge, OrderedJudge, PairJudge, PointwiseJudge, Texts
+from pit_jax.evaluation.stats.comparison import Comparison, compare
 
 BY_NAME = {control.name: control for control in CONTROLS}
 ORIGINALS = [f"dear anna. we meet on day {i}. bring {'a cake and ' * (i % 3)}tea. bye" for i in range(40)]

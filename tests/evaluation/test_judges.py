@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from pit_jax.evaluation.comparison import compare
 from pit_jax.evaluation.judges import Judge, OrderedJudge, PairJudge, PointwiseJudge, Texts
+from pit_jax.evaluation.stats.comparison import compare
 
 
 def length(prompts: Texts, answers: Texts) -> np.ndarray:

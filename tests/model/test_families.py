@@ -14,8 +14,8 @@ import transformers
 from jax.sharding import Mesh
 
 from pit_jax.config import MeshConfig
-from pit_jax.generation.decode import generate
-from pit_jax.generation.sampling import Sampling
+from pit_jax.inference.engine import generate
+from pit_jax.inference.sampling import Sampling
 from pit_jax.model import weights
 from pit_jax.model.attention import causal_visible, segment_positions
 from pit_jax.model.families import FAMILIES, architecture, family_of

@@ -18,8 +18,8 @@ REF_REJECTED_B = jnp.array([-7.0, -11.0, -15.0, -10.0])
 PAIRS = (POLICY_CHOSEN_B, POLICY_REJECTED_B, REF_CHOSEN_B, REF_REJECTED_B)
 
 
-def swap(chosen_B: jax.Array, rejected_B: jax.Array, ref_chosen_B: jax.Array, ref_rejected_B: jax.Array) -> tuple:
-    return rejected_B, chosen_B, ref_rejected_B, ref_chosen_B
+def swap(chosen_B: jax.Array, rejected_B: jax.Array, anchor_chosen_B: jax.Array, anchor_rejected_B: jax.Array) -> tuple:
+    return rejected_B, chosen_B, anchor_rejected_B, anchor_chosen_B
 
 
 def test_by_hand() -> None:
@@ -49,8 +49,8 @@ def test_smoothing_by_hand() -> None:
 def test_against_the_equation_in_numpy(beta: float, smoothing: float, seed: int) -> None:
     arrays = np.random.default_rng(seed).normal(-40.0, 4.0, size=(4, 7)).astype(np.float32)
     loss, _ = dpo_loss(*(jnp.asarray(x_B) for x_B in arrays), beta=beta, label_smoothing=smoothing)
-    chosen_B, rejected_B, ref_chosen_B, ref_rejected_B = arrays.astype(np.float64)
-    h_B = beta * (chosen_B - ref_chosen_B) - beta * (rejected_B - ref_rejected_B)
+    chosen_B, rejected_B, anchor_chosen_B, anchor_rejected_B = arrays.astype(np.float64)
+    h_B = beta * (chosen_B - anchor_chosen_B) - beta * (rejected_B - anchor_rejected_B)
     right_B, wrong_B = 1 / (1 + np.exp(-h_B)), 1 / (1 + np.exp(h_B))
     want = -np.mean((1 - smoothing) * np.log(right_B) + smoothing * np.log(wrong_B))
     np.testing.assert_allclose(loss, want, rtol=1e-5)
@@ -95,8 +95,8 @@ def test_smoothing_draws_the_margin_to_the_odds_of_a_right_label() -> None:
 @given(shift=st.floats(-10, 10))
 def test_what_both_responses_share_cancels(shift: float) -> None:
     """log Z(x) in the reward, or a prompt that both models like less: the same for chosen and rejected."""
-    chosen_B, rejected_B, ref_chosen_B, ref_rejected_B = PAIRS
-    moved, _ = dpo_loss(chosen_B + shift, rejected_B + shift, ref_chosen_B, ref_rejected_B, beta=0.5)
+    chosen_B, rejected_B, anchor_chosen_B, anchor_rejected_B = PAIRS
+    moved, _ = dpo_loss(chosen_B + shift, rejected_B + shift, anchor_chosen_B, anchor_rejected_B, beta=0.5)
     np.testing.assert_allclose(moved, dpo_loss(*PAIRS, beta=0.5)[0], rtol=1e-5)
 
 
@@ -139,9 +139,9 @@ def test_half_precision_is_widened_first() -> None:
 
 
 def test_a_wrong_shape_is_named() -> None:
-    with pytest.raises(ValueError, match="axis B is 4 in policy_chosen_B but 3 in ref_chosen_B"):
+    with pytest.raises(ValueError, match="axis B is 4 in policy_chosen_B but 3 in anchor_chosen_B"):
         dpo_loss(POLICY_CHOSEN_B, POLICY_REJECTED_B, REF_CHOSEN_B[1:], REF_REJECTED_B, beta=0.1)
-    with pytest.raises(ValueError, match=r"ref_rejected_B needs 1 axes \['B'\], found shape \(\)"):
+    with pytest.raises(ValueError, match=r"anchor_rejected_B needs 1 axes \['B'\], found shape \(\)"):
         dpo_loss(POLICY_CHOSEN_B, POLICY_REJECTED_B, REF_CHOSEN_B, jnp.float32(1), beta=0.1)
 
 

@@ -17,10 +17,10 @@ from rich.console import Console
 from safetensors.numpy import load_file
 
 from pit_jax.config import Config
-from pit_jax.data.tokenizers import ids_of_file, ids_of_folder, load_tokenizer
+from pit_jax.data.text.tokenizers import ids_of_file, ids_of_folder, load_tokenizer
 from pit_jax.stages.base import load_base, with_base, with_new_rows
 from pit_jax.stages.context import Context
-from tests.data.sentencepiece_models import SETTINGS, train
+from tests.data.text.sentencepiece_models import SETTINGS, train
 from tests.stages import tiny_checkpoint
 
 

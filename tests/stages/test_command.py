@@ -1,6 +1,4 @@
-import errno
 import io
-import os
 import sys
 import types
 from collections.abc import Callable
@@ -12,7 +10,7 @@ from rich.console import Console
 
 from pit_jax import stages
 from pit_jax.config import Config, flatten
-from pit_jax.evaluation import figures
+from pit_jax.report import figures
 from pit_jax.stages import command, seeds
 
 
@@ -193,21 +191,8 @@ def test_the_users_errors_are_one_line(
     assert capsys.readouterr().err.count("\n") == 1
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EACCES])
-def test_a_disk_that_refuses_is_one_line(
-    pipeline: Callable[[Callable[[Config], None]], None], capsys: pytest.CaptureFixture[str], code: int
-) -> None:
-    def run(config: Config) -> None:
-        raise OSError(code, os.strerror(code), "/data/runs/x")
-
-    pipeline(run)
-    assert command.main([]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith(f"error: cannot write /data/runs/x: {os.strerror(code)}; free space")
-
-
 @pytest.mark.parametrize(
-    "bug", [KeyError("x"), ValueError("raised outside pit_jax"), FileNotFoundError(2, "gone", "x")]
+    "bug", [KeyError("x"), ValueError("a slip, or a library's"), FileNotFoundError(2, "gone", "x")]
 )
 def test_bugs_keep_their_traceback(pipeline: Callable[[Callable[[Config], None]], None], bug: Exception) -> None:
     def run(config: Config) -> None:

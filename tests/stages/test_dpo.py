@@ -12,7 +12,7 @@ import pytest
 from pit_jax.batch import DpoBatch
 from pit_jax.config import Config, DpoConfig
 from pit_jax.data.features import Example
-from pit_jax.generation.sampling import token_logprobs
+from pit_jax.inference.sampling import token_logprobs
 from pit_jax.model.attention import causal_visible, segment_positions
 from pit_jax.stages.dpo import make_dpo_loss, pair_logprobs, with_reference
 

@@ -15,13 +15,13 @@ from pit_jax.batch import NODE_LL, NODE_LW, NODE_REF_L, NODE_REF_W, NODE_TRUNK, 
 from pit_jax.config import Config, DataConfig
 from pit_jax.data import tasks
 from pit_jax.data.features import KINDS, Arrays, Layout, build, row_lengths
-from pit_jax.data.templates import Template
-from pit_jax.data.tokenizers import load_tokenizer, train_tokenizer
-from pit_jax.data.transcripts import transcript
-from pit_jax.improvement.pit import Answers, Slots, improver_prompt
+from pit_jax.data.text.templates import Template
+from pit_jax.data.text.tokenizers import load_tokenizer, train_tokenizer
+from pit_jax.data.text.transcripts import transcript
+from pit_jax.inference.improve import Answers, Slots, improver_prompt
 from pit_jax.stages.systems import tokenise_prompts
-from tests.data.chat_tokenizers import TEXTS, written
-from tests.data.published_templates import PUBLISHED
+from tests.data.text.chat_tokenizers import TEXTS, written
+from tests.data.text.published_templates import PUBLISHED
 
 CASES = ["plain", *[f"{kind} {name}" for kind in ("bytes", "pieces") for name in PUBLISHED]]
 TEXT = st.text(st.sampled_from("abcdehknosty .,?!\n\t🙂é<>|/")) | st.sampled_from(["</s>", "<|im_end|> a", " a", "a\n"])

@@ -17,8 +17,8 @@ from rich.progress import Progress
 from safetensors.numpy import load_file
 
 from pit_jax.config import AdapterConfig, Config, ExportConfig
-from pit_jax.data.templates import Template
-from pit_jax.data.tokenizers import load_tokenizer
+from pit_jax.data.text.templates import Template
+from pit_jax.data.text.tokenizers import load_tokenizer
 from pit_jax.model import weights
 from pit_jax.model.attention import causal_visible, segment_positions
 from pit_jax.model.families import architecture, family_of

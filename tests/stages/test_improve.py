@@ -14,9 +14,9 @@ from rich.progress import Progress
 
 from pit_jax.batch import PromptBatch
 from pit_jax.config import Config, ImproveConfig
-from pit_jax.generation.sampling import Sampling
-from pit_jax.improvement.pit import Answers
-from pit_jax.improvement.stopping import NEVER, ScoredTrail
+from pit_jax.inference.improve import Answers
+from pit_jax.inference.sampling import Sampling
+from pit_jax.inference.stopping import NEVER, ScoredTrail
 from pit_jax.stages import improve, models
 from pit_jax.stages.context import Context
 from pit_jax.stages.models import load

@@ -12,8 +12,8 @@ from jax.sharding import NamedSharding
 
 from pit_jax.batch import DpoBatch, Experience, PromptBatch, RolloutPrompts
 from pit_jax.config import Config, DpoConfig, GuardsConfig, OptimizerConfig, RlConfig
-from pit_jax.generation.sampling import Sampling
-from pit_jax.improvement.pit import Answers
+from pit_jax.inference.improve import Answers
+from pit_jax.inference.sampling import Sampling
 from pit_jax.parallel.sharding import batch_sharding, param_sharding, replicated
 from pit_jax.stages.dpo import make_dpo_loss
 from pit_jax.stages.references import Supply

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from pit_jax.batch import PromptBatch, RolloutPrompts
 from pit_jax.config import Config, CurriculumConfig, RlConfig
 from pit_jax.data.features import Example
-from pit_jax.generation.decode import generate
-from pit_jax.generation.sampling import Sampling
+from pit_jax.inference.engine import generate
+from pit_jax.inference.sampling import Sampling
 from pit_jax.stages.context import Context
 from pit_jax.stages.references import Supply, prompt_arrays, with_end
 

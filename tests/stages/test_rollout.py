@@ -12,7 +12,7 @@ import pytest
 
 from pit_jax.batch import Experience, RolloutPrompts
 from pit_jax.config import GuardsConfig, RlConfig
-from pit_jax.generation.repetition import repeated_ngrams
+from pit_jax.inference.repetition import repeated_ngrams
 from pit_jax.model.attention import causal_visible, segment_positions
 from pit_jax.stages.rm import sequence_scores
 from pit_jax.stages.rollout import (

@@ -10,10 +10,10 @@ from pit_jax.batch import PromptBatch
 from pit_jax.config import Config
 from pit_jax.data.features import Example
 from pit_jax.evaluation.judges import PairJudge
-from pit_jax.generation.sampling import Sampling
-from pit_jax.improvement.best_of_n import n_for_budget
-from pit_jax.improvement.pit import Answers
-from pit_jax.improvement.stopping import NEVER
+from pit_jax.inference.best_of_n import n_for_budget
+from pit_jax.inference.improve import Answers
+from pit_jax.inference.sampling import Sampling
+from pit_jax.inference.stopping import NEVER
 from pit_jax.parallel.sharding import param_sharding
 from pit_jax.stages.context import Context
 from pit_jax.stages.rm import sequence_scores

@@ -1,7 +1,6 @@
 """A stage's folder: who may write into it, and what a person is told."""
 
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,6 @@ from typing import Any
 import pytest
 
 from pit_jax.config import CheckpointConfig, Config, MeshConfig
-from pit_jax.stages import workspace
 from pit_jax.stages.workspace import (
     PARENTS,
     StageFolder,
@@ -17,8 +15,6 @@ from pit_jax.stages.workspace import (
     locate,
     parents_of,
     relevant_config,
-    write_json,
-    write_jsonl,
 )
 
 CONFIG = Config()
@@ -219,45 +215,6 @@ def test_a_done_marker_says_which_round_children_read(tmp_path: Path) -> None:
     assert folder.done() == {"round": 7, "digest": "digest of sft-policy"}
     folder.finish(round=8, digest="d", alarms=[])
     assert folder.done() == {"round": 8, "digest": "d", "alarms": []}
-
-
-@pytest.mark.parametrize(
-    ("write", "old", "new"), [(write_json, {"a": 1}, {"a": 2}), (write_jsonl, [{"a": 1}], [{"a": 2}])]
-)
-def test_files_appear_whole_or_not_at_all(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Any, old: Any, new: Any
-) -> None:
-    """A reader, or a killed writer, leaves the old file as it was until the new one is complete."""
-    path = tmp_path / "file"
-    write(path, old)
-    before = path.read_text()
-    seen: list[str] = []
-
-    def killed(source: Any, target: Any) -> None:
-        seen.append(path.read_text())
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(workspace.os, "replace", killed)
-    with pytest.raises(KeyboardInterrupt):
-        write(path, new)
-    assert seen == [before] and path.read_text() == before
-    monkeypatch.undo()
-    write(path, new)
-    assert path.read_text() != before and os.listdir(tmp_path) == ["file"]
-
-
-def test_json_that_cannot_be_written_leaves_the_file_alone(tmp_path: Path) -> None:
-    path = tmp_path / "file.json"
-    write_json(path, {"a": 1})
-    with pytest.raises(TypeError):
-        write_json(path, {"a": object()})
-    assert json.loads(path.read_text()) == {"a": 1}
-
-
-def test_jsonl_is_one_object_a_line_with_text_as_it_is(tmp_path: Path) -> None:
-    write_jsonl(tmp_path / "rows", [{"text": "a\nb"}, {"text": "grüße"}])
-    lines = (tmp_path / "rows").read_text(encoding="utf-8").splitlines()
-    assert lines == ['{"text": "a\\nb"}', '{"text": "grüße"}']
 
 
 TRAINED = (("sft", "policy"), ("sft", "improver"), ("rm", "policy"), ("rm", "improver"), ("rl", "policy"))

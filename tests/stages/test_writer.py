@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import pytest
 
 from pit_jax.config import Config
-from pit_jax.generation.sampling import Sampling
-from pit_jax.improvement.self_refine import Refined, Wording, reflect, self_refine
+from pit_jax.inference.sampling import Sampling
+from pit_jax.inference.self_refine import Refined, Wording, reflect, self_refine
 from pit_jax.stages.context import Context
 from pit_jax.stages.systems import Systems
 from pit_jax.stages.writer import Writer

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from pit_jax.errors import UserError
 from pit_jax.training.checkpoint import Checkpoints
 from pit_jax.training.state import abstract_state
 
@@ -143,7 +144,7 @@ def test_another_model_is_refused_with_both_values(toy: ModuleType, trained: Any
 def test_parameters_that_are_not_finite_are_not_saved(toy: ModuleType, trained: Any, tmp_path: Path) -> None:
     state, _ = trained
     with Checkpoints(tmp_path) as checkpoints:
-        with pytest.raises(FloatingPointError, match=r"not finite after round 4, nothing saved: \['params/"):
+        with pytest.raises(UserError, match=r"not finite after round 4, nothing saved: \['params/"):
             checkpoints.save(4, toy.shifted(state, float("nan")), score=None)
         with pytest.raises(ValueError, match="the score of round 4 is nan"):
             checkpoints.save(4, state, score=float("nan"))
@@ -153,19 +154,19 @@ def test_parameters_that_are_not_finite_are_not_saved(toy: ModuleType, trained: 
 def test_a_folder_that_cannot_be_written_stops_at_once(tmp_path: Path) -> None:
     """A path below a file cannot be made, whoever asks (chmod does not stop root)."""
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match="cannot write checkpoints: .*choose another --workdir"):
+    with pytest.raises(UserError, match="cannot write checkpoints: .*choose another --workdir"):
         Checkpoints(tmp_path / "file" / "checkpoints", keep=1)
-    with pytest.raises(OSError, match="cannot write checkpoints"):
+    with pytest.raises(UserError, match="cannot write checkpoints"):
         Checkpoints("/proc/checkpoints", keep=1)
 
 
 def test_nothing_to_read(trained: Any, tmp_path: Path) -> None:
     state, sharding = trained
-    with pytest.raises(FileNotFoundError, match="does not exist; run the stage that writes it"):
+    with pytest.raises(UserError, match="does not exist; run the stage that writes it"):
         Checkpoints(tmp_path / "none", read_only=True)
     with (
         Checkpoints(tmp_path, read_only=True) as checkpoints,
-        pytest.raises(FileNotFoundError, match="no checkpoints in .*; run the stage that writes them"),
+        pytest.raises(UserError, match="no checkpoints in .*; run the stage that writes them"),
     ):
         checkpoints.restore_params(abstract_state(state, sharding).params)
     with pytest.raises(ValueError, match="keep must be at least 1, found 0"):

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from pit_jax.errors import UserError
 from pit_jax.training.checkpoint import Checkpoints
 from pit_jax.training.state import abstract_state
 
@@ -104,7 +105,7 @@ def test_a_reader_falls_back_and_leaves_the_folder_alone(toy: ModuleType, traine
         Checkpoints(tmp_path, read_only=True) as checkpoints,
     ):
         assert checkpoints.restore_params(abstract_state(state, sharding).params)[0] == 2
-        with pytest.raises(OSError, match="no readable checkpoint"):
+        with pytest.raises(UserError, match="no readable checkpoint"):
             checkpoints.restore_params(abstract_state(state, sharding).params, round=3)
     assert {path.name for path in tmp_path.iterdir()} >= {"1", "2", "3"}
 
@@ -128,7 +129,7 @@ def test_when_all_are_corrupt_it_never_starts_afresh(toy: ModuleType, trained: A
     lose_manifest(tmp_path / "2")
     with (
         Checkpoints(tmp_path) as checkpoints,
-        pytest.raises(OSError, match=r"no readable checkpoint in .*round 2: .*round 1: .*Put back a copy"),
+        pytest.raises(UserError, match=r"no readable checkpoint in .*round 2: .*round 1: .*Put back a copy"),
     ):
         checkpoints.restore_latest(abstract_state(state, sharding))
     assert {path.name for path in tmp_path.iterdir()} >= {"1", "2"}
@@ -147,13 +148,13 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_at_the_start(small_disk: Path, trained: Any) -> None:
     state, _ = trained
     (small_disk / "ballast").write_bytes(os.urandom(7_500_000))
-    with pytest.raises(OSError, match="cannot write checkpoints: No space left on device; free space"):
+    with pytest.raises(UserError, match="cannot write checkpoints: No space left on device; free space"):
         Checkpoints(small_disk / "checkpoints", keep=1)
     (small_disk / "ballast").unlink()
     big = dataclasses.replace(abstract_state(state), extras={"big": jax.ShapeDtypeStruct((4_000_000,), jnp.float32)})
     with Checkpoints(small_disk / "checkpoints") as checkpoints:
         checkpoints.check_space(state)
-        with pytest.raises(OSError, match=r"it takes 15.3 MiB and .* MiB are free"):
+        with pytest.raises(UserError, match=r"it takes 15.3 MiB and .* MiB are free"):
             checkpoints.check_space(big)
 
 
@@ -163,7 +164,7 @@ def test_a_disk_that_fills_up_leaves_the_earlier_checkpoint(toy: ModuleType, sma
     checkpoints.save(1, state, score=None)
     checkpoints.wait()
     noise = jax.random.normal(jax.random.key(0), (4_000_000,), jnp.float32)
-    with pytest.raises(OSError, match=r"checkpoint of round 2 could not be written .*intact \(rounds \[1\]\)"):
+    with pytest.raises(UserError, match=r"checkpoint of round 2 could not be written .*intact \(rounds \[1\]\)"):
         checkpoints.save(2, dataclasses.replace(state, extras={"noise": noise}), score=None)
         checkpoints.wait()
     checkpoints.close()

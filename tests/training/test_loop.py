@@ -15,6 +15,7 @@ import numpy as np
 import optax
 import pytest
 
+from pit_jax.errors import UserError
 from pit_jax.masked import Mean
 from pit_jax.training.loop import run
 from pit_jax.training.metrics import MetricsLog
@@ -139,7 +140,7 @@ def test_a_non_finite_loss_stops_the_run_before_it_is_saved(tmp_path: Path) -> N
         log.flush()
         saved.append(finished)
 
-    with pytest.raises(FloatingPointError, match="loss is nan in round 2"):
+    with pytest.raises(UserError, match="loss is nan in round 2"):
         run(
             counting_state(),
             counting_step,

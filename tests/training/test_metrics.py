@@ -7,8 +7,10 @@ from pathlib import Path
 import jax.numpy as jnp
 import pytest
 
+from pit_jax.errors import UserError
+from pit_jax.files import read_jsonl
 from pit_jax.masked import Mean
-from pit_jax.training.metrics import MetricsLog, read_rows
+from pit_jax.training.metrics import MetricsLog
 
 
 def mean(total: float, count: float) -> Mean:
@@ -19,10 +21,10 @@ def test_rows_divide_sums_by_counts(tmp_path: Path) -> None:
     """Rounds 1 and 2 hold 1 over 1 and 5 over 2 tokens: the row says 6 / 3, not the mean of 1 and 2.5."""
     log = MetricsLog(tmp_path, every=2, resume_round=0)
     log.train(1, {"loss": mean(1, 1), "accuracy": mean(1, 1)})
-    assert read_rows(tmp_path / "metrics.jsonl") == []
+    assert read_jsonl(tmp_path / "metrics.jsonl") == []
     log.train(2, {"loss": mean(5, 2), "accuracy": mean(0, 1), "unseen": mean(0, 0)})
     log.eval(2, {"loss": 0.25})
-    train, held_out = read_rows(tmp_path / "metrics.jsonl")
+    train, held_out = read_jsonl(tmp_path / "metrics.jsonl")
     assert train.pop("time") >= 0 and held_out.pop("time") >= 0
     assert train == {"step": 2, "phase": "train", "loss": 2.0, "accuracy": 0.5}
     assert held_out == {"step": 2, "phase": "eval", "loss": 0.25}
@@ -41,7 +43,7 @@ def test_flush_and_eval_write_what_is_due(tmp_path: Path) -> None:
     log.close()
     want = [(1, "train", 2.0), (2, "train", 3.0), (2, "eval", 1.0), (3, "train", 4.0)]
     assert [(row["step"], row["phase"], row["loss"]) for row in rows] == want
-    assert rows == read_rows(tmp_path / "metrics.jsonl")
+    assert rows == read_jsonl(tmp_path / "metrics.jsonl")
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
@@ -51,14 +53,14 @@ def test_a_non_finite_loss_stops_with_its_name_and_round(tmp_path: Path, bad: fl
         log.train(
             finished, {"grad_norm": mean(bad if finished > 1 else 1, 1), "loss": mean(bad if finished > 1 else 1, 1)}
         )
-    with pytest.raises(FloatingPointError, match=f"loss is {bad} in round 2"):
+    with pytest.raises(UserError, match=f"loss is {bad} in round 2"):
         log.train(4, {"grad_norm": mean(1, 1), "loss": mean(1, 1)})
-    assert read_rows(tmp_path / "metrics.jsonl") == []
+    assert read_jsonl(tmp_path / "metrics.jsonl") == []
 
 
 def test_a_non_finite_held_out_metric_stops_too(tmp_path: Path) -> None:
     log = MetricsLog(tmp_path, every=1, resume_round=0)
-    with pytest.raises(FloatingPointError, match="held-out truth/score is nan after round 3"):
+    with pytest.raises(UserError, match="held-out truth/score is nan after round 3"):
         log.eval(3, {"truth/score": float("nan")})
 
 
@@ -71,12 +73,12 @@ def test_resuming_drops_what_will_be_written_again(tmp_path: Path) -> None:
     log.close()
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 5, "phase": "tr')  # cut off by a kill
-    last = read_rows(tmp_path / "metrics.jsonl")[2]["time"]
+    last = read_jsonl(tmp_path / "metrics.jsonl")[2]["time"]
     log = MetricsLog(tmp_path, every=1, resume_round=2)
-    rows = read_rows(tmp_path / "metrics.jsonl")
+    rows = read_jsonl(tmp_path / "metrics.jsonl")
     assert [(row["step"], row["phase"]) for row in rows] == [(1, "train"), (1, "eval"), (2, "train")]
     log.eval(2, {"loss": 2.0})
-    assert read_rows(tmp_path / "metrics.jsonl")[-1]["time"] >= last
+    assert read_jsonl(tmp_path / "metrics.jsonl")[-1]["time"] >= last
     log.close()
     assert not (tmp_path / "metrics.tmp").exists()
 
@@ -84,13 +86,13 @@ def test_resuming_drops_what_will_be_written_again(tmp_path: Path) -> None:
 def test_a_fresh_start_empties_the_file(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "phase": "train", "time": 1.0, "loss": 2.0}\n')
     MetricsLog(tmp_path, every=1, resume_round=0).close()
-    assert read_rows(tmp_path / "metrics.jsonl") == []
+    assert read_jsonl(tmp_path / "metrics.jsonl") == []
 
 
 def test_a_garbled_row_is_named_by_its_line(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": \n{"step": 3}\n')
-    with pytest.raises(ValueError, match=r"metrics.jsonl, line 2 is not JSON .*: '\{\"step\": '"):
-        read_rows(tmp_path / "metrics.jsonl")
+    with pytest.raises(ValueError, match=r"metrics.jsonl, line 2: asked for a JSON object, found '\{\"step\": '"):
+        read_jsonl(tmp_path / "metrics.jsonl")
 
 
 def test_tensorboard_files_lie_beside(tmp_path: Path) -> None:

@@ -1,0 +1,51 @@
+"""The judges that need no fork: the rubric of the embedded set, and the run's own gap model."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from pit_jax.batch import Answer
+from pit_jax.config import Config
+from pit_jax.data.sources import known_truth
+from pit_jax.errors import UserError
+from pit_jax.evaluation.judges.judge import JUDGES, Bench, Judge
+from pit_jax.run.provenance import StageId
+
+GAP_MODEL = StageId("rm", "improver")
+
+
+def _rubric(prompts: Sequence[str], answers: Sequence[str]) -> list[float]:
+    from pit_jax.data import notes
+
+    return [notes.score(*both) for both in zip(prompts, answers, strict=True)]
+
+
+def _gap(bench: Bench, prompts: Sequence[str], candidates: Sequence[Answer], references: Sequence[Answer]) -> Any:
+    return bench.texts.gaps(bench.models[GAP_MODEL], prompts, candidates, references)
+
+
+RUBRIC = JUDGES.add(Judge("rubric", _rubric, applies=lambda config: known_truth(config.data) is not None))
+GAP = JUDGES.add(Judge("gap", _gap, kind="gap", needs=(GAP_MODEL,)))
+
+
+def judges_of(config: Config) -> list[Judge]:
+    """The judges that a run asks for, the first one first; by default the rubric, where it applies, and the gap.
+
+    Raises UserError for an unknown name, one named twice, and a judge that cannot judge these data.
+    """
+    names = config.evaluate.judges
+    if not names:
+        return [judge for judge in (RUBRIC, GAP) if judge.applies(config)]
+    found = [JUDGES[name] for name in names]
+    if len(set(names)) != len(names):
+        raise UserError(f"--evaluate.judges {' '.join(names)}: name each judge once")
+    if unfit := [judge.name for judge in found if not judge.applies(config)]:
+        raise UserError(f"--evaluate.judges: {', '.join(unfit)} cannot judge the answers to {config.data.sources}")
+    return found
+
+
+def truth_scores(config: Config, prompts: Sequence[str], texts: Sequence[str]) -> np.ndarray | None:
+    """The true score of each answer, [N]; None where no truth is known."""
+    truth = known_truth(config.data)
+    return None if truth is None else np.asarray([truth(*both) for both in zip(prompts, texts, strict=True)])

@@ -1,0 +1,1 @@
+"""Statistics of comparisons: intervals, length control, ratings, spread over seeds."""

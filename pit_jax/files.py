@@ -1,0 +1,159 @@
+"""Files that are whole or not there: the one place that writes, and reads back, what a run leaves on disk.
+
+A file is written beside its place, forced to disk (fsync) and renamed; a folder is filled beside its place and
+renamed. Whoever reads, or comes after a kill, finds the old content or the new one.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pit_jax.errors import UserError
+
+Row = dict[str, Any]
+PROBE_BYTES = 1 << 20  # enough for a full disk to refuse it
+
+
+def write_text(path: Path, text: str) -> None:
+    """`text` as the content of `path`, whose folder is made where it is missing. UserError where it cannot be."""
+    with cannot_write(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name(f"{path.name}.tmp")
+        with beside.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+        _sync_folder(path.parent)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """As `write_text`, in JSON. TypeError (nothing is written) for what JSON cannot hold."""
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_jsonl(path: Path, rows: Iterable[Row]) -> None:
+    """As `write_text`, one JSON object a line."""
+    write_text(path, "".join(_line(row) for row in rows))
+
+
+def append_jsonl(path: Path, rows: Iterable[Row]) -> None:
+    """Add lines in one write: after a kill the last of them may be cut off, which `read_jsonl` leaves out."""
+    with cannot_write(path), path.open("ab", buffering=0) as file:
+        file.write("".join(_line(row) for row in rows).encode())
+        os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def whole_folder(target: Path) -> Iterator[Path]:
+    """A new folder to fill, which takes the place of `target` (and of what it holds) when nothing went wrong."""
+    with cannot_write(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        try:
+            yield partial
+            partial.chmod(0o755)  # mkdtemp's folder is the owner's alone
+            for path in partial.rglob("*"):
+                if path.is_file():
+                    with path.open("rb") as file:
+                        os.fsync(file.fileno())
+            shutil.rmtree(target, ignore_errors=True)
+            partial.rename(target)
+            _sync_folder(target.parent)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_writable(folder: Path) -> None:
+    """UserError unless `folder` is there, or can be made, and takes a file: found out before anything is computed."""
+    probe = folder / f".probe-{os.getpid()}"
+    with cannot_write(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with probe.open("wb") as file:
+                file.write(b"\0" * PROBE_BYTES)
+                file.flush()
+                os.fsync(file.fileno())
+        finally:
+            probe.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def cannot_write(path: Path) -> Iterator[None]:
+    """OSError inside becomes a UserError that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise UserError(
+            f"cannot write {path}: {why}; free space there, change its rights or pass another --workdir"
+        ) from error
+
+
+def read_json(path: Path) -> Any | None:
+    """The content of a JSON file, None where there is none. UserError when it is not JSON."""
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(
+            f"{path}: asked for JSON, found {error}; delete the file and run the stage that wrote it again"
+        ) from error
+
+
+def read_jsonl(path: Path) -> list[Row]:
+    """The objects of a JSONL file, [] where there is none. A last line that a kill cut off is left out.
+
+    Raises:
+        UserError: a finished line is not a JSON object; the message names the line.
+    """
+    if not path.is_file():
+        return []
+    rows: list[Row] = []
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")  # other breaks may stand inside a text
+    for number, line in enumerate(lines[:-1], start=1):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise UserError(
+                f"{path}, line {number}: asked for a JSON object, found {line[:80]!r} ({error}); mend or remove it"
+            ) from error
+        if not isinstance(row, dict):
+            raise UserError(f"{path}, line {number}: asked for a JSON object, found {type(row).__name__}; remove it")
+        rows.append(row)
+    return rows
+
+
+def digest_of(*parts: str | bytes) -> str:
+    """Twelve hex digits of sha256 that name `parts`, in their order."""
+    total = hashlib.sha256()
+    for part in parts:
+        total.update(part.encode() if isinstance(part, str) else part)
+        total.update(b"\0")
+    return total.hexdigest()[:12]
+
+
+def file_digest(path: Path) -> str:
+    """Twelve hex digits of sha256 that name the content of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+
+
+def _line(row: Row) -> str:
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def _sync_folder(folder: Path) -> None:
+    """Force a rename inside `folder` to disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,1 +1,0 @@
-"""Sampling from the transformer: one jitted prefill and while_loop decode."""

@@ -1,1 +1,0 @@
-"""Ways of turning an answer into a better one."""

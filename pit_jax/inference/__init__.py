@@ -1,0 +1,1 @@
+"""Text in, text out: sampling from the models, and ways of turning an answer into a better one."""

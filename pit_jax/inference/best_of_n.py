@@ -1,0 +1,58 @@
+"""Best-of-n: n answers of the policy, and the one that the pointwise reward model likes best.
+
+The baseline to improving that spends an equal budget of drawn tokens and needs no improver.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pit_jax.batch import Answer
+from pit_jax.inference.sampling import Sampling
+from pit_jax.inference.texts import Chunk, TextEngine
+from pit_jax.model.networks import Params
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best of n answers to a prompt."""
+
+    answer: Answer
+    score: float
+    tokens: int  # drawn for all n, EOS included
+
+
+def best_of_n(
+    texts: TextEngine,
+    policy: Params,
+    reward: Params,
+    chunk: Chunk,
+    prompts: Sequence[str],
+    key: jax.Array,
+    sampling: Sampling,
+    *,
+    n: int,
+) -> list[Best]:
+    """n answers a prompt as one decode of n rows each, side by side; the first drawn of equally good ones."""
+    many = replace(chunk, rows=jax.tree.map(lambda x: jnp.repeat(x, n, axis=0), chunk.rows), real=n * chunk.real)
+    drawn = texts.read(texts.engine.answer(policy, many.rows, key, sampling), many.real)
+    scores_NC = texts.scores(reward, np.repeat(prompts, n).tolist(), drawn).reshape(len(prompts), n)
+    found = []
+    for row, pick in enumerate(np.argmax(scores_NC, axis=1).tolist()):
+        mine = drawn[row * n : (row + 1) * n]
+        found.append(Best(mine[pick], float(scores_NC[row, pick]), sum(len(answer.ids) for answer in mine)))
+    return found
+
+
+def n_for_budget(tokens: int, answer_tokens: int) -> int:
+    """The n (at least 1) that takes the number of tokens closest to a budget; of two equally close, the smaller.
+
+    `tokens` is what y_0 and its K improvements took over a set of prompts, `answer_tokens` what y_0 alone took there:
+    the n answers are drawn as y_0 is.
+    """
+    assert answer_tokens > 0, "every answer has a token"
+    below = max(1, tokens // answer_tokens)
+    return below + (2 * (tokens - below * answer_tokens) > answer_tokens)

@@ -1,0 +1,71 @@
+"""Iterated improvement (PIT, arXiv 2310.00898, Algorithm 2): y_0 ~ M_P(x), then y_k ~ M_PIT(x, y_{k-1})."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import jax
+import numpy as np
+
+from pit_jax.batch import Answer
+from pit_jax.inference.sampling import Sampling
+from pit_jax.inference.stopping import goes_on
+from pit_jax.inference.texts import Chunk, TextEngine
+from pit_jax.model.networks import Params
+
+Gap = Callable[[Sequence[str], Sequence[Answer], Sequence[Answer]], np.ndarray]
+"""gap(prompts, candidates, references) -> gap_N, not centred."""
+
+
+@dataclass
+class Trail:
+    """One prompt, its original y_0 and what was drawn from it: y_1 .. y_K, each a rewrite of the one before."""
+
+    prompt: str
+    original: Answer
+    drafts: list[Answer] = field(default_factory=list)
+    gaps: list[float] = field(default_factory=list)
+    """r(x, y_k, y_{k-1}) - r(x, y_{k-1}, y_{k-1}) of each draft: a copy gains exactly 0. Empty without a gap model."""
+
+    @property
+    def answers(self) -> list[Answer]:
+        """y_0 .. y_K."""
+        return [self.original, *self.drafts]
+
+
+def extend(
+    texts: TextEngine,
+    improver: Params,
+    chunk: Chunk,
+    trails: Sequence[Trail],
+    key: jax.Array,
+    sampling: Sampling,
+    *,
+    rounds: int,
+    gap: Gap | None = None,
+    threshold: float = -np.inf,
+) -> bool:
+    """Draw what the trails of a chunk lack of `rounds` drafts, and their gaps; True where anything was drawn.
+
+    A trail whose last gap lies below `threshold` is over, and costs nothing more. y_k draws from fold_in(key, k) for
+    the whole chunk: a trail that is extended later, in this process or another, meets the drafts that it would have met
+    at once, and two improvers with one key improve alike.
+    """
+    drew = False
+    for round in range(1, rounds + 1):
+        wanted = [len(trail.drafts) < round and goes_on(trail.gaps, threshold) for trail in trails]
+        if not any(wanted):
+            continue
+        before = [trail.answers[min(round - 1, len(trail.drafts))] for trail in trails]
+        references = [answer.ids if live else () for answer, live in zip(before, wanted, strict=True)]
+        round_key = jax.random.fold_in(key, round)
+        drafts = texts.rewrite(improver, chunk, references, round_key, sampling, wanted=wanted)
+        live = [i for i, asked in enumerate(wanted) if asked]
+        for i in live:
+            trails[i].drafts.append(drafts[i])
+        if gap is not None:
+            prompts, old = [trails[i].prompt for i in live], [before[i] for i in live]
+            gained_N = gap(prompts, [drafts[i] for i in live], old) - gap(prompts, old, old)
+            for i, gained in zip(live, gained_N.tolist(), strict=True):
+                trails[i].gaps.append(gained)
+        drew = True
+    return drew

@@ -1,0 +1,51 @@
+"""The one road from text to a batch: prompts in their slots, and answers in theirs, tokenised as in training."""
+
+from collections.abc import Sequence
+
+from pit_jax.batch import Triple
+from pit_jax.data.features import Arrays, Layout, build, right_padded
+from pit_jax.data.text.chat import Refusal
+from pit_jax.data.text.templates import Template
+from pit_jax.errors import UserError
+
+SLOTS = 4  # a prompt slot is a multiple of it, so that few shapes are compiled
+
+
+def prompt_arrays(template: Template, prompts: Sequence[str], *, longest: int, least: int = 0) -> Arrays:
+    """Arrays of a PromptBatch (its references empty) for any prompts, in slots of at least `least` tokens.
+
+    Raises:
+        UserError: an empty prompt, one that the chat template cannot hold, and one whose policy prompt is over
+            `longest` tokens (a prompt is never cut); it names the prompt's number.
+    """
+    examples = []
+    for number, prompt in enumerate(prompts, 1):
+        if not prompt.strip():
+            raise UserError(f"prompt {number} is empty; give every row a prompt")
+        try:
+            examples.append(template.example(Triple(prompt, "", "")))
+        except Refusal as refusal:
+            raise UserError(f"prompt {number}, {prompt[:80]!r}: {refusal}; change or remove it") from refusal
+        tokens = len(examples[-1].prompt)
+        if tokens > longest:
+            raise UserError(
+                f"prompt {number} has {tokens} tokens, the models were trained on at most {longest}; "
+                "shorten it (a prompt is never cut)"
+            )
+    slot = max([least, *(len(ids) for example in examples for ids in (example.prompt, example.prefix))])
+    tokenizer = template.tokenizer
+    layout = Layout(
+        pad_id=tokenizer.pad_id,
+        eos_id=tokenizer.eos_id,
+        suffix=tuple(template.improver_suffix),
+        row_lengths={},
+        prompt_slot=-(-slot // SLOTS) * SLOTS,
+        response_slot=1,
+    )
+    return build("prompts", examples, layout)
+
+
+def response_arrays(rows: Sequence[Sequence[int]], *, slot: int, pad_id: int) -> Arrays:
+    """Arrays of Responses from the tokens of each row, EOS included."""
+    tokens_BT, mask_BT = right_padded(rows, slot, pad_id)
+    return {"tokens_BT": tokens_BT, "mask_BT": mask_BT}

@@ -1,0 +1,82 @@
+"""What a row of tokens is, as structure: which tokens belong together, and so which ones a token may look at.
+
+Callers say what their rows are and never how attention hides the rest: the dense mask of `visible` is made where it is
+used, inside the reference attention.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from pit_jax.batch import NODE_PARENTS
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Sequences:
+    """Rows of one or several sequences; a token sees the earlier ones of its own and itself."""
+
+    positions_BL: jax.Array  # int32, from 0 in every sequence
+    segments_BL: jax.Array  # int32, which sequence of the row; 0 = padding
+
+    @staticmethod
+    def alone(segments_BL: jax.Array) -> "Sequences":
+        """Rows of one sequence each, whatever the padding side: its tokens are counted from 0."""
+        real_BL = (segments_BL > 0).astype(jnp.int32)
+        return Sequences(jnp.maximum(jnp.cumsum(real_BL, axis=1) - 1, 0), segments_BL)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Tree:
+    """Rows that hold a gap tree; a token sees earlier ones of its node and of the nodes above it (NODE_PARENTS)."""
+
+    positions_BL: jax.Array  # int32, depth of the token in its own sequence
+    nodes_BL: jax.Array  # int32, 0 = padding
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Continuation:
+    """A piece of rows of one sequence each that begins at cache slot `slot`; a token sees real slots up to its own."""
+
+    positions_BL: jax.Array  # int32
+    real_BS: jax.Array  # bool, cache slots that hold a token, those of this piece included
+    slot: jax.Array  # int32 scalar
+
+
+Rows = Sequences | Tree | Continuation
+
+
+def visible(rows: Rows) -> jax.Array:
+    """visible_BLS, dense: whether the token in slot L sees the one in slot S."""
+    match rows:
+        case Continuation():
+            length, slots = rows.positions_BL.shape[1], rows.real_BS.shape[1]
+            own_L = rows.slot + jnp.arange(length, dtype=jnp.int32)
+            earlier_LS = jnp.arange(slots, dtype=jnp.int32)[None, :] <= own_L[:, None]
+            return earlier_LS[None] & rows.real_BS[:, None, :]
+        case Tree():
+            size = max(NODE_PARENTS) + 1
+            table = [[above in NODE_PARENTS.get(node, ()) for above in range(size)] for node in range(size)]
+            return _causal(rows.nodes_BL) & jnp.asarray(table)[rows.nodes_BL[:, :, None], rows.nodes_BL[:, None, :]]
+        case Sequences():
+            same_BLS = rows.segments_BL[:, :, None] == rows.segments_BL[:, None, :]
+            return _causal(rows.segments_BL) & same_BLS & (rows.segments_BL > 0)[:, None, :]
+
+
+def near(rows: Rows, window: int) -> jax.Array:
+    """near_BLS: whether slot S is less than `window` positions behind slot L.
+
+    With a cache, slots are counted instead: those of a prompt and its response follow one another.
+    """
+    if isinstance(rows, Continuation):
+        own_1L1 = rows.slot + jnp.arange(rows.positions_BL.shape[1], dtype=jnp.int32)[None, :, None]
+        return own_1L1 - jnp.arange(rows.real_BS.shape[1], dtype=jnp.int32)[None, None, :] < window
+    return rows.positions_BL[:, :, None] - rows.positions_BL[:, None, :] < window
+
+
+def _causal(marks_BL: jax.Array) -> jax.Array:
+    """causal_1LS: earlier or same slot."""
+    return jnp.tril(jnp.ones((marks_BL.shape[1],) * 2, bool))[None]

@@ -1,0 +1,106 @@
+"""Forward passes read out: the one place that turns one into log-probs, values, end scores or tree gaps."""
+
+import jax
+import jax.numpy as jnp
+
+from pit_jax.batch import DpoBatch, GapBatch, Responses, RewardBatch, SftBatch
+from pit_jax.model.networks import LanguageModel, Params, ScalarModel
+from pit_jax.model.rows import Sequences, Tree
+
+
+def token_logprobs(logits_BTV: jax.Array, tokens_BT: jax.Array, *, temperature: float | jax.Array) -> jax.Array:
+    """logprobs_BT in float32 of the given tokens under softmax(logits / temperature), untruncated.
+
+    Greedy (temperature 0) reports untempered log-probs. Policy, sampler and anchor all use it, so that ratios and KL
+    compare the distributions that are sampled.
+    """
+    logits_BTV = logits_BTV.astype(jnp.float32) / divisor(temperature)
+    picked_BT = jnp.take_along_axis(logits_BTV, tokens_BT[..., None], axis=-1)[..., 0]
+    return picked_BT - jax.nn.logsumexp(logits_BTV, axis=-1)
+
+
+def divisor(temperature: float | jax.Array) -> jax.Array:
+    """What logits are divided by: the temperature, and 1 for a greedy one of 0."""
+    temperature = jnp.asarray(temperature, jnp.float32)
+    return jnp.where(temperature > 0, temperature, 1.0)
+
+
+def counted_logits(
+    model: LanguageModel, params: Params, batch: SftBatch, *, slots: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(logits_BTV, targets_BT, mask_BT) of the targets that count in the loss, at most `slots` a row."""
+    hidden_BLD = model.hidden(params, batch.tokens_BL, Sequences(batch.positions_BL, batch.segments_BL))
+    counted_BT = jnp.argsort(~batch.mask_BL, axis=1, stable=True)[:, :slots]
+    hidden_BTD = jnp.take_along_axis(hidden_BLD, counted_BT[:, :, None], axis=1)
+    targets_BT = jnp.take_along_axis(batch.targets_BL, counted_BT, axis=1)
+    mask_BT = jnp.take_along_axis(batch.mask_BL, counted_BT, axis=1)
+    return model.logits(params, hidden_BTD), targets_BT, mask_BT
+
+
+def response_logprobs(
+    model: LanguageModel,
+    params: Params,
+    tokens_BL: jax.Array,
+    segments_BL: jax.Array,
+    *,
+    slot: int,
+    temperature: float,
+) -> jax.Array:
+    """logprobs_BT of the last `slot` tokens of each row, teacher-forced; logits are made for those slots alone."""
+    hidden_BLD = model.hidden(params, tokens_BL, Sequences.alone(segments_BL))
+    logits_BTV = model.logits(params, hidden_BLD[:, -slot - 1 : -1])
+    return token_logprobs(logits_BTV, tokens_BL[:, -slot:], temperature=temperature)
+
+
+def pair_logprobs(model: LanguageModel, params: Params, batch: RewardBatch | DpoBatch) -> tuple[jax.Array, jax.Array]:
+    """(chosen_B, rejected_B): log-probs summed over each row from the first token in which the two differ.
+
+    What comes before, the prompt and any shared beginning of the answers, adds the same to both, and cancels in DPO.
+    """
+    tokens = jnp.stack([batch.chosen_BL, batch.rejected_BL])
+    segments = jnp.stack([batch.chosen_segments_BL, batch.rejected_segments_BL])
+    parted_BL = jnp.cumsum((tokens[0] != tokens[1]) | (segments[0] != segments[1]), axis=1) > 0
+    mask = (segments > 0) & parted_BL[None]
+    tokens_BL, segments_BL, mask_BL = (jnp.concatenate(list(x)) for x in (tokens, segments, mask))
+    hidden_BLD = model.hidden(params, tokens_BL, Sequences.alone(segments_BL))
+    logprobs_BL = token_logprobs(model.logits(params, hidden_BLD[:, :-1]), tokens_BL[:, 1:], temperature=1.0)
+    chosen_B, rejected_B = jnp.split(jnp.sum(jnp.where(mask_BL[:, 1:], logprobs_BL, 0.0), axis=1), 2)
+    return chosen_B, rejected_B
+
+
+def response_values(
+    model: ScalarModel, params: Params, tokens_BL: jax.Array, segments_BL: jax.Array, *, slot: int
+) -> jax.Array:
+    """values_BT: the value of the state before each of the last `slot` tokens of a row."""
+    return model.scalars(params, tokens_BL, Sequences.alone(segments_BL))[:, -slot - 1 : -1]
+
+
+def end_scores(model: ScalarModel, params: Params, tokens_BL: jax.Array, segments_BL: jax.Array) -> jax.Array:
+    """score_B: the scalar at the last real token of each row, whatever the padding side."""
+    scalars_BL = model.scalars(params, tokens_BL, Sequences.alone(segments_BL))
+    last_B = jnp.max(jnp.where(segments_BL > 0, jnp.arange(tokens_BL.shape[1], dtype=jnp.int32)[None, :], 0), axis=1)
+    return jnp.take_along_axis(scalars_BL, last_B[:, None], axis=1)[:, 0]
+
+
+def pair_scores(model: ScalarModel, params: Params, batch: RewardBatch) -> tuple[jax.Array, jax.Array]:
+    """(chosen_B, rejected_B): the end scores of the two rows of each pair, in one pass."""
+    tokens_BL = jnp.concatenate([batch.chosen_BL, batch.rejected_BL])
+    segments_BL = jnp.concatenate([batch.chosen_segments_BL, batch.rejected_segments_BL])
+    chosen_B, rejected_B = jnp.split(end_scores(model, params, tokens_BL, segments_BL), 2)
+    return chosen_B, rejected_B
+
+
+def response_scores(
+    model: ScalarModel, params: Params, prompt_BP: jax.Array, prompt_mask_BP: jax.Array, responses: Responses
+) -> jax.Array:
+    """score_B of responses behind their prompts, in place: no text is tokenised again."""
+    tokens_BL = jnp.concatenate([prompt_BP, responses.tokens_BT], axis=1)
+    segments_BL = jnp.concatenate([prompt_mask_BP, responses.mask_BT], axis=1).astype(jnp.int32)
+    return end_scores(model, params, tokens_BL, segments_BL)
+
+
+def tree_gaps(model: ScalarModel, params: Params, batch: GapBatch) -> dict[str, jax.Array]:
+    """The four gaps of each pair, one pass over the tree: {"wl": [B], "ww": [B], "ll": [B], "lw": [B]}."""
+    scalars_BL = model.scalars(params, batch.tokens_BL, Tree(batch.positions_BL, batch.nodes_BL))
+    ends = {"wl": batch.end_wl_B, "ww": batch.end_ww_B, "ll": batch.end_ll_B, "lw": batch.end_lw_B}
+    return {name: jnp.take_along_axis(scalars_BL, end_B[:, None], axis=1)[:, 0] for name, end_B in ends.items()}

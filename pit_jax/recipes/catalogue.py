@@ -1,0 +1,307 @@
+"""THE list of stages: their order, parents and knobs. --stage, --help, `all`, lineage, report and costs follow from it.
+
+A recipe is imported when a stage is checked or run, not when it is listed.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+
+from pit_jax.config import Config
+from pit_jax.errors import UserError, did_you_mean
+from pit_jax.run.provenance import SHARED, StageId, section
+from pit_jax.run.stage import Recipe, Stage, built_in, never
+from pit_jax.table import Table
+
+SFT_POLICY, SFT_IMPROVER = StageId("sft", "policy"), StageId("sft", "improver")
+REWARD, GAP = StageId("rm", "policy"), StageId("rm", "improver")
+RL_POLICY, RL_IMPROVER = StageId("rl", "policy"), StageId("rl", "improver")
+DRAWN = ("improve.rounds", "improve.temperature", "improve.top_k", "improve.top_p", "improve.batch_size")
+OF_IMPROVER_RL = ("improver_", "curriculum", "reward", "center_gap", "monitors.max_second", "monitors.max_dis")
+
+STAGES: Table[Stage] = Table("stage", key=lambda stage: str(stage.id))
+
+
+def _data() -> Recipe:
+    from pit_jax.recipes.data import RECIPE
+
+    return RECIPE
+
+
+def _sft() -> Recipe:
+    from pit_jax.recipes.sft import RECIPE
+
+    return RECIPE
+
+
+def _reward() -> Recipe:
+    from pit_jax.recipes.reward import RECIPE
+
+    return RECIPE
+
+
+def _gap() -> Recipe:
+    from pit_jax.recipes.gap import RECIPE
+
+    return RECIPE
+
+
+def _rl() -> Recipe:
+    from pit_jax.recipes.rl import RECIPE
+
+    return RECIPE
+
+
+def _dpo() -> Recipe:
+    from pit_jax.recipes.dpo import RECIPE
+
+    return RECIPE
+
+
+def _improve() -> Recipe:
+    from pit_jax.recipes.comparison.improve import RECIPE
+
+    return RECIPE
+
+
+def _answer() -> Recipe:
+    from pit_jax.recipes.comparison.evaluate import ANSWER
+
+    return ANSWER
+
+
+def _judge() -> Recipe:
+    from pit_jax.recipes.comparison.evaluate import JUDGE
+
+    return JUDGE
+
+
+def _evaluate() -> Recipe:
+    from pit_jax.recipes.comparison.evaluate import RECIPE
+
+    return RECIPE
+
+
+def _paper() -> Recipe:
+    from pit_jax.recipes.comparison.paper import RECIPE
+
+    return RECIPE
+
+
+def _export() -> Recipe:
+    from pit_jax.recipes.export import RECIPE
+
+    return RECIPE
+
+
+def of(*parents: StageId) -> Callable[[Config], tuple[StageId, ...]]:
+    """Parents that do not depend on the config."""
+    return lambda config: parents
+
+
+def knobs(name: str, *without: str) -> tuple[str, ...]:
+    """What every stage depends on, and a section but for what belongs to another model or changes no result."""
+    return (*SHARED, *section(name, without=without))
+
+
+def has_second_gap(config: Config) -> bool:
+    return config.rm.second_gap_steps > 0
+
+
+# A limit on what was trained (rm.gates, rl.ignore_gates) stops a stage and changes none.
+for _stage in (
+    built_in(
+        _data,
+        name="data",
+        help="prepare the pairs and show them: drops, lengths, duplicates, overlaps, rows with their loss mask",
+        in_all=never,
+        needs_devices=False,
+        always_runs=True,
+    ),
+    built_in(
+        _sft,
+        "policy",
+        name="sft",
+        help="supervised fine-tuning: x -> y_w",
+        knobs=knobs("sft", "improver_"),
+        leaves="language",
+    ),
+    built_in(
+        _sft,
+        "improver",
+        name="sft",
+        help="supervised fine-tuning: (x, y_l) -> y_w, from the policy's weights on",
+        parents=of(SFT_POLICY),
+        init_from=SFT_POLICY,
+        knobs=knobs("sft", "policy_"),
+        leaves="language",
+    ),
+    built_in(
+        _reward,
+        "policy",
+        name="rm",
+        help="the reward model: Bradley-Terry",
+        parents=of(SFT_POLICY),
+        init_from=SFT_POLICY,
+        knobs=knobs("rm", "improver_", "second_gap_", "gap_loss", "gates"),
+        leaves="scalar",
+    ),
+    built_in(
+        _gap,
+        "improver",
+        name="rm",
+        help="the gap model: five terms; then its gates",
+        parents=of(SFT_IMPROVER),
+        init_from=SFT_IMPROVER,
+        knobs=knobs("rm", "policy_", "second_gap_", "gates"),
+        leaves="scalar",
+    ),
+    built_in(
+        _gap,
+        "second-gap",
+        name="rm",
+        help="a second gap model that RL is watched with (rm.second_gap_steps)",
+        parents=of(SFT_IMPROVER),
+        init_from=SFT_IMPROVER,
+        knobs=knobs("rm", "policy_", "improver_", "gap_loss", "gates"),
+        leaves="scalar",
+        in_all=has_second_gap,
+        curves=("gap/acc_wl_lw",),
+    ),
+    built_in(
+        _rl,
+        "policy",
+        name="rl",
+        help="RL on the reward model",
+        init_from=SFT_POLICY,
+        knobs=knobs("rl", "ignore_gates", *OF_IMPROVER_RL, "monitors.worst_case"),
+        leaves="language",
+        part="policy",
+    ),
+    built_in(
+        _rl,
+        "improver",
+        name="rl",
+        help="RL on the gap; references follow the curriculum",
+        init_from=SFT_IMPROVER,
+        knobs=knobs("rl", "ignore_gates", "policy_"),
+        leaves="language",
+        part="policy",
+    ),
+    built_in(
+        _dpo,
+        "policy",
+        name="dpo",
+        help="direct preference optimisation, a baseline",
+        parents=of(SFT_POLICY),
+        init_from=SFT_POLICY,
+        knobs=knobs("dpo"),
+        leaves="language",
+        in_all=never,
+        curves=("accuracy",),
+    ),
+    built_in(
+        _improve,
+        name="improve",
+        help="improve the policy's answers, or those of --improve.prompts, K times",
+        parents=of(RL_POLICY, RL_IMPROVER, GAP),
+        knobs=(*knobs("improve", "prompts"), "evaluate.prompts"),
+    ),
+    built_in(
+        _answer,
+        name="answer",
+        help="draw the answers that evaluate compares, where they are not on disk",
+        parents=of(SFT_POLICY, SFT_IMPROVER, RL_POLICY, RL_IMPROVER, GAP),
+        in_all=never,
+        always_runs=True,
+    ),
+    built_in(
+        _judge,
+        name="judge",
+        help="judge answers that are on disk (--evaluate.judges) and compare anew; needs no accelerator",
+        parents=of(SFT_POLICY, SFT_IMPROVER, RL_POLICY, RL_IMPROVER, GAP),
+        in_all=never,
+        needs_devices=False,
+        always_runs=True,
+    ),
+    built_in(
+        _evaluate,
+        name="evaluate",
+        help="answer, judge and compare the systems at matched temperature; write report/index.html",
+        parents=of(SFT_POLICY, SFT_IMPROVER, RL_POLICY, RL_IMPROVER, GAP),
+        knobs=(*knobs("evaluate"), *DRAWN),
+        derived=True,
+    ),
+    built_in(
+        _paper,
+        name="paper",
+        help="on a finished run: the paper's tables and figures, with ablations and baselines trained as branches",
+        parents=of(SFT_POLICY, SFT_IMPROVER, REWARD, GAP, RL_POLICY, RL_IMPROVER, StageId("dpo", "policy")),
+        knobs=(*knobs("paper"), *section("evaluate"), *section("rl"), *section("rm"), *section("dpo"), *DRAWN),
+        in_all=never,
+    ),
+    built_in(
+        _export,
+        name="export",
+        help="policy, improver, reward and gap model as Hugging Face folders, beside a --base",
+        parents=of(REWARD, GAP, RL_POLICY, RL_IMPROVER),
+        knobs=knobs("export"),
+        in_all=never,
+    ),
+):
+    STAGES.add(_stage)
+
+
+def catalogue() -> Mapping[StageId, Stage]:
+    """Every stage by its id, those of the loaded forks behind the built-in ones."""
+    return {stage.id: stage for stage in STAGES}
+
+
+def stage_names() -> list[str]:
+    """The choices of --stage."""
+    return [*dict.fromkeys(stage.name for stage in STAGES), "all"]
+
+
+def selected(config: Config) -> list[Stage]:
+    """The stages that a command runs, each behind its parents.
+
+    Raises UserError for an unknown stage, a model that it does not have, and one that a fork's stage stands in for.
+    """
+    stages = catalogue()
+    if config.stage == "all":
+        return list(_in_order([stage for stage in stages.values() if stage.in_all(config)], config))
+    mine = [stage for stage in stages.values() if stage.name == config.stage]
+    if not mine:
+        known = ", ".join(stage_names())
+        raise UserError(
+            f"--stage={config.stage}: no such stage{did_you_mean(config.stage, stage_names())}; known: {known}. A "
+            "fork's stages are known with --fork=FILE"
+        )
+    found = stages.get(StageId(config.stage, config.model)) or (mine[0] if len(mine) == 1 else None)
+    if found is None or (config.model == "second-gap" and found.role != config.model):
+        roles = ", ".join(stage.role for stage in mine if stage.role)
+        raise UserError(f"--stage={config.stage} --model={config.model}: this stage is for {roles or 'no model'} alone")
+    if found.role == "second-gap" and not has_second_gap(config):
+        raise UserError("--model=second-gap is a second gap model: ask for its updates with --rm.second-gap-steps")
+    for other in stages.values():
+        if other.replaces == found.id:
+            raise UserError(f"stage {found.id}: {other.id} stands in for it; run {other.id.flags}")
+    return [found]
+
+
+def _in_order(stages: list[Stage], config: Config) -> Iterator[Stage]:
+    """Stages behind their parents, replaced ones left out, otherwise in the order of the catalogue."""
+    instead = {stage.replaces: stage for stage in stages if stage.replaces}
+    waiting = {stage.id: stage for stage in stages if stage.id not in instead}
+    done: set[StageId] = set()
+
+    def visit(stage: Stage) -> Iterator[Stage]:
+        if stage.id in done:
+            return
+        done.add(stage.id)
+        for parent in stage.parents(config):
+            before = instead.get(parent) or waiting.get(parent)
+            if before is not None:
+                yield from visit(before)
+        yield stage
+
+    for stage in stages:
+        yield from visit(instead.get(stage.id, stage))

@@ -1,0 +1,266 @@
+"""The answers of a run's systems to its held-out prompts: read from disk, drawn where they are not there yet.
+
+All trails of a temperature share their key, so their originals: two improvers rewrite the same answers of the policy.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pit_jax.batch import Answer
+from pit_jax.errors import UserError
+from pit_jax.evaluation.answers import AnswerFile, AnswerRow
+from pit_jax.evaluation.systems import CHOSEN, POLICY, Output, SystemId, pit
+from pit_jax.files import digest_of
+from pit_jax.inference.best_of_n import best_of_n
+from pit_jax.inference.engine import Engine
+from pit_jax.inference.improve import Trail, extend
+from pit_jax.inference.sampling import Sampling
+from pit_jax.inference.texts import Chunk, TextEngine, written
+from pit_jax.model.networks import Params
+from pit_jax.run.context import Context
+from pit_jax.run.params import Models
+from pit_jax.run.provenance import StageId
+from pit_jax.run.screen import Bar
+
+POLICY_RL, IMPROVER_RL, GAP, REWARD = (
+    StageId(*names) for names in (("rl", "policy"), ("rl", "improver"), ("rm", "improver"), ("rm", "policy"))
+)
+
+
+class Source:
+    """A finished model that draws or scores: its digest, and its parameters, read when they are needed."""
+
+    def __init__(self, context: Context, id: StageId, models: Models):
+        done = context.folder_of(id).done()
+        assert done is not None, f"{id} is not finished"
+        self.digest = str(done["digest"])
+        self._load = lambda: models.load(id)
+
+    @cached_property
+    def params(self) -> Params:
+        return self._load()
+
+
+def text_engine(context: Context) -> TextEngine:
+    """The engine of a run over texts."""
+    return TextEngine(
+        engine=Engine(context.language_model, context.decode_spec),
+        scalar=context.scalar_model,
+        template=context.data.template,
+        mesh=context.mesh,
+        prompt_length=context.config.data.prompt_length,
+        batch_size=context.config.improve.batch_size,
+    )
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """What is answered: prompts, where the answers of a trail begin if not with the policy, and where they are kept."""
+
+    texts: list[str]
+    folder: Path
+    given: Sequence[str | None] = ()
+    """An answer of the user's for each prompt, None where the policy answers first; empty = it always does."""
+
+
+class Answering:
+    """Every system on the same prompts."""
+
+    def __init__(self, context: Context, prompts: Prompts, *, bar: Bar | None = None, draws: bool = True):
+        """Without `draws` answers are read alone, and no device is touched."""
+        self.context, self.prompts = context, prompts
+        self._bar, self._draws, self._models = bar, draws, Models(context)
+        self._sources: dict[tuple[Path, StageId], Source] = {}
+        self._originals: dict[float, Output] = {}
+        self._outputs: dict[tuple[SystemId, float, int], list[Output]] = {}
+
+    @cached_property
+    def texts(self) -> TextEngine:
+        return text_engine(self.context)
+
+    @cached_property
+    def chunks(self) -> Sequence[Chunk]:
+        """In the slot of the data's prompts, so that no draw depends on how many are answered."""
+        return self.texts.chunks(self.prompts.texts, least=self.context.data.report["layout"]["prompt_slot"])
+
+    def source(self, id: StageId, context: Context | None = None) -> Source:
+        """A model of this run, or of a branch."""
+        context = context or self.context
+        key = context.run.workdir, id
+        if key not in self._sources:
+            models = self._models if context is self.context else Models(context)
+            self._sources[key] = Source(context, id, models)
+        return self._sources[key]
+
+    def policy(self, temperature: float) -> Output:
+        """The policy's answers, or the given ones."""
+        if temperature not in self._originals:
+            source, key = self.source(POLICY_RL), self.key(temperature)
+            self._originals[temperature] = self._answers(POLICY, temperature, source, key)
+        return self._originals[temperature]
+
+    def answered_by(self, system: SystemId, temperature: float, source: Source) -> Output:
+        """The answers of another policy, drawn by keys of its own."""
+        return self._answers(system, temperature, source, self.key(temperature, system.stem))
+
+    def trail(self, temperature: float, rounds: int) -> list[Output]:
+        """The policy's answers and PIT's improvements of them, with their gaps: rounds + 1 outputs."""
+        return self.improved_by(pit(0), temperature, rounds, self.source(IMPROVER_RL), gaps=True)
+
+    def improved_by(
+        self, system: SystemId, temperature: float, rounds: int, improver: Source, *, gaps: bool = False
+    ) -> list[Output]:
+        """The policy's answers and their improvements by an improver: rounds + 1 outputs."""
+        original = self.policy(temperature)
+        rows = self.trail_rows(system, temperature, rounds, improver, gaps=gaps)
+        outputs = [original]
+        for round in range(rounds):
+            before = outputs[-1]
+            outputs.append(
+                Output(
+                    answers=[row.drafts[round] for row in rows],
+                    keys=[f"{row.key}/{round + 1}" for row in rows],
+                    drawn_N=before.drawn_N + np.asarray([row.tokens[round] for row in rows]),
+                    replies=before.replies + 1,
+                    reference=before,
+                )
+            )
+        return outputs
+
+    def trail_rows(
+        self,
+        system: SystemId,
+        temperature: float,
+        rounds: int,
+        improver: Source,
+        *,
+        gaps: bool = False,
+        threshold: float = -np.inf,
+    ) -> list[AnswerRow]:
+        """The drafts of an improver; a trail whose last gap is below `threshold` may have fewer than `rounds`."""
+        original, scorer = self.policy(temperature), self.source(GAP) if gaps else None
+        made_by = improver.digest, scorer.digest if scorer else ""
+        keys = self._keys(system.trail, temperature, *made_by, each=original.keys)
+
+        def draw(chunk: Chunk, rows: list[AnswerRow], key: jax.Array) -> bool:
+            trails = [Trail(row.prompt, original.answers[row.index], list(row.drafts), list(row.gaps)) for row in rows]
+            gap = None if scorer is None else lambda *sides: self.texts.gaps(scorer.params, *sides)
+            at = self.sampling(temperature)
+            drew = extend(
+                self.texts, improver.params, chunk, trails, key, at, rounds=rounds, gap=gap, threshold=threshold
+            )
+            for row, trail in zip(rows, trails, strict=True):
+                for draft in trail.drafts[len(row.drafts) :]:
+                    row.add(draft)
+                row.gaps = trail.gaps
+            return drew
+
+        def enough(row: AnswerRow) -> bool:
+            return len(row.drafts) >= rounds or any(gap < threshold for gap in row.gaps)
+
+        return self._drawn(system.trail, temperature, keys, enough, draw, self.key(temperature))
+
+    def chosen(self, texts: Sequence[str]) -> Output:
+        """Texts that no model drew: the chosen answers of the pairs, or controls."""
+        answers = [written(self.context.data.template, text) for text in texts]
+        keys = [digest_of(CHOSEN.stem, text) for text in texts]
+        return Output(answers, keys, np.zeros(len(answers), int), replies=0.0)
+
+    def best_of_n(self, system: SystemId, temperature: float) -> Output:
+        """The policy's best of system.round answers, by the reward model."""
+        policy, reward, n = self.source(POLICY_RL), self.source(REWARD), system.round
+        keys = self._keys(system, temperature, policy.digest, reward.digest)
+
+        def draw(chunk: Chunk, rows: list[AnswerRow], key: jax.Array) -> bool:
+            prompts, at = [row.prompt for row in rows], self.sampling(temperature)
+            found = best_of_n(self.texts, policy.params, reward.params, chunk, prompts, key, at, n=n)
+            for row, best in zip(rows, found, strict=True):
+                row.add(best.answer, tokens=best.tokens, replies=n)
+            return True
+
+        return self._output(self._drawn(system, temperature, keys, _has_one, draw, self.key(temperature, "best")))
+
+    def _answers(self, system: SystemId, temperature: float, source: Source, key: jax.Array) -> Output:
+        """One answer a prompt; given ones are tokenised and no more."""
+        given = self.prompts.given or [None] * len(self.prompts.texts)
+        keys = self._keys(system, temperature, source.digest, each=[text or "" for text in given])
+
+        def draw(chunk: Chunk, rows: list[AnswerRow], key: jax.Array) -> bool:
+            wanted = [given[row.index] is None for row in rows]
+            drawn: Sequence[Answer] = [written(self.texts.template, given[row.index] or "") for row in rows]
+            if any(wanted):
+                at = self.sampling(temperature)
+                found = self.texts.answer(source.params, chunk, jax.random.fold_in(key, 0), at, wanted=wanted)
+                drawn = [new if asked else old for new, old, asked in zip(found, drawn, wanted, strict=True)]
+            for row, answer, asked in zip(rows, drawn, wanted, strict=True):
+                row.add(answer, tokens=None if asked else 0, replies=int(asked))
+            return True
+
+        return self._output(self._drawn(system, temperature, keys, _has_one, draw, key))
+
+    def _drawn(
+        self,
+        system: SystemId,
+        temperature: float,
+        keys: list[str],
+        enough: Callable[[AnswerRow], bool],
+        draw: Callable[[Chunk, list[AnswerRow], jax.Array], bool],
+        key: jax.Array,
+    ) -> list[AnswerRow]:
+        """The rows of a system, a chunk of prompts after the other; those that have `enough` are left as they are."""
+        file, size = AnswerFile(self.prompts.folder, system, temperature), self.context.config.improve.batch_size
+        rows = file.rows(self.prompts.texts, keys)
+        for index, first in enumerate(range(0, len(rows), size)):
+            mine = rows[first : first + size]
+            if not all(map(enough, mine)):
+                if not self._draws:
+                    raise UserError(f"{file.path} lacks answers; draw them first, with --stage=answer")
+                draw(self.chunks[index], mine, jax.random.fold_in(key, index))
+                file.add(mine)
+            if self._bar is not None:
+                self._bar.advance(len(mine))
+        file.close()
+        return rows
+
+    def _output(self, rows: Sequence[AnswerRow]) -> Output:
+        """The one draft of each row."""
+        return Output(
+            answers=[row.drafts[0] for row in rows],
+            keys=[f"{row.key}/1" for row in rows],
+            drawn_N=np.asarray([row.tokens[0] for row in rows]),
+            replies=float(np.mean([row.replies[0] for row in rows])),
+        )
+
+    def sampling(self, temperature: float) -> Sampling:
+        knobs = self.context.config.improve
+        return Sampling(jnp.float32(temperature), knobs.top_k, knobs.top_p)
+
+    def key(self, temperature: float, *names: str) -> jax.Array:
+        return self.context.key("answers", f"{temperature:g}", *names)
+
+    def _keys(self, system: SystemId, temperature: float, *digests: str, each: Sequence[str] = ()) -> list[str]:
+        """What each row is drawn from: the prompt and its place, models, sampling, seed and data."""
+        config, knobs = self.context.config, self.context.config.improve
+        settings = f"{temperature:g} {knobs.top_k} {knobs.top_p} {knobs.batch_size} {config.seed}"
+        shared = (system.stem, settings, self.context.data.fingerprint, *digests)
+        own = each or [""] * len(self.prompts.texts)
+        return [
+            digest_of(*shared, str(index), prompt, mine)
+            for index, (prompt, mine) in enumerate(zip(self.prompts.texts, own, strict=True))
+        ]
+
+
+def _has_one(row: AnswerRow) -> bool:
+    return bool(row.drafts)
+
+
+def heldout_prompts(context: Context) -> Prompts:
+    """The held-out prompts of every comparison, whose answers are in `answers` of the run."""
+    triples = context.data.triples("heldout")[: context.config.evaluate.prompts]
+    return Prompts([triple.prompt for triple in triples], context.run.workdir / "answers")

@@ -1,0 +1,129 @@
+"""Improve answers up to K times: the policy's to held-out prompts, or those of a file; write every prompt's trail."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from pit_jax.config import Config
+from pit_jax.data.readers import local_files
+from pit_jax.data.sources import Truth, known_truth, read_asked
+from pit_jax.errors import UserError
+from pit_jax.evaluation.answers import AnswerRow
+from pit_jax.evaluation.systems import Output, pit
+from pit_jax.files import digest_of, file_digest, write_jsonl
+from pit_jax.inference.sampling import Sampling, check_sampling
+from pit_jax.inference.stopping import check_stop, chosen_round
+from pit_jax.recipes.comparison.draw import IMPROVER_RL, Answering, Prompts, heldout_prompts
+from pit_jax.run.code import package_code
+from pit_jax.run.context import Context
+from pit_jax.run.stage import Batch, Recipe
+
+
+def run(context: Context) -> None:
+    """Write trails.jsonl and print what each round did."""
+    config, folder = context.config.improve, context.folder
+    prompts = asked_prompts(context) if config.prompts else heldout_prompts(context)
+    fingerprint = context.data.fingerprint
+    lineage = folder.begin(context.config, data_fingerprint=fingerprint, package=package_code())
+    bar = context.screen.bar(folder.name, 2 * len(prompts.texts), note=f"{config.rounds} rounds")
+    answering = Answering(context, prompts, bar=bar)
+    threshold = config.stop_threshold if config.stop == "threshold" else -np.inf
+    original, improver = answering.policy(config.temperature), answering.source(IMPROVER_RL)
+    rows = answering.trail_rows(pit(0), config.temperature, config.rounds, improver, gaps=True, threshold=threshold)
+    chosen = [
+        chosen_round(row.gaps, config.stop, rounds=config.rounds, threshold=config.stop_threshold) for row in rows
+    ]
+    truth = None if config.prompts else known_truth(context.config.data)
+    write_jsonl(folder.path / "trails.jsonl", trail_lines(rows, original, chosen, config.rounds, truth))
+    folder.finish(round=config.rounds, digest=lineage["config"])
+    context.screen.say(round_table(rows, original, chosen, config.rounds))
+
+
+def check(config: Config, role: str) -> None:
+    """UserError for knobs that nothing can be sampled or stopped with."""
+    knobs = config.improve
+    check_sampling(Sampling(knobs.temperature, knobs.top_k, knobs.top_p))
+    check_stop(knobs.stop, knobs.stop_threshold)
+    if knobs.rounds < 1 or knobs.limit < 0:
+        raise UserError(
+            f"--improve.rounds={knobs.rounds}, --improve.limit={knobs.limit}: at least one improvement, and a number "
+            "of rows or 0 for all"
+        )
+
+
+def asked_contents(config: Config, role: str) -> Mapping[str, str]:
+    """The file of --improve.prompts by its content."""
+    if not config.improve.prompts:
+        return {}
+    digests = [file_digest(path) for path in local_files(config.improve.prompts)]
+    return {"contents of improve.prompts": digest_of(*digests)}
+
+
+def asked_prompts(context: Context) -> Prompts:
+    """The rows of --improve.prompts, the first `limit` of them."""
+    config = context.config.improve
+    texts, given = read_asked(config.prompts)
+    texts, given = texts[: config.limit or None], given[: config.limit or None]
+    if not texts:
+        raise UserError(f"--improve.prompts={config.prompts} holds no prompt; give one JSON object a line")
+    slot, template = context.data.response_slot, context.data.template
+    for number, answer in enumerate(given, 1):
+        if answer is not None and (tokens := len(template.response(answer)) + 1) > slot:
+            raise UserError(
+                f"{config.prompts}: answer {number} has {tokens} tokens, the models were trained on at most {slot}; "
+                "shorten it (an answer is never cut)"
+            )
+    return Prompts(texts, context.folder.path / "answers", given)
+
+
+def trail_lines(
+    rows: Sequence[AnswerRow], original: Output, chosen: Sequence[int], rounds: int, truth: Truth | None
+) -> list[dict[str, Any]]:
+    """One line a prompt: answers y_0 .. y_K, gaps and tokens of the drafts, the chosen round and its answer."""
+    lines = []
+    for row, first, drawn, round in zip(rows, original.answers, original.drawn_N.tolist(), chosen, strict=True):
+        answers = [first.text, *(draft.text for draft in row.drafts[:rounds])]
+        lines.append(
+            {
+                "prompt": row.prompt,
+                "answer": answers[round],
+                "answers": answers,
+                "gaps": [float(f"{gap:.4f}") for gap in row.gaps[:rounds]],
+                "tokens": [drawn, *row.tokens[:rounds]],
+                "chosen": round,
+                "scores": None if truth is None else [truth(row.prompt, text) for text in answers],
+            }
+        )
+    return lines
+
+
+def round_table(rows: Sequence[AnswerRow], original: Output, chosen: Sequence[int], rounds: int) -> Table:
+    """What each round did: the mean gap, length, tokens and copies of its drafts, and how often it was chosen."""
+    table = Table(title=f"improve, n = {len(rows):,}", title_justify="left", box=None, padding=(0, 1, 0, 0))
+    for column in ("round", "drafts", "mean gap", "mean tokens", "copied %", "chosen %"):
+        table.add_column(column, justify="right", no_wrap=True)
+    share = [f"{100 * np.mean(np.asarray(chosen) == round):.1f}" for round in range(rounds + 1)]
+    table.add_row("0", f"{len(rows):,}", "–", f"{original.lengths_N.mean():.1f}", "–", share[0])
+    for round in range(1, rounds + 1):
+        drafted = [i for i, row in enumerate(rows) if len(row.drafts) >= round]
+        before = [rows[i].drafts[round - 2] if round > 1 else original.answers[i] for i in drafted]
+        drafts = [rows[i].drafts[round - 1] for i in drafted]
+        copied = [draft.ids == old.ids for draft, old in zip(drafts, before, strict=True)]
+        table.add_row(
+            str(round),
+            f"{len(drafts):,}",
+            f"{np.mean([rows[i].gaps[round - 1] for i in drafted]):+.3f}" if drafts else "–",
+            f"{np.mean([len(draft.ids) for draft in drafts]):.1f}" if drafts else "–",
+            f"{100 * np.mean(copied):.1f}" if drafts else "–",
+            share[round],
+        )
+    return table
+
+
+def batches(config: Config, role: str) -> Iterator[Batch]:
+    yield "--improve.batch-size", config.improve.batch_size, 1
+
+
+RECIPE = Recipe(run=run, check=check, contents=asked_contents, batches=batches)

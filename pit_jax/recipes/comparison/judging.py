@@ -1,0 +1,78 @@
+"""What the judges of a run say of its systems, asked once and kept in `verdicts` of the run."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from pit_jax.errors import UserError
+from pit_jax.evaluation.controls import CONTROLS
+from pit_jax.evaluation.judges.builtin import judges_of
+from pit_jax.evaluation.judges.judge import JUDGES, Bench, Judge, Judgement, ask
+from pit_jax.evaluation.results import ComparisonRow, ControlRow, comparison_row
+from pit_jax.evaluation.systems import Output, SystemId
+from pit_jax.evaluation.verdicts import VerdictFile, verdict_keys
+from pit_jax.recipes.comparison.draw import Answering
+
+Outputs = Mapping[SystemId, Output]
+Pair = tuple[SystemId, SystemId]
+
+
+class Judging:
+    """The judges of a run over the prompts that were answered."""
+
+    def __init__(self, answering: Answering, *, models: bool = True):
+        """Without `models` a judge that asks the run's own models says only what it said before."""
+        self._answering, self._models = answering, models
+        self.judges = judges_of(answering.context.config)
+
+    def judgement(self, judge: Judge, pair: Pair, outputs: Outputs, temperature: float) -> Judgement:
+        """What a judge says of (left, right) at a temperature."""
+        left, right = (outputs[system] for system in pair)
+        prompts = self._answering.prompts.texts
+        file = VerdictFile(self._answering.context.run.workdir / "verdicts", judge.name, *pair, temperature)
+
+        def asked(indices: Sequence[int]) -> Judgement:
+            if judge.needs and not self._models:
+                raise UserError(
+                    f"{file.path} lacks verdicts, and judge {judge.name} asks the run's own models: let "
+                    "--stage=evaluate ask it, where there are devices, or leave it out of --evaluate.judges"
+                )
+            mine, theirs = ([side.answers[i] for i in indices] for side in (left, right))
+            bench = self._bench(judge) if judge.needs else None
+            return ask(judge, [prompts[i] for i in indices], mine, theirs, bench)
+
+        return file.judged(verdict_keys(self._identity(judge), left, right), asked, batch=judge.batch)
+
+    def rows(self, pairs: Sequence[Pair], outputs: Outputs, temperature: float) -> list[ComparisonRow]:
+        """What every judge says of every pair."""
+        return [self.row(judge, pair, outputs, temperature) for judge in self.judges for pair in pairs]
+
+    def row(self, judge: Judge, pair: Pair, outputs: Outputs, temperature: float) -> ComparisonRow:
+        judgement = self.judgement(judge, pair, outputs, temperature)
+        left, right = ((system, outputs[system]) for system in pair)
+        return comparison_row(self._answering.context.config, judge.name, judgement, left, right, temperature)
+
+    def controls(self, original: SystemId, outputs: Outputs, temperature: float) -> list[ControlRow]:
+        """What every judge says of the controls against the original answers."""
+        source = outputs[original]
+        made = {}
+        for control in CONTROLS:
+            written = self._answering.chosen([control.answer(text) for text in source.texts])
+            # An unchanged text is the very answer: tokenised anew it could be other tokens, and no copy.
+            pairs = zip(written.answers, source.answers, strict=True)
+            answers = [old if new.text == old.text else new for new, old in pairs]
+            made[SystemId("control", source=control.name)] = replace(written, answers=answers)
+        found = []
+        for judge in self.judges:
+            for control, system in zip(CONTROLS, made, strict=True):
+                row = self.row(judge, (system, original), {**outputs, **made}, temperature)
+                found.append(ControlRow(row, control.expected, control.holds(row)))
+        return found
+
+    def _identity(self, judge: Judge) -> str:
+        """The judge by all that its verdicts depend on: its name, a fork's code, the models that it asks."""
+        models = (self._answering.source(id).digest for id in judge.needs)
+        return " ".join([judge.name, *JUDGES.code(judge.name).values(), *models])
+
+    def _bench(self, judge: Judge) -> Bench:
+        answering = self._answering
+        return Bench(answering.texts, {id: answering.source(id).params for id in judge.needs})

@@ -1,0 +1,179 @@
+"""The gap model (PIT Eq. 2) over the improver's SFT weights, and a second one that RL is watched with."""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+
+from pit_jax.batch import GapBatch
+from pit_jax.config import Config
+from pit_jax.data.sources import known_truth
+from pit_jax.data.stream import sequential
+from pit_jax.errors import UserError
+from pit_jax.evaluation.gap_quality import NAMES, GapQuality, Gate, gates, measure, restore, verdict
+from pit_jax.files import read_json, write_json
+from pit_jax.masked import Mean
+from pit_jax.model.flops import Work
+from pit_jax.model.networks import Params, ScalarModel
+from pit_jax.model.scoring import tree_gaps
+from pit_jax.objectives.gap import gap_loss, pair_gap_loss
+from pit_jax.parallel.sharding import put_rows
+from pit_jax.report.tables import gates_table
+from pit_jax.run.context import Context
+from pit_jax.run.params import Models
+from pit_jax.run.programs import Program, Shapes
+from pit_jax.run.provenance import StageId
+from pit_jax.run.stage import Batch, Recipe
+from pit_jax.run.supervised import Task, train, with_head
+from pit_jax.training.optimizer import make_optimizer
+from pit_jax.training.step import Loss
+
+GAP = StageId("rm", "improver")
+SECOND = "second-gap"
+HELDOUT_PAIRS = 1024  # at most, of the distributions and of every figure
+SECOND_SEED = 1_000_003  # beyond the seeds of any set of runs, whose gap models a second one must not repeat
+
+
+def run(context: Context) -> None:
+    """Train it; of the first gap model, then measure what its gates look at.
+
+    The second gap model starts from the same SFT weights with a head of its own and meets the pairs in another order,
+    as the members of the ensembles of arXiv 2310.02743 do. Errors that come from the weights and pairs they share, it
+    shares too (arXiv 2312.09244). Its loss has all five terms, whatever rm.gap_loss says: ablations share it.
+    """
+    config, models, second = context.config.rm, Models(context), context.stage.role == SECOND
+    task = Task(
+        loss=make_loss(context.scalar_model, "five" if second else config.gap_loss),
+        make_batch=GapBatch,
+        rows=context.data.arrays("rm", "gap"),
+        heldout=context.data.arrays("heldout", "gap"),
+        optimizer=config.optimizer,
+        steps=steps(context.config, context.stage.role),
+        batch_size=config.batch_size,
+        accumulate=config.accumulate,
+        seed=context.config.seed + (SECOND_SEED if second else 0),
+        score=mean_accuracy,
+    )
+    round, digest = train(context, task, models, lambda: with_head(context, models, SECOND if second else "gap"))
+    if not second:
+        measure_gates(context, models.own(round))
+    context.folder.finish(round=round, digest=digest)
+
+
+def make_loss(model: ScalarModel, terms: str = "five") -> Loss:
+    objective = {"five": gap_loss, "pair": pair_gap_loss}[terms]
+
+    def loss(params: Params, batch: GapBatch, key: jax.Array) -> tuple[jax.Array, dict[str, Mean]]:
+        gaps = tree_gaps(model, params, batch)
+        return objective(gaps["wl"], gaps["ww"], gaps["ll"], gaps["lw"])
+
+    return loss
+
+
+def mean_accuracy(metrics: dict[str, float]) -> float:
+    """Mean of the five pairwise accuracies."""
+    return float(np.mean([value for name, value in metrics.items() if name.startswith("gap/acc_")]))
+
+
+def steps(config: Config, role: str) -> int:
+    return config.rm.second_gap_steps if role == SECOND else config.rm.improver_steps
+
+
+def measure_gates(context: Context, params: Params) -> list[Gate]:
+    """Run the gap model over held-out pairs; gaps.json and quality.json in its folder, and the gates for a person."""
+    gaps, folder = heldout_gaps(context, params), context.folder_of(GAP)
+    quality = measure(gaps, *known_differences(context, len(gaps["wl"])))
+    found = gates(quality, context.config.rm.gates)
+    write_json(folder.path / "gaps.json", {name: gap_N.tolist() for name, gap_N in gaps.items()})
+    write_quality(context, quality, found)
+    context.screen.say(gates_table(found))
+    return found
+
+
+def heldout_gaps(context: Context, params: Params) -> dict[str, np.ndarray]:
+    """The four gaps of the first held-out pairs, each [N]."""
+    gaps_of = jax.jit(partial(tree_gaps, context.scalar_model))
+    rows = {name: column[:HELDOUT_PAIRS] for name, column in context.data.arrays("heldout", "gap").items()}
+    pieces = []
+    for arrays, real in sequential(rows, context.config.rm.batch_size):
+        found = jax.device_get(gaps_of(params, put_rows(context.mesh, GapBatch, arrays)))
+        pieces.append({name: gap_B[:real] for name, gap_B in found.items()})
+    return {name: np.concatenate([piece[name] for piece in pieces]) for name in NAMES}
+
+
+def known_differences(context: Context, count: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """Chosen minus rejected of the first held-out pairs: tokens, and the true score where a truth is known."""
+    rows, truth = context.data.arrays("heldout", "prompts"), known_truth(context.config.data)
+    chosen_N, rejected_N = (rows[f"{name}_mask_BR"][:count].sum(axis=1, dtype=int) for name in ("chosen", "rejected"))
+    if truth is None:
+        return chosen_N - rejected_N, None
+    pairs = context.data.triples("heldout")[:count]
+    return chosen_N - rejected_N, np.array([truth(p.prompt, p.chosen) - truth(p.prompt, p.rejected) for p in pairs])
+
+
+def write_quality(context: Context, quality: GapQuality, found: list[Gate]) -> None:
+    """quality.json: the figures, and the gates under the limits of this run. A parent run keeps its own."""
+    folder = context.folder_of(GAP)
+    if folder.run.workdir == context.run.workdir:
+        content = {"quality": asdict(quality), "gates": [asdict(gate) for gate in found]}
+        write_json(folder.path / "quality.json", content)
+
+
+def read_quality(context: Context) -> dict[str, Any] | None:
+    """The figures in quality.json; None where nobody has measured them."""
+    content: dict[str, Any] | None = read_json(context.folder_of(GAP).path / "quality.json")
+    return content and content["quality"]
+
+
+def require_gates(context: Context) -> dict[str, str]:
+    """Check the gap model's figures against the limits of this run before its RL; measure them if nobody has.
+
+    Returns:
+        Notes for the lineage: empty, or the failed gates that --rl.ignore-gates let pass.
+
+    Raises:
+        UserError: a gate failed; names the first one, its figure, its limit and what it means.
+    """
+    folder, figures = context.folder_of(GAP).path, read_quality(context)
+    if figures is None:
+        found = measure_gates(context, Models(context).load(GAP))
+    else:
+        quality = restore(figures)
+        found = gates(quality, context.config.rm.gates)
+        write_quality(context, quality, found)
+    failed = [gate for gate in found if not gate.passed]
+    if not failed:
+        return {}
+    listed = "; ".join(verdict(gate) for gate in failed)
+    if context.config.rl.ignore_gates:
+        context.screen.say(f"[red]rl-improver: gates of the gap model ignored: {listed}[/]")
+        return {"gates": f"ignored: {listed}"}
+    first, others = failed[0], ", ".join(gate.name for gate in failed[1:])
+    raise UserError(
+        f"stage rl-improver refuses the gap model of {folder}: gate {verdict(first)} ({first.meaning})"
+        f"{'; also failed: ' + others if others else ''}. Mend its data or its training (delete {folder} to train it "
+        f"again){', move the limit with ' + first.knob if first.knob else ''}, or run anyway with --rl.ignore-gates"
+    )
+
+
+def programs(shapes: Shapes, role: str) -> Iterator[Program]:
+    config, network = shapes.config.rm, shapes.scalar_model
+    optimizer, batch = make_optimizer(config.optimizer, 1), shapes.batch("gap", config.batch_size)
+    loss, params = make_loss(network, config.gap_loss), shapes.params(network)
+    yield shapes.step("update", loss, optimizer, params, batch, accumulate=config.accumulate)
+
+
+def cost(shapes: Shapes, role: str) -> Work:
+    """steps * batch trees, trained."""
+    tree = shapes.passes.score(shapes.layout.row_lengths["gap"])
+    return steps(shapes.config, role) * shapes.config.rm.batch_size * tree.trained()
+
+
+def batches(config: Config, role: str) -> Iterator[Batch]:
+    yield "--rm.batch-size", config.rm.batch_size, config.rm.accumulate
+
+
+RECIPE = Recipe(run=run, batches=batches, programs=programs, cost=cost)

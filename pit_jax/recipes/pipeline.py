@@ -1,0 +1,118 @@
+"""One command: check everything that can be checked, prepare the data, run the stages that were asked for."""
+
+import contextlib
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+from rich.console import Console
+
+from pit_jax.config import Config
+from pit_jax.data.store import Prepared, prepare
+from pit_jax.errors import UserError
+from pit_jax.files import check_writable
+from pit_jax.parallel.mesh import check_batch, make_mesh
+from pit_jax.recipes.catalogue import catalogue, selected
+from pit_jax.run.context import Context
+from pit_jax.run.folders import Run
+from pit_jax.run.params import check_adapters
+from pit_jax.run.record import write_record
+from pit_jax.run.screen import Screen, make_progress
+from pit_jax.run.stage import Stage
+
+
+def run(config: Config, data: Path | None = None) -> None:
+    """Run config.stage in config.workdir, on the data in the folder `data` (default: that of the run or its parent).
+
+    Raises UserError for everything the user can mend.
+    """
+    assert not config.seeds, "recipes/seeds.py runs several seeds, one config each"
+    console = Console()
+    this, stages = Run(config, catalogue()), check(config)
+    prepared = prepare(config.data, config.tokenizer, data or this.data_folder, say=console.print)
+    write_record(config)
+    if any(stage.name != "data" for stage in stages):
+        for line in data_summary(prepared):
+            console.print(line, soft_wrap=True)
+    mesh = make_mesh(config.mesh) if any(stage.needs_devices for stage in stages) else None
+    with make_progress(console) as progress:
+        screen = Screen(console, progress)
+        for stage in stages:
+            context = Context(config, this, stage, prepared, mesh if stage.needs_devices else None, screen)
+            run_stage(context, stage)
+    last = Context(config, this, stages[-1], prepared, mesh, Screen(console))
+    stages[-1].show(last)
+
+
+def check(config: Config) -> list[Stage]:
+    """Everything that can be wrong before data are read or anything compiles. Returns the stages to run."""
+    stages, this = selected(config), Run(config, catalogue())
+    check_parent_run(this)
+    check_adapters(this)
+    for stage in stages:
+        stage.check(config)
+        if not stage.always_runs and not stage.derived:
+            this.folder(stage.id).check_config(config)
+        if config.stage != "all":
+            before = {id for branch, id in stage.branches(config) if branch.workdir == config.workdir}
+            this.folder(stage.id).check_parents(config, but=before)
+    if any(stage.needs_devices for stage in stages):
+        mesh = make_mesh(config.mesh)
+        for flag, rows, parts in dict.fromkeys(batch for stage in stages for batch in stage.batches(config)):
+            check_batch(flag, rows, parts, mesh)
+    check_writable(this.workdir)
+    return stages
+
+
+def check_parent_run(run: Run) -> None:
+    """UserError for a parent run that is no run, or is the run itself."""
+    parent = run.config.parent_run
+    if not parent:
+        return
+    if not run.data_folder.is_dir():
+        raise UserError(f"--parent-run={parent}: asked for the workdir of a run, found no prepared data in it")
+    if Path(parent).resolve() == run.workdir.resolve():
+        raise UserError(f"--parent-run={parent} is the workdir itself; a branch needs a workdir of its own")
+
+
+def run_stage(context: Context, stage: Stage) -> None:
+    """Run a stage, and before it those of other runs that it needs; what is finished from these inputs is skipped."""
+    config, folder, stages = context.config, context.folder, catalogue()
+    for other, id in stage.branches(config):
+        first = stages[id]
+        if other.workdir != config.workdir:
+            context.screen.say(f"{stage.id}: {id}, in {other.workdir}")
+        run_stage(replace(context, config=other, run=Run(other, stages), stage=first), first)
+    if not stage.always_runs and folder.done() is not None and not is_stale(context, stage):
+        own = folder.run.workdir == context.run.workdir
+        context.screen.say(f"{folder.name}: finished before{'' if own else f' in {folder.run.workdir}'}, skipped")
+        return
+    devices: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
+    if context.devices is not None:
+        devices = jax.set_mesh(context.devices)
+    with devices:
+        stage.run(context)
+    if not stage.always_runs:
+        assert context.folder.done() is not None, f"stage {stage.id} did not finish its folder"
+
+
+def is_stale(context: Context, stage: Stage) -> bool:
+    """Whether a finished stage must be made again. Of one that is not derived, UserError where its inputs changed."""
+    folder, config = context.folder, context.config
+    lineage = folder.lineage_now(config, data_fingerprint=context.data.fingerprint)
+    if stage.derived:
+        return bool(folder.changed(config) or folder.changed_inputs(lineage))
+    if folder.run.workdir == context.run.workdir:
+        folder.check_config(config)
+        folder.check_lineage(lineage)
+    return False
+
+
+def data_summary(data: Prepared) -> list[str]:
+    """What was read, kept and dropped (with reasons) per source, and the size of every fold."""
+    lines = []
+    for name, source in data.report["sources"].items():
+        drops = ", ".join(f"{count} {reason}" for reason, count in source["dropped"].items()) or "none"
+        lines.append(f"data: {name}: {source['read']} read, {source['kept']} kept; dropped: {drops}")
+    sizes = ", ".join(f"{name} {fold['examples']}" for name, fold in data.report["folds"].items())
+    return [*lines, f"data: folds {sizes}"]

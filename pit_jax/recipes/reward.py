@@ -1,0 +1,65 @@
+"""The policy's reward model: Bradley-Terry on pairs, over the SFT weights of the policy."""
+
+from collections.abc import Iterator
+
+import jax
+
+from pit_jax.batch import RewardBatch
+from pit_jax.config import Config
+from pit_jax.masked import Mean
+from pit_jax.model.flops import Work
+from pit_jax.model.networks import Params, ScalarModel
+from pit_jax.model.scoring import pair_scores
+from pit_jax.objectives.reward import bradley_terry_loss
+from pit_jax.run.context import Context
+from pit_jax.run.params import Models
+from pit_jax.run.programs import Program, Shapes
+from pit_jax.run.stage import Batch, Recipe
+from pit_jax.run.supervised import Task, by, fit, with_head
+from pit_jax.training.optimizer import make_optimizer
+from pit_jax.training.step import Loss
+
+
+def run(context: Context) -> None:
+    config, models = context.config.rm, Models(context)
+    task = Task(
+        loss=make_loss(context.scalar_model),
+        make_batch=RewardBatch,
+        rows=context.data.arrays("rm", "reward"),
+        heldout=context.data.arrays("heldout", "reward"),
+        optimizer=config.optimizer,
+        steps=config.policy_steps,
+        batch_size=config.batch_size,
+        accumulate=config.accumulate,
+        seed=context.config.seed,
+        score=by("accuracy"),
+    )
+    fit(context, task, models, lambda: with_head(context, models, "reward"))
+
+
+def make_loss(model: ScalarModel) -> Loss:
+    def loss(params: Params, batch: RewardBatch, key: jax.Array) -> tuple[jax.Array, dict[str, Mean]]:
+        return bradley_terry_loss(*pair_scores(model, params, batch), margin=batch.margin_B)
+
+    return loss
+
+
+def programs(shapes: Shapes, role: str) -> Iterator[Program]:
+    config, network = shapes.config.rm, shapes.scalar_model
+    optimizer, batch = make_optimizer(config.optimizer, 1), shapes.batch("reward", config.batch_size)
+    params = shapes.params(network)
+    yield shapes.step("update", make_loss(network), optimizer, params, batch, accumulate=config.accumulate)
+
+
+def cost(shapes: Shapes, role: str) -> Work:
+    """steps * batch pairs of two rows, trained."""
+    config = shapes.config.rm
+    row = shapes.passes.score(shapes.layout.row_lengths["reward"])
+    return config.policy_steps * config.batch_size * 2 * row.trained()
+
+
+def batches(config: Config, role: str) -> Iterator[Batch]:
+    yield "--rm.batch-size", config.rm.batch_size, config.rm.accumulate
+
+
+RECIPE = Recipe(run=run, batches=batches, programs=programs, cost=cost)

@@ -1,0 +1,226 @@
+"""RL: the policy on its reward model; the improver on the gap under the curriculum of references (PIT Eqs. 3-5)."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from typing import Any
+
+import jax
+import numpy as np
+
+from pit_jax.batch import Experience
+from pit_jax.config import Config, RlConfig
+from pit_jax.data.sources import known_truth
+from pit_jax.errors import UserError
+from pit_jax.inference.engine import Engine
+from pit_jax.inference.sampling import Sampling
+from pit_jax.parallel.sharding import batch_sharding, replicated
+from pit_jax.recipes.gap import require_gates
+from pit_jax.recipes.rl_shapes import batches, cost, programs
+from pit_jax.rl.algorithms import ALGORITHMS, algorithm_of, check_algorithm, samples_of
+from pit_jax.rl.curriculum import Place, advance, check_curriculum, every_provider
+from pit_jax.rl.heldout import HeldoutChunk, heldout_chunks, measure
+from pit_jax.rl.monitors import STEP, Monitor, Watch, check_monitors, unwatched
+from pit_jax.rl.references import REFERENCES, prompt_rows
+from pit_jax.rl.rewards import TEXT_REWARDS, TextScorer, reward_of, scorer_of, text_rewards_of
+from pit_jax.rl.roles import Roles, load_roles, parents_of, rounds_of
+from pit_jax.rl.rollout import make_loss, make_score
+from pit_jax.rl.screen import RlScreen
+from pit_jax.rl.supply import Supply
+from pit_jax.rl.trainer import Trainer
+from pit_jax.run.code import package_code
+from pit_jax.run.context import Context
+from pit_jax.run.params import Models
+from pit_jax.run.stage import Recipe
+from pit_jax.training.optimizer import make_rl_optimizer
+from pit_jax.training.session import Session
+from pit_jax.training.state import plan_state
+from pit_jax.training.step import Step, compile_step, make_train_step
+
+RATIO_TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}  # of the first minibatch's mean ratio, which is 1 in theory
+
+
+def run(context: Context) -> None:
+    """Train (or resume) all rounds, then mark the stage finished with the selected checkpoint."""
+    config, role = context.config, context.stage.role
+    notes = require_gates(context) if scorer_of(config, role).role == "improver" else {}
+    fingerprint = context.data.fingerprint
+    context.folder.begin(config, data_fingerprint=fingerprint, package=package_code(), notes=notes)
+    best, over = train(context, load_roles(Models(context), config, role))
+    if best is None:
+        raise UserError(
+            f"no checkpoint of {context.folder.name} kept its KL under --rl.select-kl={config.rl.select_kl} nats; "
+            "raise --rl.kl-coef, lower the learning rate, or raise --rl.select-kl"
+        )
+    context.folder.finish(round=best[0], digest=best[1], monitors=[asdict(monitor) for monitor in over])
+
+
+def train(context: Context, roles: Roles) -> tuple[tuple[int, str] | None, list[Monitor]]:
+    """From the newest checkpoint, or from the SFT model (and the scorer as value model), to the last round or monitor.
+
+    Returns (round, digest) of the selected checkpoint, and the monitors that were over their limit.
+    """
+    config, role, mesh = context.config.rl, context.stage.role, context.mesh
+    trainer, rounds = make_trainer(context, roles), rounds_of(config, role)
+    read, truth = context.data.texts, known_truth(context.config.data)
+    optimizer = make_rl_optimizer(config, rounds, critic=roles.value is not None)
+    extras = begin_extras(config, role, roles, rounds)
+    plan = plan_state(roles.trainable, optimizer, replicated(mesh), seed=context.config.seed, extras=extras)
+    algorithm, slot = algorithm_of(config, role), trainer.engine.spec.response_slot
+    loss = make_loss(context.language_model, context.scalar_model, config, algorithm, slot=slot)
+    step = compile_step(
+        make_train_step(loss, optimizer, accumulate=1),
+        state_sharding=plan.sharding,
+        batch_sharding=batch_sharding(mesh),
+        frozen=roles.under,
+    )
+    screen = RlScreen(context.screen, context.folder.name, rounds, config.epochs * config.minibatches)
+    watch = Watch(config.monitors, context.folder.name, context.screen.say)
+    session = Session(
+        context.folder.path,
+        plan.abstract,
+        lambda: plan.begin(roles.trainable, extras),
+        rounds=rounds,
+        keep=context.config.checkpoint.keep,
+        log_every=1,
+        show=screen.show,
+        say=context.screen.say,
+    )
+    with session:
+        screen.begin(session.start)
+        chunks, key = list(heldout_prompts(context, trainer)), context.key("heldout", role)
+        for done in session.rounds():
+            gap = None
+            if done % config.evaluate_every == 0 or done == rounds or watch.urgent:
+                figures = measure(session.state, chunks, trainer.rollout, key, read=read, truth=truth)
+                gap = figures["objective/scores"]
+                watch.look(session.state.extras["watched"], done, figures)
+                allowed = figures["objective/kl"] <= config.select_kl and not watch.stops
+                session.evaluated(done, figures, score=gap if allowed else None)
+            if done == rounds or watch.stops:
+                break
+            screen.rollout()
+            place = advance(config.curriculum, Place.read(session.state.extras["curriculum"]), done, gap)
+            anchor = trainer.anchor(session.state, place)
+            experience, metrics = trainer.round(session.state, done, place, anchor)
+            learn(session, step, trainer, experience, done, watch, screen)
+            extras, own = trainer.next_extras(session.state, place, anchor, metrics)
+            extras["watched"] = watch.stepped(session.totals)
+            session.end_round(done, metrics=metrics | own, extras=extras)
+        return session.best(), watch.over
+
+
+def learn(
+    session: Session,
+    step: Step,
+    trainer: Trainer,
+    experience: Experience,
+    round: int,
+    watch: Watch,
+    screen: RlScreen,
+) -> None:
+    """epochs x minibatches of updates, fewer once the round's approximate KL to the sampler is spent.
+
+    The first minibatch proves, before any update, that sampler and trainer agree: ratio = 1.
+    """
+    for number, batch in enumerate(trainer.minibatches(experience, round), 1):
+        metrics = session.update(step, batch)
+        screen.update(number)
+        if number == 1:
+            ratio, tolerance = metrics["val/ratio"].value, RATIO_TOLERANCE[trainer.dtype]
+            assert abs(ratio - 1.0) <= tolerance, (
+                f"the first minibatch has ratio {ratio}, not 1: sampler and trainer disagree on log-probs"
+            )
+        spent = trainer.config.stop_kl > 0 and metrics[STEP].value > trainer.config.stop_kl
+        if spent or watch.ends_round(session.totals[STEP].value):
+            break
+
+
+def begin_extras(config: RlConfig, role: str, roles: Roles, rounds: int) -> dict[str, Any]:
+    """What a state of this stage holds beside parameters and optimizer."""
+    evaluations = rounds // config.evaluate_every + 3  # the first, the last, an urgent one
+    extras: dict[str, Any] = {
+        "kl_coef": np.float32(config.kl_coef),
+        "curriculum": Place().arrays(),
+        "watched": unwatched(evaluations, second_gap="second-gap" in roles.frozen),
+    }
+    moving = role == "improver" and config.curriculum.anchor == "previous"
+    return extras | ({"anchor": {"policy": roles.policy.trainable}} if moving else {})
+
+
+def make_trainer(context: Context, roles: Roles) -> Trainer:
+    config, role, data = context.config.rl, context.stage.role, context.data
+    engine = Engine(context.language_model, context.decode_spec)
+    algorithm, samples = algorithm_of(config, role), samples_of(config, role)
+    score = make_score(
+        context.language_model,
+        context.scalar_model,
+        config,
+        algorithm,
+        samples=samples,
+        reward=reward_of(config, role),
+    )
+    supply = Supply(
+        engine=engine,
+        sampling=Sampling(config.temperature),
+        rows=prompt_rows(data.arrays("rl", "prompts"), data.response_slot),
+        mesh=context.mesh,
+        seed=context.config.seed,
+        batch_size=config.batch_size,
+        samples=samples,
+        samplers=roles.samplers,
+        key=context.key("references"),
+    )
+    return Trainer(
+        config=config,
+        role=role,
+        dtype=context.config.transformer.dtype,
+        seed=context.config.seed,
+        mesh=context.mesh,
+        engine=engine,
+        score=jax.jit(score),
+        roles=roles,
+        supply=supply,
+        triples=data.triples("rl"),
+        texts=TextScorer(text_rewards_of(config, role), data.texts),
+        key=context.key("rollout", role),
+    )
+
+
+def heldout_prompts(context: Context, trainer: Trainer) -> Iterator[HeldoutChunk]:
+    """The held-out prompts of every evaluation with their references, drawn once."""
+    count, data = context.config.rl.heldout_prompts, context.data
+    arrays = prompt_rows(data.arrays("heldout", "prompts"), data.response_slot)
+    rows = {name: column[:count] for name, column in arrays.items()}
+    triples, key = data.triples("heldout")[:count], context.key("heldout-references")
+    return heldout_chunks(trainer.supply, rows, triples, context.mesh, role=trainer.role, key=key)
+
+
+def check(config: Config, role: str) -> None:
+    """UserError for knobs that no rollout can follow."""
+    rl = config.rl
+    if not rl.temperature > 0:
+        raise UserError(f"--rl.temperature={rl.temperature}: rollouts need a temperature above 0 to explore")
+    check_algorithm(rl, role)
+    text_rewards_of(rl, role)
+    check_monitors(config)
+    if role == "improver":
+        check_curriculum(rl.curriculum, rl.batch_size // samples_of(rl, role))
+
+
+def contents(config: Config, role: str) -> Mapping[str, str]:
+    """The code of forks' algorithms, rewards and references that this RL uses."""
+    rl = config.rl
+    found = ALGORITHMS.code(algorithm_of(rl, role).name)
+    found |= TEXT_REWARDS.code(*(reward.name for reward in text_rewards_of(rl, role)))
+    return found | (REFERENCES.code(*every_provider(rl.curriculum)) if role == "improver" else {})
+
+
+RECIPE = Recipe(
+    run=run,
+    check=check,
+    parents=parents_of,
+    contents=contents,
+    batches=batches,
+    programs=programs,
+    cost=cost,
+)

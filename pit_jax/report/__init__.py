@@ -1,0 +1,1 @@
+"""What a person opens: pages, tables, curves, and what changed between two answers."""

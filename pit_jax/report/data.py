@@ -1,0 +1,126 @@
+"""The prepared pairs for a person to look at, in the terminal and as workdir/inspect/index.html."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pit_jax.config import Config
+from pit_jax.data.folds import FOLDS
+from pit_jax.data.inspection import Duplicates, Overlap, Span, duplicates, overlaps, spans, spread
+from pit_jax.data.store import Prepared
+from pit_jax.report.render import render
+
+EXAMPLES = 10
+OPEN, CLOSE = "⟦", "⟧"
+KINDS = {"sft-policy": "policy", "sft-improver": "improver"}
+
+
+def build(config: Config, data: Prepared, console: Console) -> Path:
+    """Show counts, drops, lengths, duplicates, overlaps and examples; returns the page. Needs no device."""
+    folds = {fold: data.triples(fold) for fold in FOLDS}
+    repeated, shared = duplicates(folds), overlaps(folds)
+    rows = examples(data)
+    for line in source_lines(data.report):
+        console.print(Text(line), soft_wrap=True)
+    for title, table in (
+        ("rows of each fold that repeat an earlier one (near: the same words)", folds_table(repeated)),
+        ("held-out rows whose prompt a training fold holds", overlap_table(shared)),
+        ("tokens before drops", lengths_table(config, data)),
+    ):
+        console.print(f"\n[bold]{title}")
+        console.print(table)
+    for name, row in rows[0].items():
+        console.print(f"\n[bold]{name} SFT, an example; the loss counts what is in {OPEN}{CLOSE}")
+        console.print(marked(row), soft_wrap=True)
+    page = render(
+        "data.html.j2",
+        Path(config.workdir) / "inspect" / "index.html",
+        name=Path(config.workdir).resolve().name,
+        folder=str(data.folder),
+        sources=data.report["sources"],
+        folds=data.report["folds"],
+        duplicates=[asdict(one) for one in repeated],
+        overlaps=[asdict(one) for one in shared],
+        lengths=data.report["lengths before drops"],
+        limits=limits(config),
+        examples=rows,
+    )
+    console.print(f"data report: {page}", soft_wrap=True)
+    return page
+
+
+def examples(data: Prepared) -> list[dict[str, list[Span]]]:
+    """Rows of the SFT fold at even distances, of both models, by the name of the model."""
+    backend = data.tokenizer.backend
+    arrays = {name: data.arrays("sft", kind) for kind, name in KINDS.items()}
+    count = len(arrays["policy"]["tokens_BL"])
+
+    def decode(ids: list[int]) -> str:
+        return str(backend.decode(ids, skip_special_tokens=False))
+
+    return [
+        {name: spans({key: array[row] for key, array in fields.items()}, decode) for name, fields in arrays.items()}
+        for row in spread(count, EXAMPLES)
+    ]
+
+
+def limits(config: Config) -> dict[str, int]:
+    """Most tokens of each text by knob; an answer's EOS counts."""
+    data = config.data
+    return {"prompt": data.prompt_length, "chosen": data.response_length - 1, "rejected": data.response_length - 1}
+
+
+def source_lines(report: Mapping[str, Any]) -> list[str]:
+    """Rows read and kept of each source, and each reason for a drop with its count and first place."""
+    lines = []
+    for name, source in report["sources"].items():
+        read, kept, left_out = (source[key] for key in ("read", "kept", "left out by rates"))
+        dropped = "" if source["dropped"] else " none"
+        lines.append(f"{name}: {read:,} read, {kept:,} kept, {left_out:,} of them left out by rates; dropped:{dropped}")
+        first = source["first dropped at"]
+        for reason, count in source["dropped"].items():
+            lines.append(f"  {count:,} x {reason}" + (f" (first at {first[reason]})" if reason in first else ""))
+    return lines
+
+
+def marked(row: list[Span]) -> Text:
+    """A row for the terminal, where colours may be missing."""
+    pieces = ((f"{OPEN}{span.text}{CLOSE}", "green") if span.counts else (span.text, "") for span in row)
+    return Text.assemble(*pieces)
+
+
+def folds_table(found: list[Duplicates]) -> Table:
+    """Rows of each fold, and how many repeat an earlier one."""
+    table = _table("fold", "rows", "prompt", "near prompt", "pair", "near pair")
+    for one in found:
+        numbers = (one.rows, one.prompts, one.near_prompts, one.pairs, one.near_pairs)
+        table.add_row(one.fold, *(f"{number:,}" for number in numbers))
+    return table
+
+
+def overlap_table(found: list[Overlap]) -> Table:
+    """Held-out rows whose prompt a training fold holds."""
+    table = _table("fold", "of", "exact", "near", "example")
+    for one in found:
+        table.add_row(one.fold, *(f"{n:,}" for n in (one.heldout, one.exact, one.near)), Text(one.example[:200]))
+    return table
+
+
+def lengths_table(config: Config, data: Prepared) -> Table:
+    """Percentiles of tokens before drops, beside the limits."""
+    table = _table("text", "p50", "p90", "p99", "max", "limit")
+    for name, values in data.report["lengths before drops"].items():
+        table.add_row(name, *map(str, values.values()), str(limits(config).get(name, "")))
+    return table
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column in columns:
+        table.add_column(column, justify="left" if column in ("fold", "text", "example") else "right", overflow="fold")
+    return table

@@ -1,0 +1,142 @@
+"""The one page a person opens: workdir/report/index.html, built from what the stages left behind."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pit_jax import files
+from pit_jax.errors import UserError
+from pit_jax.evaluation.results import ComparisonRow, Results, read_results
+from pit_jax.evaluation.systems import POLICY, pit
+from pit_jax.report import curves, diffs, paper, records
+from pit_jax.report.curves import Section
+from pit_jax.report.render import render, signed
+from pit_jax.run.folders import Run
+from pit_jax.run.provenance import StageId
+
+TRAILS_SHOWN = 8
+EVALUATE, IMPROVE, GAP = StageId("evaluate"), StageId("improve"), StageId("rm", "improver")
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The first sentence. `tone` is good, bad or even: where the 95% interval lies against 0."""
+
+    text: str
+    detail: str
+    tone: str
+
+
+def build(run: Run) -> Path:
+    """Write workdir/report/index.html from the files that exist; a section without its file names the stage to run.
+
+    Stages that lie in the run's parent are read there. The page is replaced in one piece: a reader never sees half.
+
+    Raises:
+        UserError: no such folder, or a file in it that is not what a stage writes.
+    """
+    workdir = run.workdir
+    if not workdir.is_dir():
+        raise UserError(
+            f"report: asked for {workdir}, found no such folder; run a stage with --workdir={workdir} first"
+        )
+    results = read_results(run.folder(EVALUATE).path / "results.json", Results)
+    rows = results.rows if results else []
+    return render(
+        "report.html.j2",
+        workdir / "report" / "index.html",
+        name=workdir.resolve().name,
+        headline=headline(results) if results else None,
+        groups=_by_temperature(rows),
+        bar=_Bar(rows),
+        controls=results.controls if results else [],
+        headline_temperature=results.headline_temperature if results else None,
+        systems=results.systems if results else [],
+        max_score=results.max_score if results else None,
+        paper=paper.build(workdir, run.folder(StageId("rl", "improver")).path),
+        curves=_curves(run),
+        trails=diffs.sample(files.read_jsonl(run.folder(IMPROVE).path / "trails.jsonl"), TRAILS_SHOWN),
+        documents=_documents(run),
+    )
+
+
+def headline(results: Results) -> Headline | None:
+    """One improvement against the policy, at the headline temperature, by the first judge; None without any row."""
+    judge = results.judges[0] if results.judges else None
+
+    def rank(row: ComparisonRow) -> tuple[bool, ...]:
+        at_temperature = row.temperature == results.headline_temperature
+        return (row.judge != judge, not at_temperature, row.left != pit(1), row.right != POLICY)
+
+    if not results.rows:
+        return None
+    row = min(results.rows, key=rank)
+    texts = {
+        "good": f"{row.left} beats {row.right} by {abs(row.delta):.1f} points",
+        "bad": f"{row.left} loses to {row.right} by {abs(row.delta):.1f} points",
+        "even": f"{row.left} and {row.right} cannot be told apart ({signed(row.delta)} points)",
+    }
+    detail = (
+        f"win {row.win:.1f}% − lose {row.lose:.1f}%, 95% interval {signed(row.low)} to {signed(row.high)}; "
+        f"judged by {row.judge} on {row.n:,} held-out prompts, both sampled at temperature {row.temperature}."
+    )
+    return Headline(texts[row.tone], detail, row.tone)
+
+
+@dataclass(frozen=True)
+class _Bar:
+    """Places deltas on a track whose middle is 0 and whose ends are +-`scale`."""
+
+    rows: Sequence[ComparisonRow]
+
+    @property
+    def scale(self) -> float:
+        ends = [abs(end) for row in self.rows for end in (row.low, row.high) if math.isfinite(end)]
+        return min(100.0, math.ceil(max([*ends, 1.0]) / 10) * 10.0)
+
+    def place(self, value: float) -> float:
+        """Percent from the left end."""
+        return round(50 + 50 * max(-1.0, min(1.0, value / self.scale)), 2) if math.isfinite(value) else 50.0
+
+
+def _by_temperature(rows: Sequence[ComparisonRow]) -> list[tuple[float, list[ComparisonRow]]]:
+    return [(t, [row for row in rows if row.temperature == t]) for t in dict.fromkeys(row.temperature for row in rows)]
+
+
+def _curves(run: Run) -> list[Section]:
+    """RL and the gap model first, then every other training in the catalogue."""
+
+    def metrics(name: str, role: str) -> list[files.Row]:
+        return records.read_metrics(run.folder(StageId(name, role)).path / "metrics.jsonl")
+
+    done = {role: run.folder(StageId("rl", role)).done() for role in ("policy", "improver")}
+    gap, evaluate = run.folder(GAP).path, run.folder(EVALUATE).path
+    outputs = files.read_json(evaluate / "gap_outputs.json")
+    sections = [
+        curves.reinforcement("improver", metrics("rl", "improver"), done["improver"]),
+        curves.gaps(
+            files.read_json(gap / "gaps.json"),
+            metrics("rm", "improver"),
+            files.read_json(gap / "quality.json"),
+            outputs and outputs["sets"],
+        ),
+        curves.reinforcement("policy", metrics("rl", "policy"), done["policy"]),
+        curves.reward_models(metrics("rm", "policy"), metrics("rm", "improver")),
+        curves.fine_tuning(metrics("sft", "policy"), metrics("sft", "improver")),
+    ]
+    for stage in run.catalogue.values():
+        shown = getattr(stage, "curves", ())
+        if shown and run.folder(stage.id).begun():
+            sections.append(curves.training(str(stage.id), shown, metrics(*stage.id)))
+    return sections
+
+
+def _documents(run: Run) -> list[tuple[str, str]]:
+    """(name, pretty JSON) of the configs, lineages and the data report that exist."""
+    found = [("data/report.json", files.read_json(run.data_folder / "report.json"))]
+    for id in run.catalogue:
+        path = run.folder(id).path
+        found += [(f"{id}/{name}.json", files.read_json(path / f"{name}.json")) for name in ("config", "lineage")]
+    return [(name, json.dumps(content, indent=2, ensure_ascii=False)) for name, content in found if content is not None]

@@ -1,0 +1,83 @@
+"""Tables for the terminal; green and red where an interval excludes 0."""
+
+from collections.abc import Sequence
+
+from rich.table import Table
+from rich.text import Text
+
+from pit_jax.evaluation.gap_quality import Gate
+from pit_jax.evaluation.results import PaperResults, Results
+from pit_jax.report.paper import lines
+from pit_jax.report.render import number, signed
+
+STYLES = {"good": "green", "bad": "red", "even": ""}
+
+
+def gates_table(found: Sequence[Gate]) -> Table:
+    """The gates of the gap model; red where one failed."""
+    table = Table(title="gates of the gap model", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for column in ("gate", "figure", "limit", ""):
+        table.add_column(column, justify="right" if column in ("figure", "limit") else "left", no_wrap=True)
+    for gate in found:
+        figure = "–" if gate.figure is None else f"{gate.figure:.3f}"
+        limit = f"{'≥' if gate.least else '≤'} {gate.limit:.3f}"
+        table.add_row(
+            gate.name, figure, limit, "passed" if gate.passed else "failed", style="" if gate.passed else "red"
+        )
+    return table
+
+
+def summary_table(results: Results) -> Table:
+    """The deltas of evaluate/results.json."""
+    counts = ", ".join(f"{n:,}" for n in sorted({row.n for row in results.rows}))
+    title = f"win − lose at matched temperature T, n = {counts} prompts"
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0))
+    for column in ("T", "judge", "systems", "win/lose/tie %", "delta", "95% interval"):
+        table.add_column(column, justify="left" if column in ("judge", "systems") else "right", no_wrap=True)
+    for position, row in enumerate(results.rows):
+        following = results.rows[position + 1 : position + 2]
+        table.add_row(
+            f"{row.temperature:g}",
+            Text(row.judge),
+            Text(row.systems),
+            "/".join(number(share, 1) for share in (row.win, row.lose, row.tie)),
+            signed(row.delta),
+            f"{signed(row.low)} to {signed(row.high)}",
+            style=STYLES[row.tone],
+            end_section=bool(following) and following[0].temperature != row.temperature,
+        )
+    return table
+
+
+def control_lines(results: Results) -> Text:
+    """One line a judge with the deltas of the controls; what does not hold says so."""
+    found = []
+    for judge in results.judges:
+        controls = [control for control in results.controls if control.row.judge == judge]
+        told = [
+            f"{control.row.left} {signed(control.row.delta)}{'' if control.holds else ' (does not hold)'}"
+            for control in controls
+        ]
+        found.append(f"controls at T {results.headline_temperature:g}, {judge}: {', '.join(told)}")
+    return Text("\n".join(found))
+
+
+def paper_table(results: PaperResults) -> Table:
+    """Table 1: every system against the policy, by every judge."""
+    title = f"win − lose against the policy at temperature {results.headline_temperature:g}"
+    table = Table(
+        title=f"{title}, n = {results.prompts:,} prompts", title_justify="left", box=None, padding=(0, 2, 0, 0)
+    )
+    table.add_column("system", no_wrap=True)
+    table.add_column("tokens", justify="right", no_wrap=True)
+    for judge in results.judges:
+        table.add_column(Text(judge), justify="right", no_wrap=True)
+        table.add_column("95% interval", justify="right", no_wrap=True)
+    tokens = {system.name: system.tokens_mean for system in results.systems}
+    for line in lines(results.table, results.judges):
+        cells: list[str | Text] = [Text(line.label), number(tokens.get(line.label), 1)]
+        for row in line.cells:
+            texts = (signed(row.delta), f"{signed(row.low)} to {signed(row.high)}") if row else ("–", "–")
+            cells += [Text(text, STYLES[row.tone] if row else "") for text in texts]
+        table.add_row(*cells)
+    return table

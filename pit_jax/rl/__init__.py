@@ -1,0 +1,1 @@
+"""RL on a reward: rollouts, rewards, advantages, the curriculum of references, and what watches it."""

@@ -1,0 +1,76 @@
+"""The proxy on held-out prompts, always against answers of the policy, and the truth where one is known."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from pit_jax.batch import PromptBatch, RolloutPrompts, Triple
+from pit_jax.data.stream import sequential
+from pit_jax.masked import Mean
+from pit_jax.parallel.sharding import put_rows
+from pit_jax.rl.references import improver_prompts, policy_prompts
+from pit_jax.rl.supply import Supply
+from pit_jax.training.state import TrainState
+
+Truth = Callable[[str, str], float]
+
+
+@dataclass(frozen=True)
+class HeldoutChunk:
+    """Prompts with their references, as a rollout takes them; the first `len(triples)` are real."""
+
+    index: int
+    prompts: RolloutPrompts
+    triples: Sequence[Triple]
+
+
+def heldout_chunks(
+    supply: Supply,
+    rows: Mapping[str, np.ndarray],
+    triples: Sequence[Triple],
+    mesh: Mesh,
+    *,
+    role: str,
+    key: jax.Array,
+) -> Iterator[HeldoutChunk]:
+    """Held-out prompts in batches of a round's size; the improver's with answers of the policy as references."""
+    for index, (columns, real) in enumerate(sequential(dict(rows), supply.batch_size)):
+        batch = put_rows(mesh, PromptBatch, columns)
+        if role == "policy":
+            prompts = policy_prompts(batch)
+        else:
+            reference = supply.reference("policy-rl", batch, None, jax.random.fold_in(key, index))
+            prompts = improver_prompts(supply.engine, batch, [reference])
+        first = index * supply.batch_size
+        yield HeldoutChunk(index, prompts, triples[first : first + real])
+
+
+def measure(
+    state: TrainState,
+    chunks: Sequence[HeldoutChunk],
+    rollout: Callable[..., Any],
+    key: jax.Array,
+    *,
+    read: Callable[[Any], list[str]],
+    truth: Truth | None,
+) -> dict[str, float]:
+    """Means over the held-out prompts of what a rollout of `state` gives, and of `truth/score`.
+
+    rollout(state, prompts, triples, key) -> (completions, experience, metrics).
+    """
+    totals: dict[str, Mean] = {}
+    scores: list[float] = []
+    for chunk in chunks:
+        drawn, _, metrics = rollout(state, chunk.prompts, chunk.triples, jax.random.fold_in(key, chunk.index))
+        totals = metrics if not totals else {name: totals[name] + metrics[name] for name in metrics}
+        if truth is not None:
+            texts = read(jax.device_get(drawn.tokens_BT)[: len(chunk.triples)])
+            scores += [truth(triple.prompt, text) for triple, text in zip(chunk.triples, texts, strict=True)]
+    return {
+        **{name: mean.value for name, mean in totals.items()},
+        **({"truth/score": float(np.mean(scores))} if scores else {}),
+    }

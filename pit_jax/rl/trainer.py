@@ -1,0 +1,119 @@
+"""One round of RL: its prompts, its rollout, its minibatches, and what the state keeps of it."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from pit_jax.batch import Completions, Experience, RolloutPrompts, Triple
+from pit_jax.config import RlConfig
+from pit_jax.inference.engine import Engine
+from pit_jax.inference.sampling import Sampling
+from pit_jax.masked import Mean
+from pit_jax.model.networks import Params
+from pit_jax.objectives.ppo import AdaptiveKL
+from pit_jax.parallel.sharding import batch_sharding, put, replicated
+from pit_jax.rl.curriculum import Place, providers_of
+from pit_jax.rl.rewards import TextScorer
+from pit_jax.rl.roles import Roles
+from pit_jax.rl.rollout import Metrics, provider_metrics
+from pit_jax.rl.supply import Supply
+from pit_jax.training.state import TrainState
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """What a round needs, bound once: programs, models, prompts. It holds no state of the training."""
+
+    config: RlConfig
+    role: str
+    dtype: str
+    seed: int
+    mesh: Mesh
+    engine: Engine
+    score: Any  # jitted rollout.make_score
+    roles: Roles
+    supply: Supply
+    triples: Sequence[Triple]
+    texts: TextScorer
+    key: jax.Array
+
+    def rollout(
+        self,
+        state: TrainState,
+        prompts: RolloutPrompts,
+        triples: Sequence[Triple],
+        key: jax.Array,
+        anchor: Params | None = None,
+    ) -> tuple[Completions, Experience, Metrics]:
+        """Sample with the state's parameters, ask the text rewards, score. `anchor`: another one than the SFT model."""
+        params = self.roles.whole(state.params)
+        frozen = self.roles.frozen if anchor is None else {**self.roles.frozen, "anchor": anchor}
+        sampling = Sampling(self.config.temperature)
+        drawn = self.engine.complete(params["policy"], prompts.prompt_BP, prompts.prompt_mask_BP, key, sampling)
+        text_N, text_metrics = self.texts(prompts, drawn, triples)
+        text_B = put(text_N, batch_sharding(self.mesh))
+        experience, metrics = self.score(params, frozen, prompts, drawn, text_B, state.extras["kl_coef"])
+        return drawn, experience, metrics | text_metrics
+
+    def round(self, state: TrainState, round: int, place: Place, anchor: Params) -> tuple[Experience, Metrics]:
+        """The experience of one round."""
+        improver = self.role == "improver"
+        names = providers_of(self.config.curriculum.references[place.phase])
+        if improver:
+            prompts, numbers = self.supply.improving(round, names, self.roles.policy.combine(state.params["policy"]))
+        else:
+            prompts, numbers = self.supply.plain(round)
+        triples = [self.triples[i] for i in numbers]
+        key = jax.random.fold_in(self.key, round)
+        _, experience, metrics = self.rollout(state, prompts, triples, key, self.roles.policy.combine(anchor))
+        return experience, metrics | (_of_providers(experience.scores_B, names=names) if improver else {})
+
+    def anchor(self, state: TrainState, place: Place) -> Params:
+        """The anchor's trainable part in this phase; a moving one follows when a phase begins."""
+        if "anchor" not in state.extras:
+            return self.roles.policy.trainable
+        moved = place.phase > Place.read(state.extras["curriculum"]).phase
+        source = state.params["policy"] if moved else state.extras["anchor"]["policy"]
+        return jax.tree.map(jnp.copy, source)  # the step donates the state
+
+    def minibatches(self, experience: Experience, round: int) -> Iterator[Experience]:
+        """The rollouts of a round in `minibatches` pieces, reshuffled in every epoch."""
+        size = self.config.batch_size // self.config.minibatches
+        for epoch in range(self.config.epochs):
+            order = np.random.default_rng((self.seed, round, epoch)).permutation(self.config.batch_size)
+            for i in range(self.config.minibatches):
+                rows = put(order[i * size : (i + 1) * size], replicated(self.mesh))
+                yield _take(rows, experience, sharding=batch_sharding(self.mesh))
+
+    def next_extras(
+        self, state: TrainState, place: Place, anchor: Params, metrics: Metrics
+    ) -> tuple[dict[str, Any], Metrics]:
+        """(extras after a round, with the KL coefficient moved; what is logged of them)."""
+        config, extras = self.config, dict(state.extras)
+        one = jnp.ones((), jnp.float32)
+        own = {"kl_coef": Mean(extras["kl_coef"], one), "curriculum/phase": Mean(jnp.float32(place.phase), one)}
+        if config.kl_target > 0:
+            controller = AdaptiveKL(target=config.kl_target, horizon=config.kl_horizon)
+            kl = jnp.float32(metrics["objective/kl"].value)
+            extras["kl_coef"] = controller.update(extras["kl_coef"], kl, config.batch_size)
+        success = float(metrics["objective/success"].value)
+        extras["curriculum"] = dataclasses.replace(place, success=success).arrays()
+        if "anchor" in extras:
+            extras["anchor"] = {"policy": anchor}
+        return extras, own
+
+
+_of_providers = jax.jit(provider_metrics, static_argnames="names")
+
+
+@partial(jax.jit, static_argnames="sharding")
+def _take(rows: jax.Array, tree: Any, sharding: Any) -> Any:
+    taken = jax.tree.map(lambda x: x[rows], tree)
+    return jax.lax.with_sharding_constraint(taken, jax.tree.map(lambda _: sharding, taken))

@@ -1,0 +1,105 @@
+"""The checkpoint that a run starts from (--base): architecture, weights, tokenizer, and rows for new tokens."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from pit_jax.config import Config
+from pit_jax.data.text.tokenizers import ids_of_file, ids_of_folder, without_advice
+from pit_jax.errors import UserError
+from pit_jax.model import weights
+from pit_jax.model.families import architecture, family_of
+from pit_jax.model.networks import LanguageModel, Params
+from pit_jax.model.tensors import Entry
+from pit_jax.parallel.sharding import param_sharding
+
+OURS = ("dtype", "unroll", "remat", "pooled_head")  # knobs of the transformer that no checkpoint sets
+
+
+def with_base(config: Config) -> Config:
+    """`config` with the transformer and the tokenizer of its base, if it has one.
+
+    Raises:
+        UserError: no such folder, a config that is none or that the transformer cannot follow, a tokenizer from
+            elsewhere or with more ids than the embedding has rows.
+    """
+    if not config.base:
+        return config
+    folder = Path(config.base)
+    if config.tokenizer.path and Path(config.tokenizer.path).resolve() != folder.resolve():
+        raise UserError(
+            f"--tokenizer.path={config.tokenizer.path} beside --base={folder}: the weights know their own tokenizer "
+            "alone; leave --tokenizer.path out"
+        )
+    found = architecture(described(folder))
+    ids = ids_of_file(folder)
+    if ids > found.vocab_rows:
+        raise UserError(
+            f"--base={folder}: the tokenizer has {ids} ids, the embedding {found.vocab_rows} rows; the two do not "
+            "belong together"
+        )
+    kept = {name: getattr(config.transformer, name) for name in OURS}
+    return replace(config, transformer=replace(found, **kept), tokenizer=replace(config.tokenizer, path=str(folder)))
+
+
+def described(folder: Path) -> Mapping[str, Any]:
+    """config.json of a checkpoint, with the defaults of its family filled in. UserError when it is none."""
+    if not (folder / "config.json").is_file():
+        raise UserError(
+            f"--base={folder}: asked for the folder of a checkpoint, found no config.json in it; download one "
+            "(config.json, *.safetensors, tokenizer.json, tokenizer_config.json) and name its folder"
+        )
+    with without_advice():
+        from transformers import AutoConfig
+
+    try:
+        found: dict[str, Any] = AutoConfig.from_pretrained(str(folder), local_files_only=True).to_dict()
+    except (ValueError, OSError, KeyError, TypeError) as error:
+        raise UserError(f"{folder / 'config.json'}: asked for the config of a model, found {error}") from error
+    return found
+
+
+def base_entries(config: Config) -> list[Entry]:
+    """The tensors of the base's family, as this run's transformer holds them."""
+    return family_of(described(Path(config.base))).entries(config.transformer)
+
+
+def load_base(config: Config, mesh: Mesh, key: jax.Array, *, ids: int, rows: int) -> Params:
+    """The language model of the base in its shards, with `rows` in its embedding.
+
+    Of the run's tokenizer with `ids` ids, those that the base's own lacks have rows of their own.
+
+    A new row is drawn from the normal distribution of the rows that were trained, component by component (Hewitt,
+    2021, without the correlations): it is among them, and no two new tokens are alike.
+    """
+    folder = Path(config.base)
+    known = min(ids_of_folder(folder), config.transformer.vocab_rows)  # its configuration may name untrained tokens
+    model = LanguageModel(config.transformer, config.transformer.vocab_rows)
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    tied = "lm_head.weight" if config.transformer.tied else None
+    params = weights.load(folder, base_entries(config), shapes, mesh, tied=tied)
+
+    def grow(tables: Params) -> Params:
+        grown = {"embedding": with_new_rows(tables["embedding"], key, known, ids, rows)}
+        if "unembedding" in tables:
+            turned = with_new_rows(tables["unembedding"].T, jax.random.fold_in(key, 1), known, ids, rows)
+            grown["unembedding"] = turned.T
+        return grown
+
+    tables = {name: params[name] for name in ("embedding", "unembedding") if name in params}
+    sharding = param_sharding(jax.eval_shape(grow, tables), mesh)
+    return {**params, **jax.jit(grow, out_shardings=sharding)(tables)}
+
+
+def with_new_rows(table_VD: jax.Array, key: jax.Array, known: int, ids: int, rows: int) -> jax.Array:
+    """[rows, D]: a table whose ids from `known` to `ids` are drawn like those before; the others stay."""
+    trained_VD = table_VD[:known]
+    noise = jax.random.normal(key, (ids - known, table_VD.shape[1]), table_VD.dtype)
+    mean_1D, spread_1D = jnp.mean(trained_VD, axis=0, keepdims=True), jnp.std(trained_VD, axis=0, keepdims=True)
+    longer_VD = jnp.pad(table_VD, ((0, rows - len(table_VD)), (0, 0)))
+    return jax.lax.dynamic_update_slice_in_dim(longer_VD, mean_1D + spread_1D * noise, known, axis=0)

@@ -1,0 +1,211 @@
+"""A run on disk: each stage in its folder, with its knobs, its lineage and a marker when it is done."""
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pit_jax.config import Config, config_hash, flatten
+from pit_jax.errors import UserError
+from pit_jax.files import read_json, write_json
+from pit_jax.run.provenance import Provenance, StageId
+
+Catalogue = Mapping[StageId, Provenance]
+CONFIG, LINEAGE, DONE = "config.json", "lineage.json", "done.json"
+NOT_INPUTS = {"notes", "config", "package"}  # of a lineage: the folder's config.json names the knobs themselves
+
+
+@dataclass(frozen=True)
+class Run:
+    """The stages of one run by their ids, those of the run that it branches off where it uses them."""
+
+    config: Config
+    catalogue: Catalogue
+
+    @property
+    def workdir(self) -> Path:
+        return Path(self.config.workdir)
+
+    @cached_property
+    def parent(self) -> "Run | None":
+        """The run that this one branches off."""
+        if not self.config.parent_run:
+            return None
+        return Run(replace(self.config, workdir=self.config.parent_run, parent_run=""), self.catalogue)
+
+    @property
+    def data_folder(self) -> Path:
+        """`data` of the run, or of its parent; one seed of a run over seeds has it beside its folder."""
+        run = self.parent.workdir if self.parent else self.workdir
+        own, shared = run / "data", run.parent / "data"
+        among_seeds = re.fullmatch(r"seed-\d+", run.name) and not own.exists()
+        return shared if among_seeds and (shared / DONE).exists() else own
+
+    def stage(self, id: StageId) -> Provenance:
+        """The stage of an id, or the one that stands in for it."""
+        for stage in self.catalogue.values():
+            if stage.replaces == id:
+                return stage
+        return self.catalogue[id]
+
+    def folder(self, id: StageId) -> "StageFolder":
+        """Where a stage lives: in this run, or in the run that it branches off.
+
+        What a training left is the parent run's where that has finished it from the same knobs and the same parents,
+        and this run has not begun its own.
+        """
+        stage = self.stage(id)
+        own = StageFolder(self, stage)
+        if self.parent is None or not stage.leaves or own.begun():
+            return own
+        there = StageFolder(self.parent, stage)
+        if there.done() is None or there.changed(self.config):
+            return own
+        same = all(self.folder(parent).run is self.parent for parent in stage.parents(self.config))
+        return there if same else own
+
+
+@dataclass(frozen=True)
+class StageFolder:
+    """workdir/<stage>-<role>/ of one run."""
+
+    run: Run
+    stage: Provenance
+
+    @property
+    def name(self) -> str:
+        return str(self.stage.id)
+
+    @property
+    def path(self) -> Path:
+        return self.run.workdir / self.name
+
+    def done(self) -> dict[str, Any] | None:
+        """The done marker of a finished stage."""
+        found: dict[str, Any] | None = read_json(self.path / DONE)
+        return found
+
+    def begun(self) -> bool:
+        return (self.path / CONFIG).exists()
+
+    def lineage(self) -> dict[str, Any]:
+        """What this folder was made from; empty before the stage has begun."""
+        found: dict[str, Any] = read_json(self.path / LINEAGE) or {}
+        return found
+
+    def parents(self, config: Config) -> tuple["StageFolder", ...]:
+        """Beside this folder, or in the run that it branches off."""
+        return tuple(self.run.folder(parent) for parent in self.stage.parents(config))
+
+    def check_parents(self, config: Config, *, but: Collection[StageId] = ()) -> None:
+        """UserError that names the stages to run first, if any is not finished, or the one made from other ancestors.
+
+        `but`: stages that will be finished by then.
+        """
+        asked = [parent for parent in self.parents(config) if parent.stage.id not in but]
+        missing = [parent for parent in asked if parent.done() is None]
+        if missing:
+            found = sorted(path.parent.name for path in self.run.workdir.glob(f"*/{DONE}"))
+            commands = "; ".join(parent.stage.id.flags for parent in missing)
+            raise UserError(
+                f"stage {self.name} needs finished {', '.join(p.name for p in missing)} in {self.run.workdir}, "
+                f"found {', '.join(found) or 'no finished stage'}; run first: {commands} (or --stage=all)"
+            )
+        for parent in asked:
+            parent.ancestors(config)
+
+    def ancestors(self, config: Config) -> dict[str, str]:
+        """{stage: digest} of every finished stage above this one.
+
+        Raises:
+            UserError: an ancestor was trained again after a stage that was made from it.
+        """
+        digests: dict[str, str] = {}
+        for parent in self.parents(config):
+            done = parent.done()
+            assert done is not None, f"{parent.name} is not finished"
+            made_from = parent.lineage().get("ancestors", {})
+            above = parent.ancestors(config)
+            if changed := sorted(name for name in above.keys() & made_from.keys() if above[name] != made_from[name]):
+                raise UserError(
+                    f"{parent.path} was made from another {changed[0]} (digest {made_from[changed[0]]}) than the one "
+                    f"that is there now ({above[changed[0]]}); delete {parent.path} to run that stage again"
+                )
+            digests |= {**above, parent.name: done["digest"]}
+        return digests
+
+    def changed(self, config: Config) -> list[str]:
+        """`knob: before -> now` for every knob of the stage in which `config` differs from what this folder holds.
+
+        A knob that the folder is too old to hold had the value that is now its default.
+        """
+        before = read_json(self.path / CONFIG) or {}
+        now = self.stage.depends_on(config)
+        before = {name: value for name, value in flatten(type(config)()).items() if name in now} | before
+        names = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
+        return [f"{k}: {before.get(k)!r} -> {now.get(k)!r}" for k in names]
+
+    def check_config(self, config: Config) -> None:
+        """UserError that names the changed knobs when this folder was made with other ones."""
+        if self.begun() and (changed := self.changed(config)):
+            raise UserError(
+                f"the config of {self.path} changed ({', '.join(changed)}); use another --workdir, restore the old "
+                f"values, or delete {self.path} to run the stage again"
+            )
+
+    def lineage_now(self, config: Config, *, data_fingerprint: str) -> dict[str, Any]:
+        """What the stage would be made from: digests of its knobs, the data and all its ancestors."""
+        knobs = config_hash(self.stage.depends_on(config))
+        return {"config": knobs, "data": data_fingerprint, "ancestors": self.ancestors(config)}
+
+    def changed_inputs(self, lineage: Mapping[str, Any]) -> list[str]:
+        """The names of data and ancestors in which `lineage` differs from what this folder was made from."""
+        before = self.lineage()
+        if not before:
+            return []
+        old, new = (
+            {k: v for k, v in entries.items() if k not in NOT_INPUTS | {"ancestors"}} | entries.get("ancestors", {})
+            for entries in (before, lineage)
+        )
+        return sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
+
+    def check_lineage(self, lineage: Mapping[str, Any]) -> None:
+        """UserError when data, tokenizer or an ancestor differ from those this folder was made from."""
+        if changed := self.changed_inputs(lineage):
+            raise UserError(
+                f"{self.path} was made from other inputs ({', '.join(changed)} changed); "
+                f"delete {self.path} to run the stage again, or use another --workdir"
+            )
+
+    def begin(
+        self,
+        config: Config,
+        *,
+        data_fingerprint: str,
+        package: str = "",
+        notes: Mapping[str, str] | None = None,
+        derived: bool = False,
+    ) -> dict[str, Any]:
+        """Check config and lineage against the folder's, then write both. Returns the lineage.
+
+        `package` names the code of pit_jax, for a reader; `notes` are kept in the lineage, beside those of earlier
+        runs: what a reader of the results must know. What is `derived` from other files on disk takes the place of
+        what was derived from other ones, unchecked.
+        """
+        knobs = self.stage.depends_on(config)
+        lineage = self.lineage_now(config, data_fingerprint=data_fingerprint)
+        if not derived:
+            self.check_config(config)
+            self.check_lineage(lineage)
+        kept = {**self.lineage().get("notes", {}), **(notes or {})}
+        lineage |= {"package": package} if package else {}
+        lineage |= {"notes": kept} if kept else {}
+        write_json(self.path / CONFIG, knobs)
+        write_json(self.path / LINEAGE, lineage)
+        return lineage
+
+    def finish(self, *, round: int, digest: str, **more: Any) -> None:
+        """Mark the stage finished; children read the parameters of checkpoint `round`. `more` is for the report."""
+        write_json(self.path / DONE, {"round": round, "digest": digest, **more})

@@ -1,0 +1,154 @@
+"""What SFT, reward models and DPO share: one network, one stream of rows, one loop."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from pit_jax.config import OptimizerConfig
+from pit_jax.data.stream import Stream
+from pit_jax.errors import UserError
+from pit_jax.files import Row
+from pit_jax.masked import Mean
+from pit_jax.model.networks import Params
+from pit_jax.parallel.sharding import abstract_params, batch_sharding, init_sharded, put_rows, replicated
+from pit_jax.run.code import package_code
+from pit_jax.run.context import Context
+from pit_jax.run.params import Models, trains_fully
+from pit_jax.training.optimizer import make_optimizer
+from pit_jax.training.session import Session
+from pit_jax.training.state import Partition, plan_state
+from pit_jax.training.step import Loss, compile_step, make_train_step
+
+LOG_EVERY = 20  # updates a row of metrics
+
+
+@dataclass(frozen=True)
+class Task:
+    """One supervised training: what to minimise, on which rows, how long, and what the best checkpoint maximises."""
+
+    loss: Loss
+    make_batch: Callable[..., Any]  # the batch dataclass, from named arrays
+    rows: Mapping[str, np.ndarray]
+    heldout: Mapping[str, np.ndarray]
+    optimizer: OptimizerConfig
+    steps: int
+    batch_size: int
+    accumulate: int
+    seed: int  # of the order of the rows
+    score: Callable[[dict[str, float]], float]
+
+
+def fit(context: Context, task: Task, models: Models, start: Callable[[], Params]) -> None:
+    """Train the network that the stage leaves and finish the stage; children read its best held-out checkpoint."""
+    round, digest = train(context, task, models, start)
+    context.folder.finish(round=round, digest=digest)
+
+
+def train(context: Context, task: Task, models: Models, start: Callable[[], Params]) -> tuple[int, str]:
+    """From the newest checkpoint, or from `start()`, to the last step; (round, digest) of the best checkpoint.
+
+    `start` is called only where something must be trained from it.
+    """
+    context.folder.begin(context.config, data_fingerprint=context.data.fingerprint, package=package_code())
+    config, mesh, name = context.config, context.mesh, str(context.stage.id)
+    full, network = trains_fully(config, name), models.network(context.stage)
+    # Of adapters the frozen weights are needed in any case; weights trained in full come from the checkpoint.
+    begun = None if full else models.partition(name, start())
+    trainable = abstract_params(network.init, mesh) if begun is None else begun.trainable
+    optimizer = make_optimizer(task.optimizer, task.steps)
+    plan = plan_state(trainable, optimizer, replicated(mesh), seed=config.seed, extras={})
+    partition = begun or Partition(trainable)
+    check_score(task, partition.combine(trainable))
+    step = compile_step(
+        make_train_step(task.loss, optimizer, accumulate=task.accumulate),
+        state_sharding=plan.sharding,
+        batch_sharding=batch_sharding(mesh),
+        frozen=partition.frozen,
+    )
+    measure = heldout_metrics(context, task)
+    stream = Stream(task.rows, batch_size=task.batch_size, seed=task.seed)
+    bar = context.screen.bar(name, task.steps)
+
+    def show(row: Row) -> None:
+        if row["phase"] == "train":
+            bar.show(row["step"], f"loss {row['loss']:.3f}")
+        if row["phase"] == "eval" or row["step"] == 1:
+            context.screen.row(name, row)
+
+    session = Session(
+        context.folder.path,
+        plan.abstract,
+        lambda: plan.begin((begun or models.partition(name, start())).trainable, {}),
+        rounds=task.steps,
+        keep=config.checkpoint.keep,
+        log_every=LOG_EVERY,
+        show=show,
+        say=context.screen.say,
+    )
+    with session:
+        bar.show(session.start)
+        for done in session.rounds():
+            if done and (done % config.checkpoint.every == 0 or done == session.last):
+                metrics = measure(partition.combine(session.state.params))
+                session.evaluated(done, metrics, score=task.score(metrics))
+            if done == session.last:
+                break
+            session.update(step, put_rows(mesh, task.make_batch, stream.batch(done)))
+            session.end_round(done)
+        best = session.best()
+    assert best is not None, "a supervised checkpoint always has a score"
+    return best
+
+
+def check_score(task: Task, params: Params) -> None:
+    """UserError, before anything is trained, where the loss does not report what checkpoints are chosen by."""
+    batch = task.make_batch(**{name: array[: task.batch_size] for name, array in task.rows.items()})
+    _, metrics = jax.eval_shape(task.loss, params, batch, jax.random.key(0))
+    task.score(dict.fromkeys(metrics, 0.0))
+
+
+def with_head(context: Context, models: Models, name: str) -> Params:
+    """The weights that the stage starts from under a fresh head, which is drawn by the `name` of the model."""
+    before = context.stage.init_from
+    assert before is not None, f"stage {context.stage.id} starts from no SFT weights"
+    head = init_sharded(context.scalar_model.init_head, context.key("init", name), context.mesh)
+    return {"trunk": models.load(before), **head}
+
+
+def heldout_metrics(context: Context, task: Task) -> Callable[[Params], dict[str, float]]:
+    """params -> metrics over all whole held-out batches; the last, smaller part is left out."""
+    evaluate_batch = jax.jit(lambda params, batch: task.loss(params, batch, jax.random.key(0))[1])
+    rows = len(next(iter(task.heldout.values())))
+    size = min(task.batch_size, rows)
+    batches = [{k: v[i : i + size] for k, v in task.heldout.items()} for i in range(0, rows - size + 1, size)]
+
+    def evaluate(params: Params) -> dict[str, float]:
+        total: dict[str, Mean] = {}
+        for arrays in batches:
+            for name, mean in evaluate_batch(params, put_rows(context.mesh, task.make_batch, arrays)).items():
+                total[name] = total[name] + mean if name in total else mean
+        return {name: mean.value for name, mean in total.items()}
+
+    return evaluate
+
+
+def by(metric: str, *, sign: float = 1.0) -> Callable[[dict[str, float]], float]:
+    """The score of a checkpoint: a held-out metric, or with sign -1 what it should be small in.
+
+    The score raises UserError where the loss does not report the metric.
+    """
+
+    def score(metrics: dict[str, float]) -> float:
+        value = metrics.get(metric, math.nan)
+        if math.isnan(value):
+            raise UserError(
+                f"checkpoints are chosen by the metric {metric!r}, and the loss reports {', '.join(sorted(metrics))}; "
+                "report it, or choose by another one"
+            )
+        return sign * value
+
+    return score

@@ -1,1 +1,0 @@
-"""What is run: one file a stage, each reads top to bottom."""

@@ -1,0 +1,118 @@
+"""One training on disk: restored or begun, updated, logged, evaluated, saved and finished. What every training shares.
+
+A stage reads as one loop over `rounds()`. The order of a round makes resuming exact: evaluate the old state, save it,
+*then* draw batches. A run killed anywhere goes on from a saved state that no batch of the coming round has touched.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import jax
+import numpy as np
+
+from pit_jax.errors import UserError
+from pit_jax.files import Row
+from pit_jax.training.checkpoint import Checkpoints
+from pit_jax.training.metrics import MetricsLog
+from pit_jax.training.state import TrainState
+from pit_jax.training.step import Metrics, Step
+
+
+class Session:
+    """The state of a training and what stands of it in a folder. Use it in a `with` block."""
+
+    def __init__(
+        self,
+        folder: Path,
+        abstract: TrainState,
+        fresh: Callable[[], TrainState],
+        *,
+        rounds: int,
+        keep: int,
+        log_every: int,
+        show: Callable[[Row], None],
+        say: Callable[[str], None],
+    ):
+        """Open the newest checkpoint in `folder`, placed as `abstract` is; without one, begin with `fresh()`.
+
+        `keep` checkpoints are kept beside the best, a row of metrics is written every `log_every` rounds and shown,
+        `say` hears what a person should know. Raises UserError as Checkpoints does.
+        """
+        self._checkpoints = Checkpoints(folder / "checkpoints", keep=keep, say=say)
+        self._checkpoints.check_space(abstract)
+        restored = self._checkpoints.restore_latest(abstract)
+        self.start, self.state = restored if restored is not None else (0, fresh())
+        self.last = rounds
+        self._log = MetricsLog(folder, every=log_every, resume_round=self.start, on_row=show)
+        self._totals: Metrics = {}
+
+    def __enter__(self) -> "Session":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        try:
+            if kind is None:
+                self._log.close()
+        finally:
+            self._checkpoints.close()
+
+    def rounds(self) -> Iterator[int]:
+        """The number of finished rounds, from that of the state to the last: train one more while it is less."""
+        return iter(range(self.start, self.last + 1))
+
+    def evaluated(self, round: int, metrics: dict[str, float], *, score: float | None) -> None:
+        """Log held-out metrics of the state after `round` rounds, and save it.
+
+        `score` (higher is better) ranks the checkpoint; with None it is never chosen.
+        """
+        self._log.eval(round, metrics)
+        self._checkpoints.save(round, self.state, score=score)
+
+    def update(self, step: Step, batch: Any) -> Metrics:
+        """One update of the state, which is donated: read what is needed of the old one before. Returns its metrics."""
+        self.state, metrics = step(self.state, batch)
+        _pace(self.state)
+        totals = self._totals
+        self._totals = {name: totals[name] + metrics[name] for name in metrics} if totals else metrics
+        return metrics
+
+    @property
+    def totals(self) -> Metrics:
+        """Sums of the metrics over the updates of the round so far."""
+        return self._totals
+
+    def end_round(self, round: int, *, metrics: Metrics | None = None, extras: dict[str, Any] | None = None) -> None:
+        """Count the round that follows `round` finished ones, and log its updates' metrics with `metrics` beside them.
+
+        `extras` takes the place of the state's, leaf by leaf where the old ones are. Raises UserError for a round
+        without an update, and when a metric is not finite.
+        """
+        if not self._totals:
+            raise UserError(f"no batch for round {round}: the data supply is empty; check the data and the batch size")
+        if extras is not None:
+            before = self.state.extras
+            assert extras.keys() == before.keys(), f"extras changed keys: {extras.keys() ^ before.keys()}"
+            placed = jax.device_put(extras, jax.tree.map(lambda x: x.sharding, before))
+            self.state = dataclasses.replace(self.state, extras=placed)
+        # Set from the host, where it is known, so that reading it never waits for the device.
+        finished = jax.device_put(np.int32(round + 1), self.state.round.sharding)
+        self.state = dataclasses.replace(self.state, round=finished)
+        totals, self._totals = {**self._totals, **(metrics or {})}, {}
+        self._log.train(round + 1, totals)
+        if round == 0:
+            self._log.flush()  # the first loss is shown at once
+
+    def best(self) -> tuple[int, str] | None:
+        """(round, digest) of the checkpoint with the best score, once all are on disk; None where none has one."""
+        self._checkpoints.wait()
+        round = self._checkpoints.best_round()
+        return None if round is None else (round, self._checkpoints.digest(round))
+
+
+def _pace(state: TrainState) -> None:
+    """Several CPU processes with several devices each deadlock when steps queue up (jax < 0.12): wait for each."""
+    if jax.process_count() > 1 and jax.default_backend() == "cpu":
+        jax.block_until_ready(state.step)

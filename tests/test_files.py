@@ -1,0 +1,134 @@
+"""Files are whole or not there, whatever happens while they are written."""
+
+import errno
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pit_jax import files
+from pit_jax.errors import UserError, did_you_mean
+
+
+@pytest.mark.parametrize(
+    ("write", "old", "new"),
+    [
+        (files.write_json, {"a": 1}, {"a": 2}),
+        (files.write_jsonl, [{"a": 1}], [{"a": 2}]),
+        (files.write_text, "one", "two"),
+    ],
+)
+def test_files_appear_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[..., None], old: Any, new: Any
+) -> None:
+    """A reader, or a killed writer, leaves the old file as it was until the new one is complete."""
+    path = tmp_path / "file"
+    write(path, old)
+    before = path.read_text()
+    seen: list[str] = []
+
+    def killed(source: Any, target: Any) -> None:
+        seen.append(path.read_text())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write(path, new)
+    assert seen == [before] and path.read_text() == before
+    monkeypatch.undo()
+    write(path, new)
+    assert path.read_text() != before and os.listdir(tmp_path) == ["file"]
+
+
+def test_what_is_renamed_was_forced_to_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    sync, move = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda handle: done.append("sync") or sync(handle))
+    monkeypatch.setattr(os, "replace", lambda *names: done.append("move") or move(*names))
+    files.write_text(tmp_path / "file", "text")
+    assert done == ["sync", "move", "sync"], "the content before the rename, the folder behind it"
+
+
+def test_json_that_cannot_be_written_leaves_the_file_alone(tmp_path: Path) -> None:
+    path = tmp_path / "file.json"
+    files.write_json(path, {"a": 1})
+    with pytest.raises(TypeError):
+        files.write_json(path, {"a": object()})
+    assert json.loads(path.read_text()) == {"a": 1}
+
+
+def test_jsonl_is_one_object_a_line_with_text_as_it_is(tmp_path: Path) -> None:
+    files.write_jsonl(tmp_path / "rows", [{"text": "a\nb"}, {"text": "grüße"}])
+    files.append_jsonl(tmp_path / "rows", [{"text": "\u2028"}, {}])
+    lines = (tmp_path / "rows").read_text(encoding="utf-8").split("\n")
+    assert lines == ['{"text": "a\\nb"}', '{"text": "grüße"}', '{"text": "\u2028"}', "{}", ""]
+    assert files.read_jsonl(tmp_path / "rows")[2] == {"text": "\u2028"}
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_a_disk_that_refuses_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    def refuse(handle: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    asked = [
+        lambda: files.write_text(tmp_path / "a", ""),
+        lambda: files.append_jsonl(tmp_path / "a", []),
+        lambda: files.check_writable(tmp_path / "folder" / "a"),
+    ]
+    for write in asked:
+        with pytest.raises(UserError, match=rf"cannot write .*/a: {os.strerror(code)}; free space there") as caught:
+            write()
+        assert isinstance(caught.value.__cause__, OSError)
+
+
+def test_a_folder_appears_whole_and_takes_the_place_of_another(tmp_path: Path) -> None:
+    target = tmp_path / "folder"
+    for name in ("first", "second"):
+        with files.whole_folder(target) as partial:
+            (partial / name).write_text(name)
+            assert not (target / name).exists()
+        assert [path.name for path in target.iterdir()] == [name]
+    with pytest.raises(KeyboardInterrupt), files.whole_folder(target) as partial:
+        (partial / "third").write_text("")
+        raise KeyboardInterrupt
+    assert [path.name for path in target.iterdir()] == ["second"] and os.listdir(tmp_path) == ["folder"]
+
+
+def test_absent_files_are_empty(tmp_path: Path) -> None:
+    assert files.read_json(tmp_path / "a.json") is None
+    assert files.read_jsonl(tmp_path / "a.jsonl") == []
+
+
+def test_a_line_still_being_written_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"a": 1}\n{"a": 2}\n{"a"')
+    assert files.read_jsonl(path) == [{"a": 1}, {"a": 2}]
+
+
+@pytest.mark.parametrize("bad", ['{"a"', "[1]", ""])
+def test_a_garbled_line_is_named(tmp_path: Path, bad: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(f'{{"a": 1}}\n{bad}\n{{"a": 3}}\n')
+    with pytest.raises(UserError, match=r"a\.jsonl, line 2: asked for a JSON object, found"):
+        files.read_jsonl(path)
+
+
+def test_a_garbled_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("{")
+    with pytest.raises(UserError, match=r"a\.json: asked for JSON"):
+        files.read_json(tmp_path / "a.json")
+
+
+def test_a_digest_tells_parts_apart() -> None:
+    assert len(files.digest_of("a")) == 12
+    assert len({files.digest_of("ab", "c"), files.digest_of("a", "bc"), files.digest_of("abc")}) == 3
+    assert files.digest_of("a") == files.digest_of(b"a")
+
+
+def test_the_nearest_name_is_offered() -> None:
+    assert did_you_mean("improv", ["improve", "evaluate"]) == "; did you mean improve?"
+    assert did_you_mean("zzz", ["improve"]) == ""
