@@ -1,20 +1,28 @@
 """Packaging. The ranges are what the code supports; constraints-py3XX.txt hold the exact versions it is tested with."""
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
 readme = Path(__file__).with_name("README.md")
+package = Path(__file__).with_name("pit_jax") / "__init__.py"
 
 setup(
     name="pit_jax",
-    version="0.1.0",
+    version=re.findall(r'__version__ = "(.*)"', package.read_text(encoding="utf-8"))[0],
     description="Train a language model to improve answers, from preference pairs alone (PIT), in JAX.",
     long_description=readme.read_text(encoding="utf-8") if readme.exists() else "",
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    packages=find_packages(include=["pit_jax", "pit_jax.*"]),
-    package_data={"pit_jax.report": ["templates/*.j2"], "pit_jax.inference": ["prompts/*.txt"]},
+    packages=[*find_packages(include=["pit_jax", "pit_jax.*"]), "pit_jax.configs"],
+    package_dir={"pit_jax.configs": "configs"},
+    package_data={
+        "pit_jax": ["py.typed"],
+        "pit_jax.report": ["templates/*.j2"],
+        "pit_jax.inference": ["prompts/*.txt"],
+    },
+    entry_points={"console_scripts": ["pit-jax = pit_jax.cli:entry"]},
     python_requires=">=3.11,<3.14",
     install_requires=[
         "jax>=0.10.2,<0.13",  # 0.10.2 is the newest for Python 3.11
@@ -36,6 +44,7 @@ setup(
         "importlib_resources>=6",  # needed by tensorflow-datasets, not declared there
         "sentencepiece>=0.2.1,<0.2.3",  # 0.2.3 refuses to import beside protobuf < 7.36
         "tyro>=1.0.13,<2",
+        "msgspec>=0.19",  # JSON records read back as typed values, an error naming the field
         "rich>=14",
         "matplotlib>=3.10",
         "tensorboardX>=2.6",

@@ -1,199 +1,31 @@
-"""The command line: a config file, then typed flags over it; errors of the user in one sentence, exit code 2."""
+"""The command line: parse, show the resolved config, run; errors of the user in one sentence, exit code 2."""
 
-import itertools
 import logging
 import os
-import re
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-import tyro
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from pit_jax.config import Config, config_hash, flatten
-from pit_jax.errors import UserError, did_you_mean
-from pit_jax.forks import fault_of, load_forks, with_sections
+from pit_jax.errors import UserError
+from pit_jax.flags import parse
+from pit_jax.forks import fault_of
 from pit_jax.parallel.host_memory import keep_freed_memory
-from pit_jax.recipes.catalogue import STAGES, stage_names
-from pit_jax.shipped import load_config
-
-SWITCH = ("true", "false")
-DEFAULT_CONFIG = "tiny"
-DESCRIPTION = """Train a language model to improve answers, from preference pairs alone (PIT).
-
-Stages (--stage), in order:
-{stages}
-  all        what stands above, for both models, but for the stages marked by *; skips what is finished
---model=policy|improver picks one of two models where a stage has both.
-
---config=PATH names a Python file with `def get_config() -> Config`, or a shipped one (default: tiny); flags go on top.
---fork=FILE adds what a Python file declares: stages, RL algorithms, references, rewards, judges, layouts.
-Re-running a command resumes it."""
-
-
-def description() -> str:
-    """What --help begins with; the stages are those of the catalogue."""
-    lines, told = [], Config()
-    for stage in STAGES:
-        mark = " " if stage.in_all(told) else "*"
-        role = f" ({stage.role})" if stage.role else ""
-        lines.append(f"  {stage.name:<9}{mark} {stage.help}{role}")
-    return DESCRIPTION.format(stages="\n".join(lines))
-
-
-def parse(argv: Sequence[str]) -> Config:
-    """The config file named by --config with the other flags on top; forks named by --fork are loaded before.
-
-    UserError names an unknown flag, choice or stray word and the nearest known one. --help, and a value that has the
-    wrong type, end the process as tyro does (codes 0 and 2). --base sets the knobs of the transformer.
-    """
-    paths, rest = _take("config", argv)
-    forks, rest = _take("fork", rest)
-    seeds, rest = _take_seeds(rest)
-    load_forks(forks)
-    default = replace(with_sections(load_config((paths or [DEFAULT_CONFIG])[-1])), forks=tuple(forks))
-    flags = _flags(default)
-    following = [*rest, ""][1:]
-    arguments = [_checked(argument, after, flags) for argument, after in zip(rest, following, strict=False)]
-    config, unknown = tyro.cli(
-        type(default),
-        prog="pit-jax",
-        description=description(),
-        default=default,
-        args=arguments,
-        return_unknown_args=True,
-    )
-    if unknown:
-        raise UserError(f"did not expect {' '.join(unknown)!r}; write --flag=value, and see --help for every flag")
-    config = config if seeds is None else replace(config, seeds=seeds)
-    if seeds is not None or config.seeds:
-        _check_seeds(config.seeds)
-        if any(word.partition("=")[0] == "--seed" for word in rest):
-            raise UserError(f"--seed={config.seed} beside the seeds {_listed(config.seeds)}: drop one of the two flags")
-    if config.base:
-        from pit_jax.run.base import with_base
-
-        config = with_base(config)
-    return config
-
-
-def _take(name: str, argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """(the values of a flag that tyro does not see, the other arguments)."""
-    values, rest, words = [], [], iter(argv)
-    for word in words:
-        if word == f"--{name}":
-            following = next(words, "")
-            if not following or following.startswith("--"):
-                raise UserError(f"--{name}: asked for a path, found {following or 'nothing'}; write --{name}=PATH")
-            values.append(following)
-        elif word.startswith(f"--{name}="):
-            values.append(word.partition("=")[2])
-        else:
-            rest.append(word)
-    return values, rest
-
-
-def _take_seeds(argv: Sequence[str]) -> tuple[tuple[int, ...] | None, list[str]]:
-    """(the numbers after --seeds, with commas or spaces between them, None without the flag; the other arguments)."""
-    seeds, rest, words = None, [], list(argv)
-    while words:
-        name, _, value = words[0].partition("=")
-        following = list(itertools.takewhile(lambda word: not word.startswith("--"), words[1:]))
-        if name == "--seeds":
-            found = ",".join([value, *following]).replace(",", " ").split()
-            if bad := [word for word in found if not re.fullmatch("-?[0-9]+", word)]:
-                raise UserError(f"--seeds: asked for whole numbers, found {bad[0]!r}; write --seeds=0,1,2")
-            seeds, words = tuple(map(int, found)), words[1 + len(following) :]
-        else:
-            rest.append(words.pop(0))
-    return seeds, rest
-
-
-def _check_seeds(seeds: tuple[int, ...]) -> None:
-    """UserError for seeds that cannot be compared: one alone, one twice, or one that JAX would cut to another."""
-    if len(seeds) < 2:
-        raise UserError(f"--seeds: asked for two or more, found {_listed(seeds) or 'none'}; write --seeds=0,1,2")
-    if twice := [seed for seed in seeds if seeds.count(seed) > 1]:
-        raise UserError(f"--seeds={_listed(seeds)}: {twice[0]} is there twice; name every seed once")
-    if beyond := [seed for seed in seeds if not 0 <= seed < 2**32]:
-        raise UserError(f"--seeds={_listed(seeds)}: {beyond[0]} is no seed; pass whole numbers from 0 to {2**32 - 1}")
-
-
-def _listed(seeds: Sequence[int]) -> str:
-    return ",".join(map(str, seeds))
-
-
-def _flags(config: Any, prefix: str = "--") -> dict[str, tuple[str, ...]]:
-    """Every flag with its choices: a Literal's values, SWITCH for a yes or no, () where values are free."""
-    flags: dict[str, tuple[str, ...]] = {}
-    for name, annotation in get_type_hints(type(config)).items():
-        flag = prefix + name.replace("_", "-")
-        if flag == "--stage":
-            flags[flag] = tuple(stage_names())
-        elif get_origin(annotation) is Literal:
-            flags[flag] = get_args(annotation)
-        elif annotation is bool:
-            flags[flag] = SWITCH
-        elif hasattr(annotation, "__dataclass_fields__"):
-            flags |= _flags(getattr(config, name), f"{flag}.")
-        else:
-            flags[flag] = ()
-    return flags
-
-
-def _checked(argument: str, following: str, flags: dict[str, tuple[str, ...]]) -> str:
-    """The argument in the spelling of the parser; UserError for an unknown flag or a value that is no choice."""
-    if not argument.startswith("--") or argument == "--help":
-        return argument
-    name, equals, value = argument.partition("=")
-    name = name.replace("_", "-")
-    positive = _positive(name) if flags.get(_positive(name)) == SWITCH else name
-    if positive not in flags:
-        raise UserError(f"unknown flag {name}{_nearest(name, flags)}; see --help for every flag")
-    choices = flags[positive]
-    if choices == SWITCH:
-        if not equals:
-            return name
-        if value.lower() not in choices or name != positive:
-            raise UserError(f"{argument}: a switch is written {positive}, {positive}=false or {_negative(positive)}")
-        return positive if value.lower() == "true" else _negative(positive)
-    value = value if equals else following
-    if choices and value not in choices:
-        raise UserError(f"{name}: unknown {value!r}{_nearest(value, choices)}; known: {', '.join(choices)}")
-    return f"{name}{equals}{value}" if equals else name
-
-
-def _positive(flag: str) -> str:
-    """--rl.no-center-gap -> --rl.center-gap."""
-    head, dot, last = flag.removeprefix("--").rpartition(".")
-    return f"--{head}{dot}{last.removeprefix('no-')}"
-
-
-def _negative(flag: str) -> str:
-    """--rl.center-gap -> --rl.no-center-gap."""
-    head, dot, last = flag.removeprefix("--").rpartition(".")
-    return f"--{head}{dot}no-{last}"
-
-
-def _nearest(word: str, known: Sequence[str] | dict[str, tuple[str, ...]]) -> str:
-    """`; did you mean X?` with the nearest known name, or one that ends alike; nothing when none is near."""
-    alike = [flag for flag in known if flag.rpartition(".")[2] == word.removeprefix("--").rpartition(".")[2]][:1]
-    return did_you_mean(word, known) or "".join(f"; did you mean {flag}?" for flag in alike)
 
 
 def resolved(config: Config) -> Table:
     """The hash of a config and the fields in which it differs from the defaults of pit_jax.config."""
     flat, usual = flatten(config), flatten(type(config)())
     title = f"{config.stage} · config {config_hash(flat)} · {config.workdir}"
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
+    table = Table(title=Text(title), title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
     for column in ("knob", "value", "default"):
         table.add_column(column, style="dim" if column == "default" else "")
     for name, value in flat.items():
         if value != usual[name]:
-            table.add_row(name, str(value), str(usual[name]))
+            table.add_row(name, Text(str(value)), Text(str(usual[name])))
     return table
 
 

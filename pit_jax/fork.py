@@ -22,7 +22,8 @@ from pit_jax.batch import Experience, GapBatch, PromptBatch, Responses, RewardBa
 from pit_jax.config import Config, RlConfig
 from pit_jax.data.layouts import LAYOUTS, Layout, Unusable
 from pit_jax.errors import UserError
-from pit_jax.evaluation.judges.judge import JUDGES, Bench, Judge
+from pit_jax.evaluation.judges.builtin import JUDGES
+from pit_jax.evaluation.judges.judge import Bench, Judge
 from pit_jax.masked import Mean, fill, masked_mean
 from pit_jax.model.scoring import counted_logits, end_scores, pair_scores, response_logprobs, tree_gaps
 from pit_jax.recipes.catalogue import STAGES
@@ -55,16 +56,16 @@ def fork(*values: Value) -> None:
     The file's code, and that of modules beside it which it imports, becomes part of the hash of every stage that uses
     a value, and of the data fingerprint for a layout. UserError for a name that is taken: it names both files.
     """
-    with table.declared_by(_source()):
-        for value in values:
-            found = next((kind for kind in TABLES if isinstance(value, kind)), None)
-            if found is None:
-                known = ", ".join(kind.__name__ for kind in TABLES)
-                raise UserError(f"fork(...): asked for values of {known}, found {type(value).__name__}")
-            TABLES[found].add(_own(value) if isinstance(value, Stage) else value)
+    source = _source()
+    for value in values:
+        kind = next((kind for kind in TABLES if isinstance(value, kind)), None)
+        if kind is None:
+            known = ", ".join(kind.__name__ for kind in TABLES)
+            raise UserError(f"fork(...): asked for values of {known}, found {type(value).__name__}")
+        TABLES[kind].add(with_code(value) if isinstance(value, Stage) else value, source)
 
 
-def _own(stage: Stage) -> Stage:
+def with_code(stage: Stage) -> Stage:
     """A fork's stage with its code in what it depends on."""
     knobs = stage.knobs or (*EVERYTHING, *((stage.name,) if stage.config is not None else ()))
 
@@ -130,6 +131,6 @@ __all__ = [
 ]
 
 if __name__ == "__main__":
-    from pit_jax.contract import main
+    from pit_jax.contract.check import main
 
     sys.exit(main(sys.argv[1:]))

@@ -16,7 +16,7 @@ from typing import Any
 from pit_jax.config import Config
 from pit_jax.errors import UserError
 from pit_jax.recipes.catalogue import STAGES
-from pit_jax.table import Source, declared_by, forget, source_of
+from pit_jax.table import Source, forget, importing, source_of
 
 GROUP = "pit_jax.forks"  # of entry points: NAME = "module", whose import declares the fork
 _loaded: dict[Path, Source] = {}
@@ -36,7 +36,7 @@ def load_forks(names: Sequence[str]) -> None:
             continue
         if before is not None:
             forget(before)
-        with declared_by(source):
+        with importing(source):
             _import(name, source)
         _loaded[source.file] = source
 
@@ -78,18 +78,12 @@ def _config_class(sections: tuple[tuple[str, type[Any]], ...]) -> type[Config]:
 
 def fault_of(error: BaseException) -> str | None:
     """Where a fork's code raised, or called what raised: file, line and function; None where no fork was involved."""
-    folders = [source.file.parent for source in _loaded.values()]
-    frames = traceback.extract_tb(error.__traceback__)
-    for frame in reversed(frames):
+    files = {file for source in _loaded.values() for file in source.files}
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
         path = Path(frame.filename)
-        if path in _loaded or any(path.is_relative_to(folder) and _is_ours(path) for folder in folders):
+        if path in files:
             return f"fork {path}, line {frame.lineno}, in {frame.name}: {type(error).__name__}: {error}"
     return None
-
-
-def _is_ours(path: Path) -> bool:
-    """A module beside a fork, and not one of an environment or of this package that happens to lie below its folder."""
-    return "site-packages" not in path.parts and not path.is_relative_to(Path(__file__).parent)
 
 
 def _file_of(name: str) -> Path:

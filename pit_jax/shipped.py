@@ -29,7 +29,8 @@ def load_config(path: Path | str) -> Config:
     """
     asked = Path(path)
     file = asked if asked.is_file() else CONFIGS / f"{asked.stem}.py"
-    if not asked.is_file() and (asked.stem not in names() or len(asked.parts) > 2):
+    by_name = asked.stem in names() and asked.suffix in ("", ".py") and asked.parent in (Path(), Path("configs"))
+    if not asked.is_file() and not by_name:
         known = ", ".join(names())
         raise UserError(
             f"--config={path}: no such file{did_you_mean(asked.stem, names())}; pass a Python file, or one of {known}"

@@ -17,43 +17,43 @@ class Named(Protocol):
 
 
 T = TypeVar("T", bound=Named)
+PACKAGE = Path(__file__).resolve().parent
 
 
 @dataclass(frozen=True)
 class Source:
-    """A fork's file, and the digest of its code: the file and the modules beside it that it imports."""
+    """A fork's file, and its code: the digest and the files, which are that one and what it imports beside it."""
 
     file: Path
     digest: str
+    files: tuple[Path, ...] = ()
 
 
-_loading: list[Source] = []  # the fork that is being imported, if any
+_importing: list[Source] = []  # the fork whose file is being run, if any
 _tables: list["Table[Any]"] = []
 
 
 class Table(Generic[T]):
-    """Values by name, in the order in which they were added."""
+    """Values by name: the built-in ones, which belong to no fork whoever imports them first, then those of forks."""
 
-    def __init__(self, kind: str, key: Callable[[T], str] = lambda value: value.name):
+    def __init__(self, kind: str, *built_in: T, key: Callable[[T], str] = lambda value: value.name):
         """`kind` is what an error calls one of them, `key` what a value is known by."""
-        self.kind, self._key = kind, key
-        self._values: dict[str, T] = {}
+        self.kind, self.key = kind, key
+        self._values: dict[str, T] = {key(value): value for value in built_in}
+        assert len(self._values) == len(built_in), f"a built-in {kind} is there twice"
         self._sources: dict[str, Source] = {}
         _tables.append(self)
 
-    def add(self, value: T) -> T:
-        """Declare a value. UserError for a name that is taken: it names both files."""
-        name, source = self._key(value), loading()
+    def add(self, value: T, source: Source) -> None:
+        """Declare a value of a fork. UserError for a name that is taken: it names both files."""
+        name = self.key(value)
         if name in self._values:
-            owner, here = self._sources.get(name), source.file if source else "pit_jax"
+            owner = self._sources.get(name)
             raise UserError(
-                f"{here}: the {self.kind} {name!r} is declared by {owner.file if owner else 'pit_jax'} already; "
+                f"{source.file}: the {self.kind} {name!r} is declared by {owner.file if owner else 'pit_jax'} already; "
                 "give one of them another name"
             )
-        self._values[name] = value
-        if source is not None:
-            self._sources[name] = source
-        return value
+        self._values[name], self._sources[name] = value, source
 
     def __getitem__(self, name: str) -> T:
         """The value of a name. UserError for a name that nobody has declared."""
@@ -87,21 +87,21 @@ class Table(Generic[T]):
 
 
 def loading() -> Source | None:
-    """The fork that is being imported, if any."""
-    return _loading[-1] if _loading else None
+    """The fork whose file is being run, if any."""
+    return _importing[-1] if _importing else None
 
 
 @contextlib.contextmanager
-def declared_by(source: Source) -> Iterator[None]:
-    """Values that are added inside belong to this fork; where it raises, they are taken back."""
-    _loading.append(source)
+def importing(source: Source) -> Iterator[None]:
+    """The file of this fork is run inside; where it raises, what it has declared is taken back."""
+    _importing.append(source)
     try:
         yield
     except BaseException:
         forget(source)
         raise
     finally:
-        _loading.pop()
+        _importing.pop()
 
 
 def forget(source: Source) -> None:
@@ -114,7 +114,8 @@ def source_of(file: Path) -> Source:
     """The file with the digest of its code. UserError for a file that is not there or is no Python."""
     file = file.resolve()
     found = sorted(_imported(file, {}).items())
-    return Source(file, digest_of(*(part for path, digest in found for part in (path, digest))))
+    digest = digest_of(*(part for path, digest in found for part in (path, digest)))
+    return Source(file, digest, tuple(file.parent / path for path, _ in found))
 
 
 def _imported(file: Path, found: dict[str, str]) -> dict[str, str]:
@@ -133,7 +134,8 @@ def _imported(file: Path, found: dict[str, str]) -> dict[str, str]:
         for node in ast.walk(tree):
             for module in _modules(node, path.parent, root):
                 for candidate in (module.with_suffix(".py"), module / "__init__.py"):
-                    if candidate.is_file() and candidate.is_relative_to(root):
+                    ours = candidate.is_relative_to(PACKAGE)  # of a fork that lies beside the package
+                    if candidate.is_file() and candidate.is_relative_to(root) and not ours:
                         visit(candidate)
 
     if not file.is_file():

@@ -61,40 +61,6 @@ def build(kind: str, examples: Sequence[Example], layout: Layout) -> Arrays:
     return _BUILDERS[kind](examples, layout)
 
 
-def pack_sft(kind: str, examples: Sequence[Example], layout: Layout) -> Arrays:
-    """SFT rows that hold several examples: first fit in order; segments count from 1, positions restart in each."""
-    pairs = [_sft_pair(kind, example, layout) for example in examples]
-    length = layout.row_lengths[kind]
-    rows: list[list[int]] = []
-    room: list[int] = []
-    for number, (prompt, answer) in enumerate(pairs):
-        need = len(prompt) + len(answer) - 1
-        assert need <= length, f"an example of {need} tokens does not fit a row of {length}"
-        row = next((i for i, free in enumerate(room) if need <= free), len(rows))
-        if row == len(rows):
-            rows.append([])
-            room.append(length)
-        rows[row].append(number)
-        room[row] -= need
-    return _sft_rows([[pairs[number] for number in row] for row in rows], length, layout.pad_id)
-
-
-def gap_pairs(examples: Sequence[Example], layout: Layout) -> Arrays:
-    """The four sequences [prefix + reference + suffix + candidate EOS] of the gap tree, written out one by one.
-
-    `tokens_ab_BL` and `end_ab_B` for candidate a given reference b (w = chosen, l = rejected). For the four-pass form.
-    """
-    arrays: Arrays = {}
-    for name in ("wl", "ww", "ll", "lw"):
-        rows = []
-        for example in examples:
-            candidate, reference = (example.chosen if letter == "w" else example.rejected for letter in name)
-            rows.append([*example.prefix, *reference, *layout.suffix, *candidate, layout.eos_id])
-        arrays[f"tokens_{name}_BL"] = _pad(rows, max(len(row) for row in rows), layout.pad_id)
-        arrays[f"end_{name}_B"] = np.array([len(row) - 1 for row in rows], np.int32)
-    return arrays
-
-
 def _sft_pair(kind: str, example: Example, layout: Layout) -> tuple[list[int], list[int]]:
     answer = [*example.chosen, layout.eos_id]
     if kind == "sft-policy":
@@ -102,35 +68,24 @@ def _sft_pair(kind: str, example: Example, layout: Layout) -> tuple[list[int], l
     return [*example.prefix, *example.rejected, *layout.suffix], answer
 
 
-def _sft_rows(rows: Sequence[Sequence[tuple[list[int], list[int]]]], length: int, pad_id: int) -> Arrays:
-    """Rows of one or several (prompt, answer EOS) pairs; targets are the tokens one place on, within the same pair."""
-    shape = (len(rows), length)
-    arrays = {
-        "tokens_BL": np.full(shape, pad_id, np.int32),
-        "targets_BL": np.full(shape, pad_id, np.int32),
-        "mask_BL": np.zeros(shape, bool),
-        "positions_BL": np.zeros(shape, np.int32),
-        "segments_BL": np.zeros(shape, np.int32),
+def _sft_rows(pairs: Sequence[tuple[list[int], list[int]]], length: int, pad_id: int) -> Arrays:
+    """Rows of one (prompt, answer EOS) each; targets are the tokens one place on."""
+    full = [prompt + answer for prompt, answer in pairs]
+    real_BL = _real([row[:-1] for row in full], length)
+    starts_B1 = np.array([[len(prompt) - 1] for prompt, _ in pairs])
+    places_L = np.arange(length, dtype=np.int32)
+    return {
+        "tokens_BL": _pad([row[:-1] for row in full], length, pad_id),
+        "targets_BL": _pad([row[1:] for row in full], length, pad_id),
+        "mask_BL": real_BL & (places_L >= starts_B1),
+        "positions_BL": np.where(real_BL, places_L, 0).astype(np.int32),
+        "segments_BL": real_BL.astype(np.int32),
     }
-    for number, pairs in enumerate(rows):
-        start = 0
-        for segment, (prompt, answer) in enumerate(pairs, 1):
-            full = prompt + answer
-            stop = start + len(full) - 1
-            assert stop <= length, f"a row of {stop} tokens does not fit {length}"
-            here = (number, slice(start, stop))
-            arrays["tokens_BL"][here] = full[:-1]
-            arrays["targets_BL"][here] = full[1:]
-            arrays["mask_BL"][number, start + len(prompt) - 1 : stop] = True
-            arrays["positions_BL"][here] = np.arange(stop - start)
-            arrays["segments_BL"][here] = segment
-            start = stop
-    return arrays
 
 
 def _sft(kind: str) -> Callable[[Sequence[Example], Layout], Arrays]:
     def rows(examples: Sequence[Example], layout: Layout) -> Arrays:
-        pairs = [[_sft_pair(kind, example, layout)] for example in examples]
+        pairs = [_sft_pair(kind, example, layout) for example in examples]
         return _sft_rows(pairs, layout.row_lengths[kind], layout.pad_id)
 
     return rows
@@ -217,23 +172,20 @@ _CHUNK = 1024  # examples a converter hands to NumPy at once
 _FILL = -1  # marks the end of a feature inside a chunk
 
 
-def converter(kind: str, layout: Layout, *, pack: bool = False) -> "seqio.FeatureConverter":
-    """seqio converter from the task features (FEATURES, `margin` and `id`) to the fields of `kind`.
-
-    Unpacked rows keep `id`, the number of their example; packed rows (SFT only) have none.
-    """
-    assert not pack or kind.startswith("sft"), f"only SFT rows are packed, not {kind}"
-    return _converter_class(kind, pack)(layout)
+def converter(kind: str, layout: Layout) -> "seqio.FeatureConverter":
+    """seqio converter from the task features (FEATURES, `margin` and `id`) to the fields of `kind` and `id`, the
+    number of a row's example."""
+    return _converter_class(kind)(layout)
 
 
 @functools.cache
-def _converter_class(kind: str, packed: bool) -> Any:
+def _converter_class(kind: str) -> Any:
     import seqio
     import tensorflow as tf
 
     spec = seqio.FeatureConverter.FeatureSpec
     probe = Layout(0, 1, (2,), dict.fromkeys(KINDS, 16), 4, 4)
-    fields = build(kind, [Example([3], [3], [3], [3])], probe) | ({} if packed else {"id": np.zeros(1, np.int32)})
+    fields = build(kind, [Example([3], [3], [3], [3])], probe) | {"id": np.zeros(1, np.int32)}
 
     class Converter(seqio.FeatureConverter):
         TASK_FEATURES = {name: spec(dtype=tf.int32) for name in FEATURES} | {
@@ -246,7 +198,7 @@ def _converter_class(kind: str, packed: bool) -> Any:
         PACKING_FEATURE_DTYPES: dict[str, Any] = {}
 
         def __init__(self, layout: Layout) -> None:
-            super().__init__(pack=packed, apply_length_check=False)  # `build` checks that every row fits
+            super().__init__(pack=False, apply_length_check=False)  # `build` checks that every row fits
             self.layout = layout
 
         def get_model_feature_lengths(self, task_feature_lengths: Mapping[str, int]) -> dict[str, int]:
@@ -269,8 +221,7 @@ def _converter_class(kind: str, packed: bool) -> Any:
                 *features, margins, ids = columns
                 real = [[row[row != _FILL].tolist() for row in feature] for feature in features]
                 examples = [Example(*group) for group in zip(*real, margins.tolist(), strict=True)]
-                make = pack_sft if packed else build
-                arrays = make(kind, examples, self.layout) | {"id": ids}
+                arrays = build(kind, examples, self.layout) | {"id": ids}
                 return [arrays[name] for name in self.MODEL_FEATURES]
 
             dtypes = [feature.dtype for feature in self.MODEL_FEATURES.values()]

@@ -133,18 +133,19 @@ class Layout:
     name: str
     parse: Callable[[Row], Triple]
     """parse(row) -> Triple, or raises Unusable(reason)."""
+    examples: tuple[Row, ...] = ()
+    """Rows that it gives a Triple for; a fork's are tried by `pit_jax.fork check`."""
 
 
-LAYOUTS: Table[Layout] = Table("layout")
-for _layout in (
+LAYOUTS: Table[Layout] = Table(
+    "layout",
     Layout("pairs", pairs),
     Layout("jsonl", pairs),  # its old name
     Layout("hh", hh),
     Layout("tldr", tldr),
     Layout("ultrafeedback", ultrafeedback),
     Layout("synthetic_instruct", synthetic_instruct),
-):
-    LAYOUTS.add(_layout)
+)
 
 
 def _two_answers(prompt: str, chosen: str, rejected: str) -> Triple:

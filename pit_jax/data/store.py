@@ -23,7 +23,7 @@ from pit_jax.data.text.templates import Template
 from pit_jax.data.text.tokenizers import Tokenizer, load_tokenizer, train_tokenizer
 from pit_jax.data.tf import tensorflow_and_seqio
 from pit_jax.errors import UserError
-from pit_jax.files import file_digest, whole_folder, write_json
+from pit_jax.files import file_digest, read_json, whole_folder, write_json
 
 FOLD_KINDS: dict[str, tuple[str, ...]] = {
     "sft": ("sft-policy", "sft-improver"),
@@ -80,7 +80,7 @@ def prepare(
     if not _is_prepared(folder, inputs):
         with whole_folder(folder) as partial:
             _build(data, tokenizer, partial, inputs, say)
-    return _load(folder)
+    return open_data(folder)
 
 
 def _check(data: DataConfig) -> None:
@@ -136,11 +136,14 @@ def _is_prepared(folder: Path, inputs: Mapping[str, Any]) -> bool:
     return True
 
 
-def _load(folder: Path) -> Prepared:
-    done = json.loads((folder / _DONE).read_text())
+def open_data(folder: Path) -> Prepared:
+    """A finished data folder as it is, whatever it was prepared from. UserError where there is none."""
+    done, report = read_json(folder / _DONE), read_json(folder / "report.json")
+    if done is None or report is None:
+        raise UserError(f"{folder}: asked for prepared data, found none; run --stage=data, or any other, first")
     tokenizer = load_tokenizer(folder / "tokenizer")
-    assert tokenizer.fingerprint == done["tokenizer"], f"{folder}/tokenizer changed since the data set was prepared"
-    report = json.loads((folder / "report.json").read_text())
+    if tokenizer.fingerprint != done["tokenizer"]:
+        raise UserError(f"{folder}/tokenizer changed since the data were prepared; put it back, or prepare them again")
     return Prepared(folder, tokenizer, Template(tokenizer), done["fingerprint"], done["response_slot"], report)
 
 

@@ -90,7 +90,7 @@ def build_mixture(
     tf, seqio = tensorflow_and_seqio()
     vocabulary = hf_vocabulary(template.tokenizer)
     features = {name: seqio.Feature(vocabulary, add_eos=False, dtype=tf.int32) for name in FEATURES}
-    number = seqio.PassThroughVocabulary(size=2**31 - 1)
+    number = seqio.PassThroughVocabulary(size=2**31 - 1)  # any int32
     features["margin"] = seqio.Feature(number, add_eos=False, dtype=tf.float32, rank=0)
     features["id"] = seqio.Feature(number, add_eos=False, dtype=tf.int32, rank=0)
     names = []
@@ -113,8 +113,8 @@ def build_mixture(
     return seqio.get_mixture_or_task(mixture)
 
 
-def read(mixture: Any, fold: str, kinds: Sequence[str], layout: Layout, *, pack: bool = False) -> dict[str, Arrays]:
-    """All rows of one pass over a fold, for each of `kinds`, with `id` [rows] unless packed; no feature is trimmed.
+def read(mixture: Any, fold: str, kinds: Sequence[str], layout: Layout) -> dict[str, Arrays]:
+    """All rows of one pass over a fold, for each of `kinds`, with `id` [rows]; no feature is trimmed.
 
     The same as `seqio.get_dataset` for each kind, but the tokens are made once.
     """
@@ -124,7 +124,7 @@ def read(mixture: Any, fold: str, kinds: Sequence[str], layout: Layout, *, pack:
     tokens = mixture.get_dataset(None, split=fold, shuffle=False, num_epochs=1, trim_output_features=False).cache()
     rows = {}
     for kind in kinds:
-        chunks = list(converter(kind, layout, pack=pack)(tokens, lengths).batch(4 * _CHUNK).as_numpy_iterator())
+        chunks = list(converter(kind, layout)(tokens, lengths).batch(4 * _CHUNK).as_numpy_iterator())
         rows[kind] = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
     return rows
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-SHOWN = 10
+SHOWN = 10  # of a report's page: what a person reads
 
 
 @dataclass(frozen=True)

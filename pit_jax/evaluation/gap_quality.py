@@ -25,8 +25,8 @@ from pit_jax.objectives.gap import COMPARISONS
 
 NAMES = ("wl", "ww", "ll", "lw")
 SIDE_PAIRS = 30  # fewest pairs on either side of a comparison by length
-BIN_PAIRS, MOST_BINS = 50, 10
-_TINY = 1e-12
+BIN_PAIRS, MOST_BINS = 50, 10  # of the calibration: a bin's share is then known to 14 points (two standard errors)
+_TINY = 1e-12  # the least divisor
 FAILURES = {
     "length": "the preference is right or wrong with the length of the answers: the model counts tokens",
     "length-correlation": "the gap is little more than the difference in tokens",

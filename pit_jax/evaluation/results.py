@@ -177,6 +177,6 @@ def read_results(path: Path, kind: type[T]) -> T | None:
         return msgspec.convert(content, kind)
     except msgspec.ValidationError as error:
         raise UserError(
-            f"{path}: asked for what its stage writes, found another form ({error}); delete {path} and run "
-            f"--stage={path.parent.name} again"
+            f"{path}: asked for what its stage writes, found another form ({error}); delete it and the done.json "
+            f"beside it, and run --stage={path.parent.name} again"
         ) from error

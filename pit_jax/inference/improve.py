@@ -56,8 +56,7 @@ def extend(
         if not any(wanted):
             continue
         before = [trail.answers[min(round - 1, len(trail.drafts))] for trail in trails]
-        references = [answer.ids if live else () for answer, live in zip(before, wanted, strict=True)]
-        round_key = jax.random.fold_in(key, round)
+        references, round_key = [answer.ids for answer in before], jax.random.fold_in(key, round)
         drafts = texts.rewrite(improver, chunk, references, round_key, sampling, wanted=wanted)
         live = [i for i, asked in enumerate(wanted) if asked]
         for i in live:

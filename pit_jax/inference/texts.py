@@ -89,7 +89,8 @@ class TextEngine:
         wanted: Sequence[bool] = (),
     ) -> list[Answer]:
         """y ~ M(x, y_ref), y_ref as tokens, EOS included or not; otherwise as `answer`."""
-        responses = self._responses(references)
+        asked = wanted or [True] * chunk.real
+        responses = self._responses([ids if live else () for ids, live in zip(references, asked, strict=True)])
         return self.read(self.engine.rewrite(params, self._live(chunk, wanted), responses, key, sampling), chunk.real)
 
     def read(self, drawn: Completions | Responses, real: int) -> list[Answer]:

@@ -12,7 +12,7 @@ from pit_jax.model.norms import RmsNorm
 from pit_jax.model.rope import rope, rope_frequencies
 from pit_jax.model.rows import Continuation, Rows, near, visible
 
-MASKED = -1e30
+MASKED = -1e30  # a logit that no real one reaches and that bfloat16 holds; -inf would make a row of padding NaN
 
 
 @jax.tree_util.register_dataclass

@@ -6,7 +6,7 @@ from flax import nnx
 
 from pit_jax.model.rows import Rows, visible
 
-POOL_SCALE = 8.0
+POOL_SCALE = 8.0  # the sum over 64 unrelated tokens is then as large as one of them
 
 
 class ScalarHead(nnx.Module):

@@ -32,6 +32,7 @@ def advantages(rewards_BK: jax.Array, *, kind: str) -> jax.Array:
     if size < 2:
         raise UserError(f"{kind} compares the responses of a group, found {size}; draw two or more for each prompt")
     rewards_BK = rewards_BK.astype(jnp.float32)
+    rewards_BK = rewards_BK - rewards_BK[:, :1]  # equal rewards become 0 before a mean can round them apart
     differences_BK = rewards_BK - jnp.mean(rewards_BK, axis=1, keepdims=True)
     if kind == "rloo":
         return differences_BK * (size / (size - 1))

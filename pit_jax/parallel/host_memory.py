@@ -18,5 +18,6 @@ def keep_freed_memory() -> bool:
     if platform.system() != "Linux" or platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
+    # One arena: buffers that one thread frees serve the others. No mapping of its own for any buffer.
     settings = ((M_ARENA_MAX, 1), (M_MMAP_MAX, 0), (M_TOP_PAD, 64 * MEBIBYTE), (M_TRIM_THRESHOLD, 512 * MEBIBYTE))
     return all([mallopt(name, value) == 1 for name, value in settings])

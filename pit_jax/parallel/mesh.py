@@ -1,6 +1,7 @@
 """The device mesh: axes `data` (batch), `fsdp` (batch and parameters), `tensor` (heads, feed-forward, vocabulary)."""
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh
 
 from pit_jax.config import MeshConfig
@@ -32,6 +33,12 @@ def make_mesh(config: MeshConfig) -> Mesh:
     """The mesh over all devices. Raises UserError when the axes do not divide them."""
     shape = mesh_shape(config, jax.device_count())
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def mesh_of(data: int, fsdp: int, tensor: int) -> Mesh:
+    """A mesh of the first devices, as many as it takes."""
+    devices = np.array(jax.devices()[: data * fsdp * tensor]).reshape(data, fsdp, tensor)
+    return Mesh(devices, AXES, axis_types=(AxisType.Auto,) * 3)
 
 
 def check_batch(name: str, size: int, parts: int, mesh: Mesh) -> None:

@@ -17,8 +17,6 @@ RL_POLICY, RL_IMPROVER = StageId("rl", "policy"), StageId("rl", "improver")
 DRAWN = ("improve.rounds", "improve.temperature", "improve.top_k", "improve.top_p", "improve.batch_size")
 OF_IMPROVER_RL = ("improver_", "curriculum", "reward", "center_gap", "monitors.max_second", "monitors.max_dis")
 
-STAGES: Table[Stage] = Table("stage", key=lambda stage: str(stage.id))
-
 
 def _data() -> Recipe:
     from pit_jax.recipes.data import RECIPE
@@ -107,7 +105,8 @@ def has_second_gap(config: Config) -> bool:
 
 
 # A limit on what was trained (rm.gates, rl.ignore_gates) stops a stage and changes none.
-for _stage in (
+STAGES: Table[Stage] = Table(
+    "stage",
     built_in(
         _data,
         name="data",
@@ -246,8 +245,8 @@ for _stage in (
         knobs=knobs("export"),
         in_all=never,
     ),
-):
-    STAGES.add(_stage)
+    key=lambda stage: str(stage.id),
+)
 
 
 def catalogue() -> Mapping[StageId, Stage]:
@@ -289,7 +288,7 @@ def selected(config: Config) -> list[Stage]:
 
 def _in_order(stages: list[Stage], config: Config) -> Iterator[Stage]:
     """Stages behind their parents, replaced ones left out, otherwise in the order of the catalogue."""
-    instead = {stage.replaces: stage for stage in stages if stage.replaces}
+    instead = {stage.replaces: stage for stage in STAGES if stage.replaces}
     waiting = {stage.id: stage for stage in stages if stage.id not in instead}
     done: set[StageId] = set()
 

@@ -46,7 +46,7 @@ def run(context: Context) -> None:
     """
     config, models, second = context.config.rm, Models(context), context.stage.role == SECOND
     task = Task(
-        loss=make_loss(context.scalar_model, "five" if second else config.gap_loss),
+        loss=make_loss(context.scalar_model, terms_of(context.config, context.stage.role)),
         make_batch=GapBatch,
         rows=context.data.arrays("rm", "gap"),
         heldout=context.data.arrays("heldout", "gap"),
@@ -61,6 +61,10 @@ def run(context: Context) -> None:
     if not second:
         measure_gates(context, models.own(round))
     context.folder.finish(round=round, digest=digest)
+
+
+def terms_of(config: Config, role: str) -> str:
+    return "five" if role == SECOND else config.rm.gap_loss
 
 
 def make_loss(model: ScalarModel, terms: str = "five") -> Loss:
@@ -162,7 +166,7 @@ def require_gates(context: Context) -> dict[str, str]:
 def programs(shapes: Shapes, role: str) -> Iterator[Program]:
     config, network = shapes.config.rm, shapes.scalar_model
     optimizer, batch = make_optimizer(config.optimizer, 1), shapes.batch("gap", config.batch_size)
-    loss, params = make_loss(network, config.gap_loss), shapes.params(network)
+    loss, params = make_loss(network, terms_of(shapes.config, role)), shapes.params(network)
     yield shapes.step("update", loss, optimizer, params, batch, accumulate=config.accumulate)
 
 

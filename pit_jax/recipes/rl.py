@@ -36,6 +36,7 @@ from pit_jax.training.session import Session
 from pit_jax.training.state import plan_state
 from pit_jax.training.step import Step, compile_step, make_train_step
 
+COUNTS = ("batch_size", "epochs", "minibatches", "evaluate_every", "heldout_prompts", "kl_horizon")
 RATIO_TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}  # of the first minibatch's mean ratio, which is 1 in theory
 
 
@@ -200,6 +201,9 @@ def check(config: Config, role: str) -> None:
     rl = config.rl
     if not rl.temperature > 0:
         raise UserError(f"--rl.temperature={rl.temperature}: rollouts need a temperature above 0 to explore")
+    counts = {name: getattr(rl, name) for name in COUNTS}
+    if min(counts.values()) < 1:
+        raise UserError(f"--rl: every count must be at least 1, found {counts}")
     check_algorithm(rl, role)
     text_rewards_of(rl, role)
     check_monitors(config)

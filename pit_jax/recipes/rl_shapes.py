@@ -1,6 +1,7 @@
 """What RL puts on the mesh, compiles and costs, from shapes alone."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from pit_jax.inference.sampling import Sampling
 from pit_jax.model.flops import Work
 from pit_jax.rl.algorithms import algorithm_of, samples_of
 from pit_jax.rl.curriculum import providers_of
-from pit_jax.rl.references import reference_cost
+from pit_jax.rl.references import REFERENCES, reference_cost
 from pit_jax.rl.rewards import reward_of
 from pit_jax.rl.rollout import make_loss, make_score
 from pit_jax.run.programs import Program, Shapes
@@ -56,10 +57,26 @@ def programs(shapes: Shapes, role: str) -> Iterator[Program]:
         "update", make_loss(policy, scalar, config, algorithm, slot=spec.response_slot), optimizer, params, batch
     )
     if role == "improver":
-        part = rows // samples // len(providers_of(config.curriculum.references[0]))
-        asked = shapes.batch("prompts", part)
-        yield Program("references", engine.complete, (language, asked.prompt_BP, asked.prompt_mask_BP, key, sampling))
-        yield Program("improver prompts", engine.improver_prompt, (asked, shapes.responses(part)))
+        yield from _references(shapes, engine, language, key, sampling)
+
+
+def _references(shapes: Shapes, engine: Engine, language: Any, key: Any, sampling: Sampling) -> Iterator[Program]:
+    """What the providers of all phases draw, and the policy for held-out prompts; and the prompts that hold it."""
+    config = shapes.config.rl
+    groups = config.batch_size // samples_of(config, "improver")
+    prompts, drawn = {groups, config.batch_size}, {(config.batch_size, False)}
+    for phase in map(providers_of, config.curriculum.references):
+        part = groups // len(phase)
+        asked = {(part, rewrite) for name in phase for rewrite in REFERENCES[name].drawn}
+        prompts |= {part for part, rewrite in asked if rewrite}
+        drawn |= asked
+    for rows in sorted(prompts):
+        held = shapes.batch("prompts", rows), shapes.responses(rows)
+        yield Program(f"improver prompts of {rows}", engine.improver_prompt, held)
+    for rows, rewrite in sorted(drawn):
+        row = shapes.rollout_prompts(rows, shapes.improver_slot if rewrite else shapes.layout.prompt_slot)
+        args = language, row.prompt_BP, row.prompt_mask_BP, key, sampling
+        yield Program(f"references of {rows}{', rewritten' if rewrite else ''}", engine.complete, args)
 
 
 def cost(shapes: Shapes, role: str) -> Work:

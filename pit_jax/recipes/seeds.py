@@ -32,7 +32,8 @@ def run(config: Config) -> None:
     console, workdir = Console(), Path(config.workdir)
     folders = {seed: workdir / f"seed-{seed}" for seed in config.seeds}
     check_shared(workdir)
-    pipeline.check(replace(config, workdir=str(folders[config.seeds[0]])))  # with its seeds, which data refuse
+    first = config.seeds[0]
+    pipeline.check(replace(config, seed=first, workdir=str(folders[first])))  # with its seeds, which data refuse
     configs = [replace(config, seed=seed, seeds=(), workdir=str(folder)) for seed, folder in folders.items()]
     for one in configs:
         pipeline.check(one)

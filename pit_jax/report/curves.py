@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pit_jax.files import Row
 from pit_jax.report import figures, records
 from pit_jax.report.figures import COLORS, Line, Mark, Panel
+from pit_jax.run.provenance import StageId
 
 GAP_ACCURACIES = {
     "gap/acc_wl_ww": "wl > ww",
@@ -200,7 +201,7 @@ def fine_tuning(policy: list[Row], improver: list[Row]) -> Section:
     return Section("Supervised fine-tuning", "", *where, svg=_figure(panels, xlabel="update"))
 
 
-def training(name: str, metrics: Sequence[str], rows: list[Row]) -> Section:
+def training(id: StageId, metrics: Sequence[str], rows: list[Row]) -> Section:
     """Loss and the named held-out metrics of a stage that has no section of its own."""
     panels = [
         _panel(
@@ -210,4 +211,4 @@ def training(name: str, metrics: Sequence[str], rows: list[Row]) -> Section:
         ),
         *(_panel(f"held-out {metric}", _line(metric, rows, metric, COLORS[2])) for metric in metrics),
     ]
-    return Section(name, "", f"--stage={name}", f"{name}/metrics.jsonl", svg=_figure(panels, xlabel="update"))
+    return Section(str(id), "", id.flags, f"{id}/metrics.jsonl", svg=_figure(panels, xlabel="update"))

@@ -13,9 +13,9 @@ from pit_jax.config import Config
 from pit_jax.data.folds import FOLDS
 from pit_jax.data.inspection import Duplicates, Overlap, Span, duplicates, overlaps, spans, spread
 from pit_jax.data.store import Prepared
-from pit_jax.report.render import render
+from pit_jax.report.render import render, visible
 
-EXAMPLES = 10
+EXAMPLES = 10  # of a page: what a person reads
 OPEN, CLOSE = "⟦", "⟧"
 KINDS = {"sft-policy": "policy", "sft-improver": "improver"}
 
@@ -26,7 +26,7 @@ def build(config: Config, data: Prepared, console: Console) -> Path:
     repeated, shared = duplicates(folds), overlaps(folds)
     rows = examples(data)
     for line in source_lines(data.report):
-        console.print(Text(line), soft_wrap=True)
+        console.print(Text(visible(line)), soft_wrap=True)
     for title, table in (
         ("rows of each fold that repeat an earlier one (near: the same words)", folds_table(repeated)),
         ("held-out rows whose prompt a training fold holds", overlap_table(shared)),
@@ -90,7 +90,8 @@ def source_lines(report: Mapping[str, Any]) -> list[str]:
 
 def marked(row: list[Span]) -> Text:
     """A row for the terminal, where colours may be missing."""
-    pieces = ((f"{OPEN}{span.text}{CLOSE}", "green") if span.counts else (span.text, "") for span in row)
+    texts = ((visible(span.text), span.counts) for span in row)
+    pieces = ((f"{OPEN}{text}{CLOSE}", "green") if counts else (text, "") for text, counts in texts)
     return Text.assemble(*pieces)
 
 
@@ -107,7 +108,9 @@ def overlap_table(found: list[Overlap]) -> Table:
     """Held-out rows whose prompt a training fold holds."""
     table = _table("fold", "of", "exact", "near", "example")
     for one in found:
-        table.add_row(one.fold, *(f"{n:,}" for n in (one.heldout, one.exact, one.near)), Text(one.example[:200]))
+        table.add_row(
+            one.fold, *(f"{n:,}" for n in (one.heldout, one.exact, one.near)), Text(visible(one.example[:200]))
+        )
     return table
 
 

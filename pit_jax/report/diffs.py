@@ -17,10 +17,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Step:
-    """One answer of a trail: `score` is its grade, `gap` that of the round's draft over the answer before.
-
-    The answer is a copy where the draft was one, or where the stop rule threw the draft away.
-    """
+    """One answer of a trail: `score` is its grade, `gap` that of the round's draft over the answer before."""
 
     label: str
     changes: list[Change]

@@ -129,7 +129,7 @@ def _curves(run: Run) -> list[Section]:
     for stage in run.catalogue.values():
         shown = getattr(stage, "curves", ())
         if shown and run.folder(stage.id).begun():
-            sections.append(curves.training(str(stage.id), shown, metrics(*stage.id)))
+            sections.append(curves.training(stage.id, shown, metrics(*stage.id)))
     return sections
 
 

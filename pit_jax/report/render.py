@@ -9,6 +9,10 @@ import jinja2
 from pit_jax.files import write_text
 
 PREFIXES = ("", "k", "M", "G", "T", "P", "E")
+PICTURES = {
+    **{code: chr(0x2400 + code) for code in range(32) if chr(code) not in "\t\n"},
+    **dict.fromkeys(range(0x7F, 0xA0), "\N{REPLACEMENT CHARACTER}"),
+}
 
 
 def render(template: str, target: Path, **values: Any) -> Path:
@@ -52,3 +56,8 @@ def scaled(value: Any) -> str:
     rounded = float(f"{value:.3g}")
     thousands = min(int(math.log10(max(abs(rounded), 1.0)) // 3), len(PREFIXES) - 1)
     return f"{rounded / 1000**thousands:g} {PREFIXES[thousands]}".rstrip()
+
+
+def visible(text: str) -> str:
+    """Text of data or of a fork for a terminal: characters that would command it become pictures of themselves."""
+    return text.translate(PICTURES)

@@ -52,7 +52,6 @@ MEANS: dict[str, Callable[[jax.Array, jax.Array], Mean]] = {
     "responses": mean_of_rows,
     "slots": mean_of_slots,
 }
-ALGORITHMS: Table[Algorithm] = Table("RL algorithm")
 
 
 def algorithm_of(config: RlConfig, role: str) -> Algorithm:
@@ -142,7 +141,10 @@ def _group(name: str, *, usual: str, kl: Literal["reward", "loss"]) -> Algorithm
     return Algorithm(name, advantages, loss, samples=4, kl=kl)
 
 
-ALGORITHMS.add(Algorithm("ppo", gae_advantages, ppo_loss, critic=True))
-ALGORITHMS.add(_group("grpo", usual="responses", kl="loss"))
-ALGORITHMS.add(_group("rloo", usual="tokens", kl="reward"))
-ALGORITHMS.add(_group("dr_grpo", usual="slots", kl="loss"))
+ALGORITHMS: Table[Algorithm] = Table(
+    "RL algorithm",
+    Algorithm("ppo", gae_advantages, ppo_loss, critic=True),
+    _group("grpo", usual="responses", kl="loss"),
+    _group("rloo", usual="tokens", kl="reward"),
+    _group("dr_grpo", usual="slots", kl="loss"),
+)

@@ -37,9 +37,14 @@ def heldout_chunks(
     role: str,
     key: jax.Array,
 ) -> Iterator[HeldoutChunk]:
-    """Held-out prompts in batches of a round's size; the improver's with answers of the policy as references."""
+    """Held-out prompts in batches of a round's size; the improver's with answers of the policy as references.
+
+    Rows that fill up the last one hold no prompt, and count nowhere.
+    """
     for index, (columns, real) in enumerate(sequential(dict(rows), supply.batch_size)):
-        batch = put_rows(mesh, PromptBatch, columns)
+        real_B1 = np.arange(supply.batch_size)[:, None] < real
+        live = {name: columns[name] & real_B1 for name in ("prompt_mask_BP", "prefix_mask_BP")}
+        batch = put_rows(mesh, PromptBatch, columns | live)
         if role == "policy":
             prompts = policy_prompts(batch)
         else:

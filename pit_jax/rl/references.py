@@ -46,9 +46,6 @@ class Reference:
     """What it draws for one reference, for the cost tables: an answer to x (False), a rewrite of an answer (True)."""
 
 
-REFERENCES: Table[Reference] = Table("reference")
-
-
 def _rejected(draw: Draw) -> Responses:
     return with_end(draw.rows.rejected_BR, draw.rows.rejected_mask_BR, draw.engine.spec.eos_id)
 
@@ -68,11 +65,14 @@ def _improved(draw: Draw) -> Responses:
     return draw.engine.rewrite(draw.improver, draw.rows, before, key, draw.sampling).responses
 
 
-REFERENCES.add(Reference("rejected", _rejected))
-REFERENCES.add(Reference("chosen", _chosen))
-REFERENCES.add(Reference("policy-sft", _answer_of(POLICY_SFT), needs=(POLICY_SFT,), drawn=(False,)))
-REFERENCES.add(Reference("policy-rl", _answer_of(POLICY_RL), needs=(POLICY_RL,), drawn=(False,)))
-REFERENCES.add(Reference("improver", _improved, needs=(POLICY_RL,), drawn=(False, True)))
+REFERENCES: Table[Reference] = Table(
+    "reference",
+    Reference("rejected", _rejected),
+    Reference("chosen", _chosen),
+    Reference("policy-sft", _answer_of(POLICY_SFT), needs=(POLICY_SFT,), drawn=(False,)),
+    Reference("policy-rl", _answer_of(POLICY_RL), needs=(POLICY_RL,), drawn=(False,)),
+    Reference("improver", _improved, needs=(POLICY_RL,), drawn=(False, True)),
+)
 
 
 @partial(jax.jit, static_argnames="eos_id")

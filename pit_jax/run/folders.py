@@ -114,7 +114,7 @@ class StageFolder:
                 f"found {', '.join(found) or 'no finished stage'}; run first: {commands} (or --stage=all)"
             )
         for parent in asked:
-            parent.ancestors(config)
+            parent.made_from(config)
 
     def ancestors(self, config: Config) -> dict[str, str]:
         """{stage: digest} of every finished stage above this one.
@@ -126,15 +126,18 @@ class StageFolder:
         for parent in self.parents(config):
             done = parent.done()
             assert done is not None, f"{parent.name} is not finished"
-            made_from = parent.lineage().get("ancestors", {})
-            above = parent.ancestors(config)
-            if changed := sorted(name for name in above.keys() & made_from.keys() if above[name] != made_from[name]):
-                raise UserError(
-                    f"{parent.path} was made from another {changed[0]} (digest {made_from[changed[0]]}) than the one "
-                    f"that is there now ({above[changed[0]]}); delete {parent.path} to run that stage again"
-                )
-            digests |= {**above, parent.name: done["digest"]}
+            digests |= {**parent.made_from(config), parent.name: done["digest"]}
         return digests
+
+    def made_from(self, config: Config) -> dict[str, str]:
+        """The ancestors of this finished stage. UserError as `ancestors`, and where it was itself made from others."""
+        above, before = self.ancestors(config), self.lineage().get("ancestors", {})
+        if changed := sorted(name for name in above.keys() & before.keys() if above[name] != before[name]):
+            raise UserError(
+                f"{self.path} was made from another {changed[0]} (digest {before[changed[0]]}) than the one "
+                f"that is there now ({above[changed[0]]}); delete {self.path} to run that stage again"
+            )
+        return above
 
     def changed(self, config: Config) -> list[str]:
         """`knob: before -> now` for every knob of the stage in which `config` differs from what this folder holds.

@@ -1,10 +1,12 @@
 """Checkpoints: asynchronous and atomic (orbax), verified on the way back, never silently replaced by a fresh start."""
 
+import contextlib
 import hashlib
+import logging
 import math
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +52,9 @@ class Checkpoints:
             raise UserError(f"no checkpoints: folder {self._folder} does not exist; run the stage that writes it")
         if not read_only:
             check_writable(self._folder)
-        options = ocp.CheckpointManagerOptions(create=not read_only, read_only=read_only, max_to_keep=None)
-        self._manager = ocp.CheckpointManager(self._folder, options=options)
+        with _without_advice() if read_only else contextlib.nullcontext():
+            options = ocp.CheckpointManagerOptions(create=not read_only, read_only=read_only, max_to_keep=None)
+            self._manager = ocp.CheckpointManager(self._folder, options=options)
 
     def rounds(self) -> list[int]:
         """Rounds of the checkpoints on disk, oldest first."""
@@ -178,7 +181,7 @@ class Checkpoints:
         )
 
     def _read(self, round: int, abstract: Any) -> Any:
-        meta = self._manager.restore(round, args=_META).meta
+        meta = self._manager.restore(round, args=_META)["meta"]
         partial = not isinstance(abstract, TrainState)
         _require_match(meta["leaves"], leaf_specs(abstract), partial, f"checkpoint of round {round} in {self._folder}")
         args = ocp.args.PyTreeRestore(
@@ -186,7 +189,7 @@ class Checkpoints:
             restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
             partial_restore=partial,
         )
-        tree = self._manager.restore(round, args=ocp.args.Composite(state=args)).state
+        tree = self._manager.restore(round, args=ocp.args.Composite(state=args))["state"]
         garbled = [name for name, total in leaf_sums(tree).items() if total != meta["leaves"][name]["sum"]]
         if garbled:
             raise UserError(f"checksums do not fit: {garbled[:5]}")
@@ -196,7 +199,7 @@ class Checkpoints:
         """Score and leaves of a checkpoint; None, said once, when they cannot be read."""
         if round not in self._notes:
             try:
-                self._notes[round] = self._manager.restore(round, args=_META).meta
+                self._notes[round] = self._manager.restore(round, args=_META)["meta"]
             except Exception as error:
                 self._notes[round] = None
                 self._say(
@@ -228,6 +231,18 @@ class Checkpoints:
                 f"Earlier checkpoints are intact (rounds {[r for r in self.rounds() if r != round]}); "
                 "free some space or mend the folder, then run the same command again"
             ) from error
+
+
+@contextlib.contextmanager
+def _without_advice() -> Iterator[None]:
+    """Orbax warns that a folder opened read-only is read-only."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _first_line(error: Exception) -> str:

@@ -17,7 +17,6 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from pit_jax.batch import Triple
 from pit_jax.data.features import Example
@@ -148,15 +147,6 @@ class Template:
         encode = encode or self.tokenizer.encode
         pieces = (run + tuple(encode(content)) for run, content in zip(runs, self.contents(x), strict=False))
         return [token for piece in (*pieces, runs[-1]) for token in piece]
-
-
-def response_span(tokens_BT: Any, eos_id: int) -> Any:
-    """Bool mask [.., T] of the answer in a response slot [.., T]: up to and including the first EOS, all T without one.
-
-    Takes and gives NumPy or JAX arrays; the answer begins at slot 0.
-    """
-    ended_BT = (tokens_BT == eos_id).astype("int32")
-    return ended_BT.cumsum(axis=-1) - ended_BT == 0
 
 
 def _plain_frame(tokenizer: Tokenizer) -> Frame:

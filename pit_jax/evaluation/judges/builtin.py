@@ -1,4 +1,4 @@
-"""The judges that need no fork: the rubric of the embedded set, and the run's own gap model."""
+"""Judges by name: the rubric of the embedded set, the run's own gap model, and those of forks."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,8 +9,9 @@ from pit_jax.batch import Answer
 from pit_jax.config import Config
 from pit_jax.data.sources import known_truth
 from pit_jax.errors import UserError
-from pit_jax.evaluation.judges.judge import JUDGES, Bench, Judge
+from pit_jax.evaluation.judges.judge import Bench, Judge
 from pit_jax.run.provenance import StageId
+from pit_jax.table import Table
 
 GAP_MODEL = StageId("rm", "improver")
 
@@ -25,8 +26,9 @@ def _gap(bench: Bench, prompts: Sequence[str], candidates: Sequence[Answer], ref
     return bench.texts.gaps(bench.models[GAP_MODEL], prompts, candidates, references)
 
 
-RUBRIC = JUDGES.add(Judge("rubric", _rubric, applies=lambda config: known_truth(config.data) is not None))
-GAP = JUDGES.add(Judge("gap", _gap, kind="gap", needs=(GAP_MODEL,)))
+RUBRIC = Judge("rubric", _rubric, applies=lambda config: known_truth(config.data) is not None)
+GAP = Judge("gap", _gap, kind="gap", needs=(GAP_MODEL,))
+JUDGES: Table[Judge] = Table("judge", RUBRIC, GAP)
 
 
 def judges_of(config: Config) -> list[Judge]:

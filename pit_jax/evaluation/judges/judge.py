@@ -12,7 +12,6 @@ from pit_jax.errors import UserError
 from pit_jax.inference.texts import TextEngine
 from pit_jax.model.networks import Params
 from pit_jax.run.provenance import StageId
-from pit_jax.table import Table
 
 Answers = Sequence[Answer]
 VERDICTS = (-1.0, 0.0, 1.0)
@@ -69,9 +68,6 @@ class Judge:
     """Stages whose models it asks."""
     applies: Callable[[Config], bool] = everywhere
     """Whether it can judge the answers of a run."""
-
-
-JUDGES: Table[Judge] = Table("judge")
 
 
 def ask(judge: Judge, prompts: Sequence[str], left: Answers, right: Answers, bench: Bench | None = None) -> Judgement:

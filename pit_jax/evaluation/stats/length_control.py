@@ -6,6 +6,7 @@ import numpy as np
 
 from pit_jax.errors import UserError
 
+# A side that wins everywhere has no maximum: the first bounds its rate. The second makes equal lengths solvable.
 INTERCEPT_RIDGE, SLOPE_RIDGE = 1e-1, 1e-7
 STEPS, PRECISION = 100, 1e-10  # of a fit, the latter in its log-likelihood
 

@@ -2,8 +2,7 @@
 
 Elo depends on the order of the games, although a set of comparisons has none; Bradley-Terry does not. Table 3 of PIT
 (arXiv 2310.00898) is Elo over 11 systems, and its authors see places change with the shuffle: `shuffled_elo` shows
-how much of a rating is the order, `rating_intervals` (independent games) and `rate_prompts` (pairs that answer the same
-prompts) how much of it is the sample.
+how much of a rating is the order, `rate_prompts` how much of it is the sample of prompts.
 
 Shapes: N games or prompts, M systems (sorted by name), S shuffles or resamples.
 """
@@ -55,7 +54,7 @@ def elo(games: Sequence[Game], *, k: float, initial: float) -> dict[str, float]:
 def shuffled_elo(games: Sequence[Game], *, k: float, initial: float, shuffles: int, seed: int) -> dict[str, Spread]:
     """Mean of `elo` over random orders of the games, and the ends of the middle 95% of the orders.
 
-    The ends say what the order does to a rating. They are no confidence interval: that is `rating_intervals`.
+    The ends say what the order does to a rating. They are no confidence interval: that is `rate_prompts`.
 
     Args:
       games, k, initial: as for `elo`.
@@ -93,48 +92,19 @@ def bradley_terry(games: Sequence[Game], *, scale: float, base: float) -> dict[s
     return dict(zip(names, _maximum(names, _wins(outcomes_MM3[None]), _unit(scale, base)).tolist(), strict=True))
 
 
-def rating_intervals(
-    games: Sequence[Game], *, scale: float, base: float, resamples: int, seed: int
-) -> dict[str, Spread]:
-    """`bradley_terry` with 95% intervals: the percentile bootstrap over games.
-
-    A resample only matters through its count of every (pair, outcome), and those counts are multinomial. One without
-    a maximum counts as minus infinity at every low end and as infinity at every high end, so that it can only widen
-    the intervals; from one in forty on they are infinite: there are too few games to bound the ratings.
-
-    Games are taken as independent. Where all pairs play on the same prompts they share answers, and the intervals are
-    too narrow: for M equal systems whose answers get one grade each, by a factor sqrt((M + 1) / 3), which is 2 for 11
-    systems. `rate_prompts` is for those.
-
-    Args:
-      games, scale, base: as for `bradley_terry`.
-      resamples: >= 1.
-      seed: of the resampling.
-    Raises:
-      UserError: as `bradley_terry`, or no resample.
-    """
-    names, outcomes_MM3 = _outcomes(games)
-    unit = _unit(scale, base)
-    rating_M = _maximum(names, _wins(outcomes_MM3[None]), unit)
-    _check_resamples(resamples)
-    seen = outcomes_MM3 > 0
-    draws_SC = np.random.default_rng(seed).multinomial(len(games), outcomes_MM3[seen] / len(games), size=resamples)
-    drawn_SMM3 = np.zeros((resamples, *outcomes_MM3.shape))
-    drawn_SMM3[:, seen] = draws_SC
-    return _percentiles(names, rating_M, _wins(drawn_SMM3), unit)
-
-
 def rate_prompts(outcomes: Outcomes, *, scale: float, base: float, resamples: int, seed: int) -> dict[str, Spread]:
     """`bradley_terry` of `games_of(outcomes)`, with 95% intervals: the percentile bootstrap over prompts.
 
-    A prompt is drawn with the games of all pairs on it, because those share its answers. A resample only matters
-    through how often it holds each prompt; one without a maximum counts as in `rating_intervals`.
+    A prompt is drawn with the games of all pairs on it, because those share its answers: as independent games, the
+    intervals of M equal systems whose answers get one grade each would be too narrow by sqrt((M + 1) / 3), which is 2
+    for 11 systems. A resample only matters through how often it holds each prompt. One without a maximum counts as
+    minus infinity at every low end and as infinity at every high end, so that it can only widen the intervals; from
+    one in forty on they are infinite: there are too few prompts to bound the ratings.
 
     By hand: on 33 of 40 prompts a beats b and c, and b beats c; on the other 7 all three lose instead. In powers of
     three (scale 1, base 3) the ratings are 1, 0 and -1: a has 66 points of 40 (3/4 + 9/10). A resample holds K reversed
     prompts, K ~ binomial(40, 7/40), and its ratings depend on K alone. P(K <= 2) = 2.0%, P(K <= 3) = 6.3%,
     P(K <= 11) = 96.3%, P(K <= 12) = 98.4%: a's interval is from 0.52, its rating at K = 12, to 1.74, that at K = 3.
-    As 120 independent games it would be from 0.66 to 1.49; and b, which is 0 whatever K is, would get +-0.29.
 
     Args:
       outcomes: of at least one pair; each 1 (left won), 0.5 (draw) or 0, over the same prompts in the same order.
@@ -299,7 +269,7 @@ def _log_strengths(wins_SMM: np.ndarray) -> np.ndarray:
     games_SMM = wins_SMM + np.swapaxes(wins_SMM, 1, 2)
     systems = wins_SMM.shape[1]
     logs_SM = np.zeros(wins_SMM.shape[:2])
-    for _ in range(1000):
+    for _ in range(1000):  # a dozen are enough in practice
         chance_SMM = 1.0 / (1.0 + np.exp(logs_SM[:, None, :] - logs_SM[:, :, None]))
         gradient_SM = np.sum(wins_SMM - games_SMM * chance_SMM, axis=2)
         weights_SMM = games_SMM * chance_SMM * (1.0 - chance_SMM)
@@ -323,7 +293,7 @@ def _percentiles(names: list[str], rating_M: np.ndarray, wins_SMM: np.ndarray, u
 
 def _spreads(names: list[str], rating_M: np.ndarray, low_SM: np.ndarray, high_SM: np.ndarray) -> dict[str, Spread]:
     """One in forty of the lows below, one in forty of the highs above."""
-    outside = (len(low_SM) - 1) // 40
+    outside = (len(low_SM) - 1) // 40  # 2.5% at either end
     low_M, high_M = np.sort(low_SM, axis=0)[outside], np.sort(high_SM, axis=0)[-1 - outside]
     return {
         name: Spread(*values)

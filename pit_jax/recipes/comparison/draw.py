@@ -101,13 +101,12 @@ class Answering:
     def policy(self, temperature: float) -> Output:
         """The policy's answers, or the given ones."""
         if temperature not in self._originals:
-            source, key = self.source(POLICY_RL), self.key(temperature)
-            self._originals[temperature] = self._answers(POLICY, temperature, source, key)
+            self._originals[temperature] = self._answers(POLICY, temperature, self.source(POLICY_RL))
         return self._originals[temperature]
 
     def answered_by(self, system: SystemId, temperature: float, source: Source) -> Output:
         """The answers of another policy, drawn by keys of its own."""
-        return self._answers(system, temperature, source, self.key(temperature, system.stem))
+        return self._answers(system, temperature, source, system.stem)
 
     def trail(self, temperature: float, rounds: int) -> list[Output]:
         """The policy's answers and PIT's improvements of them, with their gaps: rounds + 1 outputs."""
@@ -164,7 +163,7 @@ class Answering:
         def enough(row: AnswerRow) -> bool:
             return len(row.drafts) >= rounds or any(gap < threshold for gap in row.gaps)
 
-        return self._drawn(system.trail, temperature, keys, enough, draw, self.key(temperature))
+        return self._drawn(system.trail, temperature, keys, enough, draw)
 
     def chosen(self, texts: Sequence[str]) -> Output:
         """Texts that no model drew: the chosen answers of the pairs, or controls."""
@@ -181,28 +180,30 @@ class Answering:
             prompts, at = [row.prompt for row in rows], self.sampling(temperature)
             found = best_of_n(self.texts, policy.params, reward.params, chunk, prompts, key, at, n=n)
             for row, best in zip(rows, found, strict=True):
-                row.add(best.answer, tokens=best.tokens, replies=n)
+                if not row.drafts:
+                    row.add(best.answer, tokens=best.tokens, replies=n)
             return True
 
-        return self._output(self._drawn(system, temperature, keys, _has_one, draw, self.key(temperature, "best")))
+        return self._output(self._drawn(system, temperature, keys, _has_one, draw, "best"))
 
-    def _answers(self, system: SystemId, temperature: float, source: Source, key: jax.Array) -> Output:
+    def _answers(self, system: SystemId, temperature: float, source: Source, *names: str) -> Output:
         """One answer a prompt; given ones are tokenised and no more."""
         given = self.prompts.given or [None] * len(self.prompts.texts)
         keys = self._keys(system, temperature, source.digest, each=[text or "" for text in given])
 
         def draw(chunk: Chunk, rows: list[AnswerRow], key: jax.Array) -> bool:
-            wanted = [given[row.index] is None for row in rows]
+            wanted = [given[row.index] is None and not row.drafts for row in rows]
             drawn: Sequence[Answer] = [written(self.texts.template, given[row.index] or "") for row in rows]
             if any(wanted):
                 at = self.sampling(temperature)
                 found = self.texts.answer(source.params, chunk, jax.random.fold_in(key, 0), at, wanted=wanted)
                 drawn = [new if asked else old for new, old, asked in zip(found, drawn, wanted, strict=True)]
             for row, answer, asked in zip(rows, drawn, wanted, strict=True):
-                row.add(answer, tokens=None if asked else 0, replies=int(asked))
+                if not row.drafts:
+                    row.add(answer, tokens=None if asked else 0, replies=int(asked))
             return True
 
-        return self._output(self._drawn(system, temperature, keys, _has_one, draw, key))
+        return self._output(self._drawn(system, temperature, keys, _has_one, draw, *names))
 
     def _drawn(
         self,
@@ -211,9 +212,12 @@ class Answering:
         keys: list[str],
         enough: Callable[[AnswerRow], bool],
         draw: Callable[[Chunk, list[AnswerRow], jax.Array], bool],
-        key: jax.Array,
+        *names: str,
     ) -> list[AnswerRow]:
-        """The rows of a system, a chunk of prompts after the other; those that have `enough` are left as they are."""
+        """The rows of a system, a chunk of prompts after the other; those that have `enough` are left as they are.
+
+        Chunk i draws from the key of the temperature and the names, folded with i.
+        """
         file, size = AnswerFile(self.prompts.folder, system, temperature), self.context.config.improve.batch_size
         rows = file.rows(self.prompts.texts, keys)
         for index, first in enumerate(range(0, len(rows), size)):
@@ -221,7 +225,7 @@ class Answering:
             if not all(map(enough, mine)):
                 if not self._draws:
                     raise UserError(f"{file.path} lacks answers; draw them first, with --stage=answer")
-                draw(self.chunks[index], mine, jax.random.fold_in(key, index))
+                draw(self.chunks[index], mine, jax.random.fold_in(self.key(temperature, *names), index))
                 file.add(mine)
             if self._bar is not None:
                 self._bar.advance(len(mine))

@@ -6,8 +6,7 @@ from pathlib import Path
 from pit_jax.config import Config
 from pit_jax.data.sources import largest_truth
 from pit_jax.errors import UserError
-from pit_jax.evaluation.judges.builtin import judges_of, truth_scores
-from pit_jax.evaluation.judges.judge import JUDGES
+from pit_jax.evaluation.judges.builtin import JUDGES, judges_of, truth_scores
 from pit_jax.evaluation.results import Results, read_results, write_results
 from pit_jax.evaluation.systems import POLICY, POLICY_SFT, SFT_IMPROVER, Output, SystemId, describe, pit
 from pit_jax.files import digest_of, read_json, write_json

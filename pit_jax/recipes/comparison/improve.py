@@ -1,6 +1,7 @@
 """Improve answers up to K times: the policy's to held-out prompts, or those of a file; write every prompt's trail."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -31,12 +32,13 @@ def run(context: Context) -> None:
     answering = Answering(context, prompts, bar=bar)
     threshold = config.stop_threshold if config.stop == "threshold" else -np.inf
     original, improver = answering.policy(config.temperature), answering.source(IMPROVER_RL)
-    rows = answering.trail_rows(pit(0), config.temperature, config.rounds, improver, gaps=True, threshold=threshold)
+    drawn = answering.trail_rows(pit(0), config.temperature, config.rounds, improver, gaps=True, threshold=threshold)
+    rows = [within(row, config.rounds, threshold) for row in drawn]
     chosen = [
         chosen_round(row.gaps, config.stop, rounds=config.rounds, threshold=config.stop_threshold) for row in rows
     ]
     truth = None if config.prompts else known_truth(context.config.data)
-    write_jsonl(folder.path / "trails.jsonl", trail_lines(rows, original, chosen, config.rounds, truth))
+    write_jsonl(folder.path / "trails.jsonl", trail_lines(rows, original, chosen, truth))
     folder.finish(round=config.rounds, digest=lineage["config"])
     context.screen.say(round_table(rows, original, chosen, config.rounds))
 
@@ -78,20 +80,27 @@ def asked_prompts(context: Context) -> Prompts:
     return Prompts(texts, context.folder.path / "answers", given)
 
 
+def within(row: AnswerRow, rounds: int, threshold: float) -> AnswerRow:
+    """A row without what lies behind its last round, or its first gap below the threshold: others drew that."""
+    last = next((k for k, gap in enumerate(row.gaps[:rounds], 1) if gap < threshold), rounds)
+    lists = {name: getattr(row, name)[:last] for name in ("drafts", "tokens", "replies", "gaps")}
+    return replace(row, **lists)
+
+
 def trail_lines(
-    rows: Sequence[AnswerRow], original: Output, chosen: Sequence[int], rounds: int, truth: Truth | None
+    rows: Sequence[AnswerRow], original: Output, chosen: Sequence[int], truth: Truth | None
 ) -> list[dict[str, Any]]:
-    """One line a prompt: answers y_0 .. y_K, gaps and tokens of the drafts, the chosen round and its answer."""
+    """One line a prompt: its answers y_0 .., gaps and tokens of the drafts, the chosen round and its answer."""
     lines = []
     for row, first, drawn, round in zip(rows, original.answers, original.drawn_N.tolist(), chosen, strict=True):
-        answers = [first.text, *(draft.text for draft in row.drafts[:rounds])]
+        answers = [first.text, *(draft.text for draft in row.drafts)]
         lines.append(
             {
                 "prompt": row.prompt,
                 "answer": answers[round],
                 "answers": answers,
-                "gaps": [float(f"{gap:.4f}") for gap in row.gaps[:rounds]],
-                "tokens": [drawn, *row.tokens[:rounds]],
+                "gaps": [float(f"{gap:.4f}") for gap in row.gaps],
+                "tokens": [drawn, *row.tokens],
                 "chosen": round,
                 "scores": None if truth is None else [truth(row.prompt, text) for text in answers],
             }

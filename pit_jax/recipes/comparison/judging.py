@@ -5,8 +5,8 @@ from dataclasses import replace
 
 from pit_jax.errors import UserError
 from pit_jax.evaluation.controls import CONTROLS
-from pit_jax.evaluation.judges.builtin import judges_of
-from pit_jax.evaluation.judges.judge import JUDGES, Bench, Judge, Judgement, ask
+from pit_jax.evaluation.judges.builtin import JUDGES, judges_of
+from pit_jax.evaluation.judges.judge import Bench, Judge, Judgement, ask
 from pit_jax.evaluation.results import ComparisonRow, ControlRow, comparison_row
 from pit_jax.evaluation.systems import Output, SystemId
 from pit_jax.evaluation.verdicts import VerdictFile, verdict_keys

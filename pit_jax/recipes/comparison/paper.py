@@ -13,8 +13,8 @@ from pit_jax.data.stream import sequential
 from pit_jax.errors import UserError
 from pit_jax.evaluation.failures import Failure, worst
 from pit_jax.evaluation.gap_quality import GapQuality, measure, restore
-from pit_jax.evaluation.judges.builtin import truth_scores
-from pit_jax.evaluation.judges.judge import JUDGES, grades
+from pit_jax.evaluation.judges.builtin import JUDGES, truth_scores
+from pit_jax.evaluation.judges.judge import grades
 from pit_jax.evaluation.results import (
     ComparisonRow,
     GapLossRow,
@@ -26,7 +26,6 @@ from pit_jax.evaluation.results import (
 from pit_jax.evaluation.stats.comparison import outcomes
 from pit_jax.evaluation.stats.ratings import games_of, rate_prompts, shuffled_elo
 from pit_jax.evaluation.systems import CHOSEN, DPO, POLICY, SFT_IMPROVER, Output, SystemId, describe, pit
-from pit_jax.files import digest_of
 from pit_jax.inference.best_of_n import n_for_budget
 from pit_jax.inference.sampling import Sampling, check_sampling
 from pit_jax.inference.self_refine import ROUNDS
@@ -36,7 +35,7 @@ from pit_jax.recipes.comparison.ablations import ABLATIONS, branched, branches, 
 from pit_jax.recipes.comparison.costs import costs
 from pit_jax.recipes.comparison.draw import REWARD, Answering, heldout_prompts
 from pit_jax.recipes.comparison.judging import Judging
-from pit_jax.recipes.comparison.refine import Refining, wording_of
+from pit_jax.recipes.comparison.refine import Refining, wording_digest, wording_of
 from pit_jax.recipes.gap import HELDOUT_PAIRS, known_differences, read_quality
 from pit_jax.report import page
 from pit_jax.report.tables import paper_table
@@ -229,7 +228,7 @@ def show(context: Context) -> None:
 
 def contents(config: Config, role: str) -> Mapping[str, str]:
     """The code of forks' judges, and the wording of Self-Refine."""
-    return JUDGES.code(*config.evaluate.judges) | {"contents of paper.wording": digest_of(repr(wording_of(config)))}
+    return JUDGES.code(*config.evaluate.judges) | {"contents of paper.wording": wording_digest(wording_of(config))}
 
 
 def batches(config: Config, role: str) -> Iterator[Batch]:

@@ -22,6 +22,11 @@ def wording_of(config: Config) -> Wording:
     return load_wording(Path(config.paper.wording) if config.paper.wording else PROMPTS)
 
 
+def wording_digest(wording: Wording) -> str:
+    """Names the texts."""
+    return digest_of(*(template.template for template in vars(wording).values()))
+
+
 class Refining:
     """The policy prompted to review and rewrite its answers, or to rewrite them, on the prompts of an Answering.
 
@@ -45,7 +50,7 @@ class Refining:
     ) -> list[Output]:
         original, prompts = self._answering.policy(temperature), self._answering.prompts
         wording, longest = wording_of(self._context.config), self._longest
-        everything = digest_of(*original.keys, repr(wording), str(longest), str(rounds))
+        everything = digest_of(*original.keys, wording_digest(wording), str(longest), str(rounds))
         keys = [digest_of(system.stem, everything, str(index)) for index in range(len(prompts.texts))]
         named = SystemId(system.kind, rounds) if system.kind == "self-refine" else system
         file = AnswerFile(prompts.folder, named, temperature)

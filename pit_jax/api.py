@@ -1,0 +1,223 @@
+"""A finished run from Python: lists of texts in, plain Python out."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from rich.console import Console
+
+from pit_jax.batch import Answer
+from pit_jax.config import Config, MeshConfig
+from pit_jax.data.layouts import Unusable, asked
+from pit_jax.data.store import Prepared, open_data
+from pit_jax.errors import UserError
+from pit_jax.forks import config_class, load_forks
+from pit_jax.inference.engine import Engine
+from pit_jax.inference.sampling import Sampling, check_sampling
+from pit_jax.inference.texts import Chunk, TextEngine, written
+from pit_jax.model.networks import Params
+from pit_jax.parallel.mesh import make_mesh, mesh_shape
+from pit_jax.recipes.catalogue import catalogue
+from pit_jax.run.context import Context
+from pit_jax.run.folders import Run
+from pit_jax.run.params import Models
+from pit_jax.run.provenance import Provenance, StageId
+from pit_jax.run.record import read_record, recorded_forks
+from pit_jax.run.screen import Screen
+
+Message = Mapping[str, str]  # {"role": ..., "content": ...}
+Text = str | Sequence[Message]
+POLICY, IMPROVER = StageId("rl", "policy"), StageId("rl", "improver")
+REWARD, GAP = StageId("rm", "policy"), StageId("rm", "improver")
+
+
+def load(run: str | os.PathLike[str]) -> "Pit":
+    """The run in a workdir. UserError for a folder that is none."""
+    workdir = Path(run)
+    load_forks(recorded_forks(workdir))
+    return Pit(read_record(workdir, config_class()))
+
+
+class Pit:
+    """A run's models: the policy answers, the improver improves, the gap and the reward model score.
+
+    Prompts are texts, or lists of {"role", "content"} that end with the user's message; answers are texts, or lists of
+    one message of the assistant. Every call takes lists and gives lists of the same length.
+
+    Sampling at a temperature draws by `seed` and by a text's place in its list: the same call gives the same texts. At
+    temperature 0 (greedy) a text does not depend on the others. UserError names the prompt or answer that is too long
+    for the models, empty or of another form, and the stage to run where a model is missing.
+    """
+
+    def __init__(self, config: Config):
+        self.config = config
+        self._run = Run(config, catalogue())
+        self._engines: dict[int, TextEngine] = {}
+        self._params: dict[StageId, Params] = {}
+
+    def __repr__(self) -> str:
+        return f"Pit({self.config.workdir!r})"
+
+    def answer(self, prompts: Sequence[Text], temperature: float = 0.0, seed: int = 0) -> list[str]:
+        """One answer of the policy to each prompt."""
+        sampling, policy, asked_N = _sampling(temperature), self._model(POLICY), _prompts(prompts)
+
+        def draw(texts: TextEngine, chunk: Chunk, key: jax.Array) -> list[Answer]:
+            return texts.answer(policy, chunk, jax.random.fold_in(key, 0), sampling)
+
+        return [answer.text for answer in self._drawn(asked_N, draw, seed)]
+
+    def improve(
+        self,
+        prompts: Sequence[Text],
+        answers: Sequence[Text],
+        rounds: int = 1,
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> list[str]:
+        """Each answer after `rounds` improvements in a row."""
+        if rounds < 1:
+            raise UserError(f"rounds={rounds}: ask for at least one improvement")
+        sampling, improver, asked_N = _sampling(temperature), self._model(IMPROVER), _prompts(prompts)
+        given = self._answers(asked_N, answers, "answers", most=self._context.data.response_slot)
+
+        def draw(texts: TextEngine, chunk: Chunk, key: jax.Array) -> list[Answer]:
+            now = given[chunk.first : chunk.first + chunk.real]
+            for round in range(1, rounds + 1):
+                now = texts.rewrite(improver, chunk, [one.ids for one in now], jax.random.fold_in(key, round), sampling)
+            return now
+
+        return [answer.text for answer in self._drawn(asked_N, draw, seed)]
+
+    def gap(self, prompts: Sequence[Text], candidates: Sequence[Text], references: Sequence[Text]) -> list[float]:
+        """By how much each candidate is better than its reference, by the gap model; a copy scores exactly 0."""
+        params, asked_N = self._model(GAP), _prompts(prompts)
+        better = self._answers(asked_N, candidates, "candidates")
+        worse = self._answers(asked_N, references, "references")
+        with jax.set_mesh(self._context.mesh):
+            texts = self._engine(len(asked_N))
+            gaps_N = texts.gaps(params, asked_N, better, worse) - texts.gaps(params, asked_N, worse, worse)
+        return [float(gap) for gap in gaps_N]
+
+    def reward(self, prompts: Sequence[Text], answers: Sequence[Text]) -> list[float]:
+        """The score of each answer by the reward model; only differences between answers to one prompt mean much."""
+        params, asked_N = self._model(REWARD), _prompts(prompts)
+        given = self._answers(asked_N, answers, "answers")
+        with jax.set_mesh(self._context.mesh):
+            scores_N = self._engine(len(asked_N)).scores(params, asked_N, given)
+        return [float(score) for score in scores_N]
+
+    def _drawn(
+        self, prompts: list[str], draw: Callable[[TextEngine, Chunk, jax.Array], list[Answer]], seed: int
+    ) -> list[Answer]:
+        """What is drawn for all prompts, a chunk after the other."""
+        found: list[Answer] = []
+        with jax.set_mesh(self._context.mesh):
+            texts = self._engine(len(prompts))
+            for chunk in texts.chunks(prompts, least=self._context.data.report["layout"]["prompt_slot"]):
+                found += draw(texts, chunk, jax.random.fold_in(jax.random.key(seed), chunk.index))
+        return found
+
+    def _answers(
+        self, prompts: list[str], answers: Sequence[Text], name: str, *, most: int | None = None
+    ) -> list[Answer]:
+        """Answers as tokens; at most `most` of them, EOS included."""
+        template, found = self._context.data.template, []
+        for number, text in enumerate(_texts(answers, name, "answer"), 1):
+            found.append(written(template, text))
+            if most is not None and len(found[-1].ids) > most:
+                raise UserError(
+                    f"{name}: number {number} has {len(found[-1].ids)} tokens, the models were trained on at most "
+                    f"{most}; shorten it (an answer is never cut)"
+                )
+        if len(found) != len(prompts):
+            raise UserError(f"found {len(prompts)} prompts and {len(found)} {name}; pass one of each per prompt")
+        return found
+
+    def _engine(self, rows: int) -> TextEngine:
+        """The engine for so many rows: few batch sizes, so that few programs are compiled."""
+        mesh, most = self._context.mesh, self.config.improve.batch_size
+        shards = mesh.shape["data"] * mesh.shape["fsdp"]
+        size = min(most, 1 << (max(rows, 1) - 1).bit_length())
+        size = -(-size // shards) * shards
+        if size not in self._engines:
+            context = self._context
+            self._engines[size] = TextEngine(
+                engine=self._programs,
+                scalar=context.scalar_model,
+                template=context.data.template,
+                mesh=mesh,
+                prompt_length=self.config.data.prompt_length,
+                batch_size=size,
+            )
+        return self._engines[size]
+
+    def _model(self, id: StageId) -> Params:
+        """The parameters of a finished stage, read once."""
+        if id not in self._params:
+            folder = self._run.folder(id)
+            if folder.done() is None:
+                raise UserError(
+                    f"{self.config.workdir} has no finished {folder.name}; run {folder.stage.id.flags} first"
+                )
+            folder.ancestors(self.config)
+            with jax.set_mesh(self._context.mesh):
+                self._params[id] = self._models.load(id)
+        return self._params[id]
+
+    @cached_property
+    def _programs(self) -> Engine:
+        return Engine(self._context.language_model, self._context.decode_spec)
+
+    @cached_property
+    def _models(self) -> Models:
+        return Models(self._context)
+
+    @cached_property
+    def _context(self) -> Context:
+        asking = Provenance(name="api", parents=lambda config: (POLICY, IMPROVER, REWARD, GAP))
+        data: Prepared = open_data(self._run.data_folder)
+        return Context(self.config, self._run, asking, data, make_mesh(_mesh(self.config)), Screen(Console()))
+
+
+def _mesh(config: Config) -> MeshConfig:
+    """The run's own mesh where this machine has as many devices; else the batch over all that there are."""
+    try:
+        mesh_shape(config.mesh, jax.device_count())
+    except UserError:
+        return MeshConfig()
+    return replace(config.mesh, simulate=0)
+
+
+def _sampling(temperature: float) -> Sampling:
+    return replace(check_sampling(Sampling(temperature)), temperature=jnp.float32(temperature))
+
+
+def _prompts(prompts: Sequence[Text]) -> list[str]:
+    found = _texts(prompts, "prompts", "prompt")
+    if not found:
+        raise UserError("prompts: found none; pass at least one")
+    return found
+
+
+def _texts(values: Sequence[Text], name: str, column: str) -> list[str]:
+    """Texts of strings or message lists. UserError names the number of one that is neither."""
+    if isinstance(values, str):
+        raise UserError(f"{name}: found one text; pass a list of texts")
+    found = []
+    for number, value in enumerate(values, 1):
+        if column == "answer" and isinstance(value, str):
+            found.append(value)  # an empty one is an answer too
+            continue
+        plain = value if isinstance(value, str) else list(value)
+        row = {"prompt": plain} if column == "prompt" else {"prompt": "x", "answer": plain}
+        try:
+            prompt, answer = asked(row)
+        except Unusable as why:
+            raise UserError(f"{name}: number {number}: {why.reason} ({why.found})") from why
+        found.append(prompt if answer is None else answer)
+    return found

@@ -1,0 +1,1 @@
+"""What a fork promises, tried: python -m pit_jax.fork check FILE."""
