@@ -1,12 +1,11 @@
 """Memory of the improver's RL with adapters and without: peak resident memory of the stage, bytes of its checkpoint.
 
-    python benchmarks/adapter_memory.py --scratch=runs/adapter-memory --rank=8 [--width=512 --layers=8]
+    python -m benchmarks.adapter_memory --scratch=runs/adapter-memory --rank=8 [--width=512 --layers=8]
 
 Both runs are made here, on the embedded set, from the same random weights: a few updates of every stage, since memory
 does not depend on what is learned. On a CPU the weights are resident memory too, so one figure holds all of it.
 """
 
-import argparse
 import os
 import subprocess
 import sys
@@ -16,13 +15,15 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.results import keep, parser_of
+
 ENTRY = Path(__file__).resolve().parents[1] / "launch" / "tpu_run.py"
 STAGES = (("sft", "policy"), ("sft", "improver"), ("rm", "policy"), ("rm", "improver"), ("rl", "policy"))
 QUICK = (
     *("--data.notes-pairs=4000", "--sft.policy-steps=2", "--sft.improver-steps=2", "--sft.batch-size=16"),
     *("--rm.policy-steps=2", "--rm.improver-steps=2", "--rm.batch-size=16", "--rl.policy-rounds=1"),
     *("--rl.curriculum.rounds", "1", "1", "--rl.batch-size=16", "--rl.heldout-prompts=16", "--rl.ignore-gates"),
-    *("--rl.select-kl=1e9", "--rl.guards.action=warn", "--checkpoint.keep=1"),
+    *("--rl.select-kl=1e9", "--rl.monitors.action=warn", "--checkpoint.keep=1"),
 )
 
 
@@ -52,7 +53,7 @@ def measure(workdir: Path, flags: list[str]) -> Cost:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--scratch", type=Path, required=True)
     for name, default in (("rank", 8), ("width", 512), ("layers", 8)):
         parser.add_argument(f"--{name}", type=int, default=default)
@@ -64,10 +65,13 @@ def main() -> None:
     table = Table(title=f"RL of the improver, width {given.width}, {given.layers} layers", title_justify="left")
     for column in ("trained", "peak resident, MiB", "checkpoint, MiB"):
         table.add_column(column, justify="right")
+    figures = {}
     for name, rank in (("all weights", 0), (f"adapters of rank {given.rank}", given.rank)):
         cost = measure(given.scratch / f"rank-{rank}", [*size, f"--adapter.rank={rank}"])
         table.add_row(name, f"{cost.resident / 2**20:,.0f}", f"{cost.checkpoint / 2**20:,.1f}")
+        figures[name] = {"MiB resident": cost.resident >> 20, "MiB of checkpoint": round(cost.checkpoint / 2**20, 1)}
     Console().print(table)
+    keep(given.results, "adapter_memory", {"width": given.width, "layers": given.layers, **figures})
 
 
 if __name__ == "__main__":

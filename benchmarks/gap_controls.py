@@ -1,6 +1,6 @@
 """Controls of a run's gap model: it learns what its labels say, and its gates refuse what is no gap model.
 
-    PYTHONPATH=. python benchmarks/gap_controls.py --workdir=runs/tiny --steps=600 [flags of the run's config]
+    python -m benchmarks.gap_controls --workdir=runs/tiny --steps=600 [flags of the run's config]
 
 Each control trains the run's gap model from the run's SFT weights for --steps updates on the run's own pairs, changed
 in one way, in --scratch/<control>. Its gates are measured on held-out pairs as they are. `one batch` trains and
@@ -8,7 +8,6 @@ measures on the same few pairs: rows, network and loss fit together if it learns
 all. A control that is finished is only read.
 """
 
-import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,23 +16,23 @@ from pathlib import Path
 import jax
 import numpy as np
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
+from benchmarks.results import keep, parser_of
 from pit_jax.batch import NODE_REF_L, NODE_REF_W
 from pit_jax.config import Config
-from pit_jax.data.store import prepare
-from pit_jax.evaluation.gap_quality import gates
+from pit_jax.data.store import Prepared, open_data
 from pit_jax.files import read_jsonl
+from pit_jax.flags import parse
 from pit_jax.objectives.gap import COMPARISONS
 from pit_jax.parallel.host_memory import keep_freed_memory
 from pit_jax.parallel.mesh import make_mesh
-from pit_jax.stages import gap_gates, rm
-from pit_jax.stages.command import parse
-from pit_jax.stages.context import Context
-from pit_jax.stages.pipeline import make_progress
-from pit_jax.stages.supervised import fit
-from pit_jax.stages.workspace import StageFolder, data_folder
+from pit_jax.recipes import gap
+from pit_jax.recipes.catalogue import catalogue
+from pit_jax.run.context import Context
+from pit_jax.run.folders import Run
+from pit_jax.run.params import Models
+from pit_jax.run.screen import Screen, make_progress
 
 Rows = Mapping[str, np.ndarray]
 
@@ -79,67 +78,78 @@ CONTROLS = {
     "no reference": Control(without_reference, "reference"),
 }
 ONE_BATCH = "one batch"
+LEARNED = 0.05  # the five-term loss of pairs that are known by heart, against 3.5 at the start
 
 
-def train(context: Context, change: Callable[[Rows], Rows], progress: Progress) -> StageFolder:
+@dataclass(frozen=True)
+class ChangedPairs(Prepared):
+    """Prepared data whose pairs, as the gap model reads them, are changed: those of training and held-out ones."""
+
+    change: Callable[[Rows], Rows]
+
+    def arrays(self, fold: str, kind: str) -> dict[str, np.ndarray]:
+        rows = super().arrays(fold, kind)
+        return dict(self.change(rows)) if kind == "gap" else rows
+
+
+def train(context: Context, change: Callable[[Rows], Rows]) -> None:
     """The gap model of changed pairs; its best checkpoint is chosen by held-out pairs that are changed alike."""
-    task = rm.make_task(context, "improver")
-    folder = StageFolder(Path(context.config.workdir), "rm", "improver")
-    task = replace(task, folder=folder, arrays=change(task.arrays), heldout=change(task.heldout))
-    if not folder.done():
-        fit(context, task, lambda: rm.begin(context, "improver"), progress)
-    return folder
+    if not context.folder.done():
+        gap.run(replace(context, data=ChangedPairs(**vars(context.data), change=change)))
 
 
-def by_heart(context: Context, progress: Progress) -> list[str]:
+def by_heart(context: Context) -> list[str]:
     """One batch, trained and measured on: the loss after the last update, and the five accuracies."""
-    task = rm.make_task(context, "improver")
-    rows = {name: column[: task.batch_size] for name, column in task.arrays.items()}
-    folder = train(context, lambda _: rows, progress)
-    last = [row for row in read_jsonl(folder.path / "metrics.jsonl") if row["phase"] == "eval"][-1]
-    accuracies = (last[f"gap/acc_{a}_{b}"] for a, b in COMPARISONS)
-    learned = last["loss"] < 0.05
-    return [
-        f"loss {last['loss']:.3f}",
-        *(f"{value:.3f}" for value in accuracies),
-        "learned" if learned else "NOT learned",
-    ]
+    rows = {name: x[: context.config.rm.batch_size] for name, x in context.data.arrays("rm", "gap").items()}
+    train(context, lambda _: rows)
+    last = [row for row in read_jsonl(context.folder.path / "metrics.jsonl") if row["phase"] == "eval"][-1]
+    accuracies = (f"{last[f'gap/acc_{a}_{b}']:.3f}" for a, b in COMPARISONS)
+    return [f"loss {last['loss']:.3f}", *accuracies, "learned" if last["loss"] < LEARNED else "NOT learned"]
 
 
-def refused(context: Context, control: Control, progress: Progress) -> list[str]:
+def refused(context: Context, control: Control) -> list[str]:
     """The gates that refuse the model of a control, and its five accuracies on held-out pairs as they are."""
-    train(context, control.change, progress)
-    quality = gap_gates.measure_heldout(context)
-    failed = [gate.name for gate in gates(quality, context.config.rm.gates) if not gate.passed]
+    train(context, control.change)
+    done = context.folder.done()
+    assert done is not None
+    failed = [gate.name for gate in gap.measure_gates(context, Models(context).own(done["round"])) if not gate.passed]
     right = failed[:1] == [control.refused_by] if control.refused_by else not failed
-    accuracies = (f"{value:.3f}" for value in quality.accuracies.values())
+    quality = gap.read_quality(context)
+    assert quality is not None, "it was written just now"
+    accuracies = (f"{value:.3f}" for value in quality["accuracies"].values())
     return [", ".join(failed) or "passes", *accuracies, "as expected" if right else f"NOT {control.refused_by}"]
 
 
-def at(config: Config, scratch: Path, name: str, steps: int) -> Config:
-    """A branch of the run, with a gap model of its own."""
-    changed = replace(config.rm, improver_steps=steps)
-    return replace(config, rm=changed, trunk=config.workdir, workdir=str(scratch / name.replace(" ", "-")))
+def context_of(config: Config, scratch: Path, name: str, screen: Screen) -> Context:
+    """A branch of the run, in which the gap model is one of its own: the name of its control is in its hash."""
+    branch = replace(config, parent_run=config.workdir, workdir=str(scratch / name.replace(" ", "-")))
+    stages = dict(catalogue())
+    stages[gap.GAP] = replace(stages[gap.GAP], contents=lambda config: {"control": name})
+    run = Run(branch, stages)
+    return Context(branch, run, stages[gap.GAP], open_data(run.data_folder), make_mesh(config.mesh), screen)
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--scratch", type=Path, default=Path("runs/controls"))
     arguments, flags = parser.parse_known_args(argv)
     config = parse(flags)
+    config = replace(config, rm=replace(config.rm, improver_steps=arguments.steps))
     keep_freed_memory()
-    console, mesh = Console(), make_mesh(config.mesh)
-    data = prepare(config.data, config.tokenizer, data_folder(config), say=console.print)
     table = Table(title=f"the gap model after {arguments.steps} updates", title_justify="left")
-    for column in ("pairs", "refused by", *(f"{a}>{b}" for a, b in COMPARISONS), ""):
+    columns = ("refused by", *(f"{a}>{b}" for a, b in COMPARISONS), "")
+    for column in ("pairs", *columns):
         table.add_column(column)
-    with jax.set_mesh(mesh), make_progress(console) as progress:
+    figures = {}
+    with jax.set_mesh(make_mesh(config.mesh)), make_progress(Console()) as progress:
         for name in (ONE_BATCH, *CONTROLS):
-            context = Context(at(config, arguments.scratch, name, arguments.steps), mesh, data, console)
-            cells = by_heart(context, progress) if name == ONE_BATCH else refused(context, CONTROLS[name], progress)
+            context = context_of(config, arguments.scratch, name, Screen(Console(quiet=True), progress))
+            cells = by_heart(context) if name == ONE_BATCH else refused(context, CONTROLS[name])
             table.add_row(name, *cells)
-    console.print(table)
+            figures[name] = dict(zip(columns, cells, strict=True))
+    Console().print(table)
+    keep(arguments.results, "gap_controls", {"steps": arguments.steps, "controls": figures})
 
 
 if __name__ == "__main__":

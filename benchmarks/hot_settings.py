@@ -1,35 +1,36 @@
 """Do alarms go off before the truth falls? The improver's RL of a finished run again, at settings that over-optimise.
 
-    python benchmarks/hot_settings.py --workdir=runs/tiny --seeds=5 --scratch=runs/hot [flags of the run's config]
+    python -m benchmarks.hot_settings --workdir=runs/tiny --seeds=5 --scratch=runs/hot [flags of the run's config]
 
 Learning rates x5, KL coefficient / 6, alarms that only warn. Everything before the improver's RL is copied from
 --workdir into --scratch/seed-<n>, never written. A seed that is finished there is only read.
 
-An alarm is in time when it goes off no later than the evaluation at which the held-out truth is first below that of the
-SFT improver by more than --margin: the stage would have ended there, with a checkpoint from before. --every=1 evaluates
-after every round and tells the two apart more finely than the run's rl.evaluate_every; the truth then needs a margin,
-since means over 256 answers wander by a tenth of a point.
+A seed is caught when an alarm went off and the checkpoint kept is no worse in truth than the start. --every=1 evaluates
+after every round, and so tells when the alarm came more finely than the run's rl.evaluate_every does.
 """
 
-import argparse
-import json
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.results import keep, parser_of
 from pit_jax.config import Config
+from pit_jax.errors import UserError
 from pit_jax.files import read_jsonl
+from pit_jax.flags import parse
 from pit_jax.parallel.host_memory import keep_freed_memory
-from pit_jax.stages import pipeline
-from pit_jax.stages.command import parse
-from pit_jax.stages.workspace import StageFolder, data_folder
+from pit_jax.recipes import pipeline
+from pit_jax.recipes.catalogue import catalogue
+from pit_jax.run.folders import Run, StageFolder
+from pit_jax.run.provenance import StageId
 
+RL = StageId("rl", "improver")
 FASTER, LOOSER = 5.0, 6.0
 
 
@@ -54,23 +55,24 @@ def hot(config: Config, workdir: Path, seed: int, every: int) -> Config:
 
 
 def copy_parents(config: Config, target: Path) -> None:
-    """Data and parents of the improver's RL, where they are not there yet. ValueError when `config` is not theirs."""
-    source = StageFolder(Path(config.workdir), "rl", "improver")
-    source.check_parents(config)
-    parents = source.parents(config)
+    """Data and ancestors of the improver's RL, where they are not there yet. UserError when `config` is not theirs."""
+    run = Run(config, catalogue())
+    run.folder(RL).check_parents(config)
+    parents = run.folder(RL).parents(config)
     for parent in parents:
         parent.check_config(config)
-    for path in (data_folder(config), *(parent.path for parent in parents)):
+    for path in (run.data_folder, *(run.workdir / name for name in run.folder(RL).ancestors(config))):
         if not (target / path.name).exists():
             shutil.copytree(path, target / path.name)
 
 
 def outcome(folder: StageFolder) -> Outcome:
-    """What a finished stage shows. ValueError when its data have no known truth."""
-    done = json.loads((folder.path / "done.json").read_text(encoding="utf-8"))
+    """What a finished stage shows. UserError when its data have no known truth."""
+    done = folder.done()
+    assert done is not None
     rows = [row for row in read_jsonl(folder.path / "metrics.jsonl") if row["phase"] == "eval"]
     if "truth/score" not in rows[0]:
-        raise ValueError(f"{folder.path}: asked for truth/score, found none; pass a run on the embedded notes set")
+        raise UserError(f"{folder.path}: asked for truth/score, found none; pass a run on the embedded notes set")
     truth = {row["step"]: row["truth/score"] for row in rows}
     alarm, last = next(iter(done["alarms"]), None), max(truth)
     there = truth[alarm["round"] if alarm else last]
@@ -94,7 +96,7 @@ def table_of(found: Sequence[Outcome]) -> Table:
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--every", type=int, default=0)
     parser.add_argument("--scratch", type=Path, default=Path("runs/hot"))
@@ -105,9 +107,11 @@ def main(argv: Sequence[str]) -> None:
     for seed in range(arguments.seeds):
         target = arguments.scratch / f"seed-{seed}"
         copy_parents(config, target)
-        pipeline.run(hot(config, target, seed, arguments.every))
-        found.append(outcome(StageFolder(target, "rl", "improver")))
+        branch = hot(config, target, seed, arguments.every)
+        pipeline.run(branch)
+        found.append(outcome(Run(branch, catalogue()).folder(RL)))
     Console().print(table_of(found))
+    keep(arguments.results, "hot_settings", {"every": arguments.every, "seeds": [asdict(run) for run in found]})
 
 
 if __name__ == "__main__":

@@ -1,13 +1,12 @@
 """Host memory of reading a checkpoint: peak resident memory beyond the weights themselves.
 
-    PYTHONPATH=. python benchmarks/load_memory.py --scratch=runs/load-memory [--layers=16]
+    python -m benchmarks.load_memory --scratch=runs/load-memory [--layers=16]
 
 A random Llama of about a billion weights (16 layers) is written to --scratch in bfloat16, in files of at most 512 MiB,
 and read in float32 onto the devices of this machine. On a CPU the weights are resident too: they are subtracted. Pages
 of the mapped files are counted apart, since the system takes them back when it needs them.
 """
 
-import argparse
 import json
 import threading
 from pathlib import Path
@@ -20,6 +19,7 @@ import transformers
 from rich.console import Console
 from safetensors.numpy import save_file
 
+from benchmarks.results import keep, parser_of
 from pit_jax.config import MeshConfig
 from pit_jax.model import weights
 from pit_jax.model.families import FAMILIES, architecture
@@ -77,7 +77,7 @@ def write(folder: Path, config: transformers.LlamaConfig) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--scratch", type=Path, required=True)
     parser.add_argument("--layers", type=int, default=16)
     given = parser.parse_args()
@@ -114,6 +114,7 @@ def main() -> None:
         "MiB of mapped files": watch.mapped >> 20,
     }
     Console().print(line)
+    keep(given.results, "load_memory", line)
 
 
 if __name__ == "__main__":

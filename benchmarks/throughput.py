@@ -1,6 +1,6 @@
 """Steps of the embedded run, timed: tokens/s of SFT, of the gap tree against four passes, and of decoding.
 
-    python benchmarks/throughput.py
+    python -m benchmarks.throughput
 
 Absolute figures depend on the machine and on what else it runs; the ratio of the gap's two forms is the one to compare.
 """
@@ -15,16 +15,17 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from pit_jax.batch import NODE_PARENTS, SftBatch
-from pit_jax.inference.engine import generate
+from benchmarks.results import keep, parser_of
+from pit_jax.batch import DecodeSpec, GapBatch, SftBatch
+from pit_jax.flags import DEFAULT_CONFIG
+from pit_jax.inference.engine import complete
 from pit_jax.inference.sampling import Sampling
-from pit_jax.model.attention import tree_visible
 from pit_jax.model.networks import LanguageModel, ScalarModel
+from pit_jax.model.scoring import end_scores
 from pit_jax.objectives.gap import gap_loss
 from pit_jax.parallel.host_memory import keep_freed_memory
-from pit_jax.stages.command import DEFAULT_CONFIG, load_config
-from pit_jax.stages.rm import sequence_scores
-from pit_jax.stages.sft import make_loss
+from pit_jax.recipes import gap, sft
+from pit_jax.shipped import load_config
 
 VOCAB, PROMPT, ANSWER, REPEATS = 448, 20, 32, 10
 
@@ -46,7 +47,7 @@ def sft_seconds(model: LanguageModel, batch: int) -> float:
     tokens_BL = jax.random.randint(jax.random.key(1), (batch, length), 5, VOCAB)
     places_BL = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), (batch, length))
     rows = SftBatch(tokens_BL, tokens_BL, places_BL >= length - ANSWER, places_BL, jnp.ones_like(places_BL))
-    loss = make_loss(model, slots=ANSWER)
+    loss = sft.make_loss(model, slots=ANSWER)
     return seconds(jax.grad(lambda params: loss(params, rows, jax.random.key(0))[0]), model.init(jax.random.key(0)))
 
 
@@ -66,15 +67,11 @@ def tree_seconds(model: ScalarModel, batch: int) -> float:
     places = np.concatenate(
         [np.arange(starts[node], starts[node] + size, dtype=np.int32) for node, size in sizes.items()]
     )
-    ends = [int(np.flatnonzero(nodes == node)[-1]) for node in (6, 4, 7, 5)]
+    ends = (jnp.full(batch, np.flatnonzero(nodes == node)[-1], jnp.int32) for node in (6, 4, 7, 5))
     tokens_BL = jax.random.randint(jax.random.key(1), (batch, len(nodes)), 5, VOCAB)
     nodes_BL, places_BL = (jnp.broadcast_to(jnp.asarray(x), tokens_BL.shape) for x in (nodes, places))
-
-    def loss(params: Any) -> jax.Array:
-        scalars_BL = model.scalars(params, tokens_BL, places_BL, tree_visible(nodes_BL, NODE_PARENTS))
-        return gap_loss(*(scalars_BL[:, end] for end in ends))[0]
-
-    return seconds(jax.grad(loss), model.init(jax.random.key(0)))
+    rows, loss = GapBatch(tokens_BL, places_BL, nodes_BL, *ends), gap.make_loss(model)
+    return seconds(jax.grad(lambda params: loss(params, rows, jax.random.key(0))[0]), model.init(jax.random.key(0)))
 
 
 def four_pass_seconds(model: ScalarModel, batch: int) -> float:
@@ -82,7 +79,7 @@ def four_pass_seconds(model: ScalarModel, batch: int) -> float:
     tokens_BL = jax.random.randint(jax.random.key(1), (4 * batch, PROMPT + 2 * ANSWER), 5, VOCAB)
 
     def loss(params: Any) -> jax.Array:
-        return gap_loss(*jnp.split(sequence_scores(model, params, tokens_BL, jnp.ones_like(tokens_BL)), 4))[0]
+        return gap_loss(*jnp.split(end_scores(model, params, tokens_BL, jnp.ones_like(tokens_BL)), 4))[0]
 
     return seconds(jax.grad(loss), model.init(jax.random.key(0)))
 
@@ -90,33 +87,35 @@ def four_pass_seconds(model: ScalarModel, batch: int) -> float:
 def decode_seconds(model: LanguageModel, batch: int) -> float:
     prompt_BP = jax.random.randint(jax.random.key(1), (batch, PROMPT + ANSWER), 5, VOCAB)
 
+    spec = DecodeSpec(response_slot=ANSWER, eos_id=-1, pad_id=0, suffix=())
+
     def draw(params: Any, key: jax.Array) -> Any:
-        return generate(
-            model, params, prompt_BP, prompt_BP > 0, key, sampling=Sampling(), response_slot=ANSWER, eos_id=-1, pad_id=0
-        )
+        return complete(model, params, prompt_BP, prompt_BP > 0, key, Sampling(), spec=spec)
 
     return seconds(draw, model.init(jax.random.key(0)), jax.random.key(2))
 
 
 def main() -> None:
+    given = parser_of(__doc__).parse_args()
     keep_freed_memory()
     config = load_config(DEFAULT_CONFIG)
     language, scalar = LanguageModel(config.transformer, VOCAB), ScalarModel(config.transformer, VOCAB)
-    sft, rm, draw = config.sft.batch_size, config.rm.batch_size, config.improve.batch_size
-    tree, four = tree_seconds(scalar, rm), four_pass_seconds(scalar, rm)
-    table = Table(
-        title=f"configs/tiny.py on {jax.device_count()} {jax.default_backend()} device(s), median of {REPEATS}"
-    )
+    tuned, pairs, drawn = config.sft.batch_size, config.rm.batch_size, config.improve.batch_size
+    tree, four = tree_seconds(scalar, pairs), four_pass_seconds(scalar, pairs)
+    timed = {
+        "SFT gradient": (sft_seconds(language, tuned), tuned * (PROMPT + 2 * ANSWER)),
+        "gap gradient, tree": (tree, pairs * (PROMPT + 6 * ANSWER)),
+        "gap gradient, four passes": (four, 4 * pairs * (PROMPT + 2 * ANSWER)),
+        "decode": (decode_seconds(language, drawn), drawn * ANSWER),
+    }
+    table = Table(title=f"configs/tiny.py, median of {REPEATS}; four passes / tree: {four / tree:.2f}")
     for column in ("program", "ms", "tokens/s"):
         table.add_column(column, justify="left" if column == "program" else "right")
-    took = sft_seconds(language, sft)
-    table.add_row("SFT gradient", f"{1e3 * took:.0f}", f"{sft * (PROMPT + 2 * ANSWER) / took:,.0f}")
-    table.add_row("gap gradient, tree", f"{1e3 * tree:.0f}", f"{rm * (PROMPT + 6 * ANSWER) / tree:,.0f}")
-    table.add_row("gap gradient, four passes", f"{1e3 * four:.0f}", f"{4 * rm * (PROMPT + 2 * ANSWER) / four:,.0f}")
-    table.add_row("  four passes / tree", f"{four / tree:.2f}", "")
-    took = decode_seconds(language, draw)
-    table.add_row("decode", f"{1e3 * took:.0f}", f"{draw * ANSWER / took:,.0f}")
+    for name, (took, tokens) in timed.items():
+        table.add_row(name, f"{1e3 * took:.0f}", f"{tokens / took:,.0f}")
     Console().print(table)
+    figures = {name: {"ms": round(1e3 * took, 1), "tokens/s": round(n / took)} for name, (took, n) in timed.items()}
+    keep(given.results, "throughput", {**figures, "four passes / tree": round(four / tree, 2)})
 
 
 if __name__ == "__main__":

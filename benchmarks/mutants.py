@@ -1,0 +1,277 @@
+"""Do the tests notice? Faults planted by hand (signs, masks, orders, seeds), each with the tests that should fail.
+
+    python -m benchmarks.mutants [--only=NAME]
+
+Every mutant replaces one piece of one source in a copy of the checkout and runs the tests named beside it. The table
+says which were caught; a fault that passes asks for a test, not for another list. tests/test_mutants.py keeps the list
+applicable.
+"""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from benchmarks.results import keep, parser_of
+
+ROOT = Path(__file__).resolve().parents[1]
+COPIED = ("pit_jax", "configs", "launch", "tests", "examples", "benchmarks", "docs", "pyproject.toml", "setup.py")
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One fault: in `file` of pit_jax, `old` (which stands there once) becomes `new`; `tests` should notice."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: str
+
+    @property
+    def path(self) -> Path:
+        return ROOT / "pit_jax" / self.file
+
+
+MUTANTS = (
+    Mutant("gap: a term turned", "objectives/gap.py", '("ll", "lw"))', '("lw", "ll"))', "objectives/test_gap.py"),
+    Mutant(
+        "ppo: the smaller of the two surrogates",
+        "objectives/ppo.py",
+        "losses_BT = jnp.maximum(free_BT, clipped_BT)\n    metrics",
+        "losses_BT = jnp.minimum(free_BT, clipped_BT)\n    metrics",
+        "objectives/test_ppo.py",
+    ),
+    Mutant(
+        "gae: padding is a step",
+        "objectives/returns.py",
+        "jnp.where(mask_B, value_B, next_value_B)",
+        "value_B",
+        "objectives/test_returns.py",
+    ),
+    Mutant("kl: k3 turned", "objectives/returns.py", "jnp.expm1(-d_BT) + d_BT", "jnp.expm1(d_BT) - d_BT", "objectives"),
+    Mutant(
+        "rewards: the KL is paid for",
+        "objectives/returns.py",
+        "is_last_BT) - kl_coef",
+        "is_last_BT) + kl_coef",
+        "objectives/test_returns.py",
+    ),
+    Mutant("rloo: the mean of all", "objectives/group.py", "(size / (size - 1))", "1.0", "objectives/test_group.py"),
+    Mutant(
+        "reward: the margin turned",
+        "objectives/reward.py",
+        "margin.astype(jnp.float32) - difference_B",
+        "-margin.astype(jnp.float32) - difference_B",
+        "objectives/test_reward.py",
+    ),
+    Mutant(
+        "dpo: labels swapped", "objectives/dpo.py", "= chosen_B - rejected_B", "= rejected_B - chosen_B", "objectives"
+    ),
+    Mutant(
+        "rows: a token sees other segments",
+        "model/rows.py",
+        "_causal(rows.segments_BL) & same_BLS &",
+        "_causal(rows.segments_BL) &",
+        "model/test_rows.py",
+    ),
+    Mutant(
+        "rope: turned the other way", "model/rope.py", "a * cos - b * sin", "a * cos + b * sin", "model/test_rope.py"
+    ),
+    Mutant(
+        "scoring: values one slot late",
+        "model/scoring.py",
+        "[:, -slot - 1 : -1]\n\n\ndef end_scores",
+        "[:, -slot:]\n\n\ndef end_scores",
+        "model/test_scoring.py",
+    ),
+    Mutant(
+        "engine: every step draws with one key",
+        "inference/engine.py",
+        "jax.random.fold_in(key, state.step)",
+        "key",
+        "inference/test_engine.py",
+    ),
+    Mutant(
+        "engine: the reference keeps its EOS",
+        "inference/engine.py",
+        "reference.mask_BT & (reference.tokens_BT != spec.eos_id)",
+        "reference.mask_BT",
+        "inference",
+    ),
+    Mutant(
+        "gap: not centred",
+        "rl/rewards.py",
+        "responses) - plain_score(model, params, prompts, reference)",
+        "responses)",
+        "rl",
+    ),
+    Mutant(
+        "rollout: an answer without an end may earn",
+        "rl/rollout.py",
+        "jnp.minimum(score_B, 0.0) - config",
+        "score_B - config",
+        "rl/test_rollout.py",
+    ),
+    Mutant(
+        "groups: samples of a prompt are apart",
+        "rl/references.py",
+        "jnp.repeat(x, samples, axis=0)",
+        "jnp.tile(x, (samples,) + (1,) * (x.ndim - 1))",
+        "rl",
+    ),
+    Mutant(
+        "text rewards: without their weight",
+        "rl/rewards.py",
+        "np.float32(reward.weight) * values_N",
+        "values_N",
+        "rl/test_rewards.py",
+    ),
+    Mutant(
+        "rl: stop_kl ends no round",
+        "recipes/rl.py",
+        "spent = trainer.config.stop_kl > 0 and",
+        "spent = trainer.config.stop_kl < 0 and",
+        "recipes",
+    ),
+    Mutant(
+        "rl: the curriculum forgets its place",
+        "rl/trainer.py",
+        "dataclasses.replace(place, success=success).arrays()",
+        "Place().arrays()",
+        "recipes rl",
+    ),
+    Mutant(
+        "rl: minibatches of every round alike",
+        "rl/trainer.py",
+        "default_rng((self.seed, round, epoch))",
+        "default_rng((self.seed, epoch))",
+        "recipes rl",
+    ),
+    Mutant(
+        "rl: the KL coefficient stands still",
+        "rl/trainer.py",
+        'extras["kl_coef"] = controller.update(',
+        'extras["kl_coef"] = extras["kl_coef"] + 0 * controller.update(',
+        "recipes rl",
+    ),
+    Mutant(
+        "rl: the anchor never moves",
+        "rl/trainer.py",
+        "moved = place.phase > Place",
+        "moved = place.phase < Place",
+        "recipes rl",
+    ),
+    Mutant(
+        "rl: every round meets the first rows",
+        "rl/supply.py",
+        "numbers = self._stream(len(names)).rows(round)",
+        "numbers = self._stream(len(names)).rows(0)",
+        "recipes rl",
+    ),
+    Mutant(
+        "monitors: disagreement is not watched",
+        "rl/monitors.py",
+        "now.disagreement > apart",
+        "False",
+        "rl/test_monitors.py",
+    ),
+    Mutant(
+        "step: accumulated gradients are not weighted",
+        "training/step.py",
+        'g * metrics["loss"].count, grads)',
+        "g, grads)",
+        "training/test_step.py",
+    ),
+    Mutant(
+        "session: saved after the batch is drawn",
+        "training/session.py",
+        "self.start, self.state = restored",
+        "self.start, self.state = (restored[0] + 1, restored[1])",
+        "training",
+    ),
+    Mutant(
+        "stream: one order for all epochs",
+        "data/stream.py",
+        "default_rng((seed, epoch))",
+        "default_rng(seed)",
+        "data/test_stream.py",
+    ),
+    Mutant(
+        "stopping: goes on below the threshold",
+        "inference/stopping.py",
+        "if gap < threshold), len(gaps))",
+        "if gap > threshold), len(gaps))",
+        "inference/test_stopping.py",
+    ),
+    Mutant(
+        "folders: an ancestor may change",
+        "run/folders.py",
+        "if above[name] != before[name]",
+        "if False",
+        "run",
+    ),
+    Mutant(
+        "judges: both orders ask the same",
+        "evaluation/judges/judge.py",
+        "backward_N = -_asked(judge, bench, prompts, right, left)",
+        "backward_N = _asked(judge, bench, prompts, left, right)",
+        "evaluation/test_judges.py",
+    ),
+    Mutant(
+        "code: a fork's code is not its stage's",
+        "fork.py",
+        "**STAGES.code(str(stage.id))}",
+        "}",
+        "test_fork.py",
+    ),
+)
+
+
+def is_caught(mutant: Mutant, checkout: Path) -> bool:
+    """Whether a test fails with the fault in a copy of the checkout, which is mended afterwards."""
+    path = checkout / "pit_jax" / mutant.file
+    source = path.read_text(encoding="utf-8")
+    assert source.count(mutant.old) == 1, f"{mutant.name}: {mutant.old!r} stands {source.count(mutant.old)} times"
+    path.write_text(source.replace(mutant.old, mutant.new), encoding="utf-8")
+    tests = [f"tests/{name}" for name in mutant.tests.split()]
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
+    try:
+        done = subprocess.run(command, cwd=checkout, capture_output=True, text=True)
+    finally:
+        path.write_text(source, encoding="utf-8")
+    assert done.returncode in (0, 1), done.stdout[-2000:] + done.stderr[-2000:]
+    return done.returncode == 1
+
+
+def main() -> None:
+    parser = parser_of(__doc__)
+    parser.add_argument("--only", default="", help="the mutants whose name holds this")
+    given = parser.parse_args()
+    chosen = [mutant for mutant in MUTANTS if given.only in mutant.name]
+    with tempfile.TemporaryDirectory(prefix="pit_jax-mutants-") as folder:
+        checkout = Path(folder)
+        for name in COPIED:
+            source = ROOT / name
+            copy = shutil.copytree if source.is_dir() else shutil.copy
+            copy(source, checkout / name)
+        caught = {mutant.name: is_caught(mutant, checkout) for mutant in track(chosen, console=Console(stderr=True))}
+    table = Table(title=f"{sum(caught.values())} of {len(caught)} faults caught", title_justify="left")
+    for column in ("fault", "file", ""):
+        table.add_column(column)
+    for mutant in chosen:
+        table.add_row(mutant.name, mutant.file, "caught" if caught[mutant.name] else "[red]PASSED[/]")
+    Console().print(table)
+    if not given.only:
+        passed = [name for name, noticed in caught.items() if not noticed]
+        keep(given.results, "mutants", {"mutants": len(caught), "caught": sum(caught.values()), "passed": passed})
+
+
+if __name__ == "__main__":
+    main()
