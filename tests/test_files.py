@@ -46,8 +46,17 @@ def test_files_appear_whole_or_not_at_all(
 def test_what_is_renamed_was_forced_to_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[str] = []
     sync, move = os.fsync, os.replace
-    monkeypatch.setattr(os, "fsync", lambda handle: done.append("sync") or sync(handle))
-    monkeypatch.setattr(os, "replace", lambda *names: done.append("move") or move(*names))
+
+    def noted_sync(handle: int) -> None:
+        done.append("sync")
+        sync(handle)
+
+    def noted_move(source: Any, target: Any) -> None:
+        done.append("move")
+        move(source, target)
+
+    monkeypatch.setattr(os, "fsync", noted_sync)
+    monkeypatch.setattr(os, "replace", noted_move)
     files.write_text(tmp_path / "file", "text")
     assert done == ["sync", "move", "sync"], "the content before the rename, the folder behind it"
 

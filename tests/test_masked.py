@@ -54,6 +54,59 @@ def test_means_add_by_count() -> None:
     assert Mean.of(jnp.array([True, False])).value == 0.5
 
 
+def test_a_mean_of_rows_counts_every_row_alike() -> None:
+    """Rows of means 1.5 and 3, whatever their lengths, and one without a real slot, which does not count."""
+    x_BT, mask_BT = (jnp.concatenate([x, y]) for x, y in ((X_BT, X_BT[:1]), (MASK_BT, MASK_BT[:1] & False)))
+    mean = masked.mean_of_rows(x_BT, mask_BT)
+    assert (float(mean.sum), float(mean.count)) == (4.5, 2.0) and mean.value == 2.25
+    assert Mean.of(x_BT, mask_BT).value == 2.0, "the mean over slots is another"
+
+
+def test_a_mean_of_slots_is_a_sum_by_the_room_there_was() -> None:
+    """1 + 2 + 3 over two rows of three slots; a row without a real slot had no room. Long answers are not thinned."""
+    x_BT, mask_BT = (jnp.concatenate([x, y]) for x, y in ((X_BT, X_BT[:1]), (MASK_BT, MASK_BT[:1] & False)))
+    mean = masked.mean_of_slots(x_BT, mask_BT)
+    assert (float(mean.sum), float(mean.count)) == (6.0, 6.0) and mean.value == 1.0
+
+
+@pytest.mark.parametrize("name", ["mean_of_rows", "mean_of_slots"])
+def test_the_other_means_add_by_count_and_see_no_junk(name: str) -> None:
+    """Micro-batches of one row each add up to the batch; NaN and inf in padding reach neither value nor gradient."""
+    mean = getattr(masked, name)
+    pieces = [mean(X_BT[row : row + 1], MASK_BT[row : row + 1]) for row in range(2)]
+    assert (pieces[0] + pieces[1]).value == pytest.approx(mean(X_BT, MASK_BT).value)
+    assert mean(X_BT, MASK_BT.astype(jnp.float32)).value == mean(X_BT, MASK_BT).value
+
+    def divided(x_BT: jax.Array) -> jax.Array:
+        found = mean(x_BT, MASK_BT)
+        return found.sum / found.count
+
+    grad_BT = jax.grad(divided)(X_BT)
+    share = {
+        "mean_of_rows": [[0.25, 0.25, 0.0], [0.5, 0.0, 0.0]],
+        "mean_of_slots": [[1 / 6, 1 / 6, 0.0], [1 / 6, 0, 0]],
+    }
+    np.testing.assert_allclose(grad_BT, share[name], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["mean_of_rows", "mean_of_slots"])
+def test_the_other_means_of_nothing_are_nothing(name: str) -> None:
+    def total(x_BT: jax.Array) -> jax.Array:
+        return getattr(masked, name)(x_BT, jnp.zeros_like(MASK_BT)).sum
+
+    value, grad_BT = jax.value_and_grad(total)(X_BT)
+    found = getattr(masked, name)(X_BT, jnp.zeros_like(MASK_BT))
+    assert float(value) == float(found.count) == 0.0 and math.isnan(found.value)
+    np.testing.assert_array_equal(grad_BT, np.zeros((2, 3)))
+
+
+@pytest.mark.parametrize("name", ["mean_of_rows", "mean_of_slots"])
+def test_the_other_means_are_taken_in_float32(name: str) -> None:
+    x_BT = jnp.ones((2, 5096), jnp.bfloat16)
+    found = getattr(masked, name)(x_BT, jnp.ones(x_BT.shape, bool))
+    assert found.sum.dtype == found.count.dtype == jnp.float32 and found.value == 1.0
+
+
 def test_whiten_by_hand() -> None:
     """1, 2, 3: mean 2, unbiased variance 1; so -1, 0, 1, and with the mean kept 1, 2, 3."""
     np.testing.assert_allclose(masked.whiten(X_BT, MASK_BT), [[-1, 0, 0], [1, 0, 0]], atol=1e-6)

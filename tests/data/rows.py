@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-PAIR = {"prompt": "say hi", "chosen": "hi", "rejected": "no"}
+PAIR: dict[str, Any] = {"prompt": "say hi", "chosen": "hi", "rejected": "no"}
 
 
 def write(path: Path, *lines: Any) -> Path:

@@ -1,3 +1,5 @@
+"""Rows of every kind, built by hand from tokens."""
+
 import dataclasses
 
 import numpy as np
@@ -6,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pit_jax import batch
-from pit_jax.data.features import FEATURES, KINDS, Example, Layout, build, gap_pairs, pack_sft, row_lengths
+from pit_jax.data.features import FEATURES, KINDS, Example, Layout, build, row_lengths
+from tests.world import four_sequences
 
 PAD, EOS, SUFFIX = 0, 1, (4, 5)
 tokens = st.lists(st.integers(6, 99), max_size=7)
@@ -57,37 +60,6 @@ def test_sft_rows_teach_the_answer_and_its_eos_only(kind: str, rows: list[Exampl
         assert (arrays["tokens_BL"][row, real:] == PAD).all() and not arrays["mask_BL"][row, real:].any()
 
 
-def loss_inputs(arrays: dict[str, np.ndarray]) -> list[list[tuple[int, ...]]]:
-    """Per example: (token, target, mask, position) of every real slot, sorted so that placement does not matter."""
-    found = []
-    for row in range(len(arrays["tokens_BL"])):
-        for segment in range(1, arrays["segments_BL"][row].max() + 1):
-            here = arrays["segments_BL"][row] == segment
-            names = ("tokens_BL", "targets_BL", "mask_BL", "positions_BL")
-            found.append(list(zip(*(arrays[name][row][here].tolist() for name in names), strict=True)))
-    return sorted(found)
-
-
-@pytest.mark.parametrize("kind", SFT)
-@given(rows=st.lists(st.builds(Example, filled, filled, tokens, tokens), min_size=1, max_size=12))
-def test_packed_rows_hold_the_same_examples(kind: str, rows: list[Example]) -> None:
-    packed = pack_sft(kind, rows, LAYOUT)
-    assert loss_inputs(packed) == loss_inputs(build(kind, rows, LAYOUT))
-    assert len(packed["tokens_BL"]) <= len(rows)
-    for segments in packed["segments_BL"]:
-        real = segments[segments > 0]
-        assert (np.diff(real) >= 0).all() and (segments[: len(real)] == real).all()
-
-
-def test_packing_takes_the_first_row_with_room() -> None:
-    layout = dataclasses.replace(LAYOUT, row_lengths={"sft-policy": 8})
-    rows = [Example([9] * n, [9], [8], [7]) for n in (4, 5, 3, 2)]  # 5, 6, 4 and 3 tokens
-    segments = pack_sft("sft-policy", rows, layout)["segments_BL"]
-    assert [row.tolist() for row in segments] == [[1] * 5 + [2] * 3, [1] * 6 + [0] * 2, [1] * 4 + [0] * 4]
-    with pytest.raises(AssertionError, match="an example of 9 tokens does not fit a row of 8"):
-        pack_sft("sft-policy", [Example([9] * 8, [9], [8], [7])], layout)
-
-
 @given(rows=examples)
 def test_reward_rows_end_at_eos(rows: list[Example]) -> None:
     arrays = build("reward", rows, LAYOUT)
@@ -102,7 +74,7 @@ def test_reward_rows_end_at_eos(rows: list[Example]) -> None:
 @given(rows=examples)
 def test_the_gap_tree_holds_the_four_sequences(rows: list[Example]) -> None:
     """Walking from each end to the root gives exactly the plain sequence, with positions counted along it."""
-    tree, plain = build("gap", rows, LAYOUT), gap_pairs(rows, LAYOUT)
+    tree, plain = build("gap", rows, LAYOUT), four_sequences(rows)
     leaves = {"wl": batch.NODE_WL, "ww": batch.NODE_WW, "ll": batch.NODE_LL, "lw": batch.NODE_LW}
     for row in range(len(rows)):
         for name, leaf in leaves.items():
@@ -118,7 +90,7 @@ def test_the_gap_tree_holds_the_four_sequences(rows: list[Example]) -> None:
 
 
 def test_gap_sequences_say_candidate_given_reference() -> None:
-    plain = gap_pairs([Example([9], [20], [30], [40])], LAYOUT)
+    plain = four_sequences([Example([9], [20], [30], [40])])
     assert plain["tokens_wl_BL"].tolist() == [[20, 40, 4, 5, 30, EOS]]
     assert plain["tokens_lw_BL"].tolist() == [[20, 30, 4, 5, 40, EOS]]
     assert plain["end_ww_B"].tolist() == [5]

@@ -1,3 +1,5 @@
+"""The fold of a prompt is a function of its text alone."""
+
 import unicodedata
 from collections import Counter
 
@@ -6,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pit_jax.data.folds import FOLDS, fold_of
+from pit_jax.errors import UserError
 
 
 @given(st.text(), st.floats(0.0, 1.0))
@@ -39,5 +42,5 @@ def test_folds_are_pinned() -> None:
 def test_extremes_and_bad_fraction() -> None:
     assert fold_of("x", 1.0) == "heldout"
     assert fold_of("x", 0.0) != "heldout"
-    with pytest.raises(ValueError, match=r"must lie in \[0, 1\], found 1.5"):
+    with pytest.raises(UserError, match=r"must lie in \[0, 1\], found 1.5"):
         fold_of("x", 1.5)

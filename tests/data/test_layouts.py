@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from pit_jax.batch import Triple
 from pit_jax.data.layouts import LAYOUTS, Unusable, hh, pairs, synthetic_instruct, tldr, ultrafeedback
+from pit_jax.errors import UserError
 from tests.data.rows import PAIR, turns
 
 ANSWER_A, ANSWER_B = [{"role": "assistant", "content": "a"}], [{"role": "assistant", "content": "b"}]
@@ -16,7 +17,7 @@ ANSWER_A, ANSWER_B = [{"role": "assistant", "content": "a"}], [{"role": "assista
 def test_strings_survive_exactly_and_other_columns_are_ignored() -> None:
     odd = {"prompt": " é\n🙂\u2028", "chosen": "<eos>\u0000", "rejected": "b ", "source": 2}
     assert pairs(odd) == Triple(" é\n🙂\u2028", "<eos>\u0000", "b ")
-    assert LAYOUTS["jsonl"] is pairs
+    assert LAYOUTS["pairs"].parse is LAYOUTS["jsonl"].parse is pairs
 
 
 @pytest.mark.parametrize(
@@ -126,16 +127,23 @@ messages = st.lists(
 columns = st.sampled_from(["prompt", "chosen", "rejected", "margin"])
 
 
-@pytest.mark.parametrize("layout", LAYOUTS.values())
+@pytest.mark.parametrize("layout", list(LAYOUTS), ids=lambda layout: layout.name)
 @given(row=st.dictionaries(columns, scalars | messages | st.lists(scalars) | st.dictionaries(columns, scalars)))
 def test_any_row_is_a_pair_or_says_why(layout: Any, row: dict[str, Any]) -> None:
     try:
-        triple = layout(row)
+        triple = layout.parse(row)
     except Unusable as why:
         assert why.reason
         return
     assert triple.prompt.strip() and triple.chosen.strip() and triple.rejected.strip()
     assert triple.chosen.strip() != triple.rejected.strip()
+
+
+def test_layouts_are_known_by_their_names() -> None:
+    assert LAYOUTS.names() == ["pairs", "jsonl", "hh", "tldr", "ultrafeedback", "synthetic_instruct"]
+    assert {layout.name: layout.parse for layout in LAYOUTS}["hh"] is hh
+    with pytest.raises(UserError, match=r"no layout 'ultrafeedbak'; did you mean ultrafeedback\?; known: pairs, jsonl"):
+        LAYOUTS["ultrafeedbak"]
 
 
 START = "\n\nHuman: one\n\nAssistant: two\n\nHuman: three\n\nAssistant:"

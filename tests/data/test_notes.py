@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from pit_jax.data import notes
 from pit_jax.data.notes import MAX_SCORE, Note, Request, draw_ideal, draw_request, pairs, parse_request, score
+from pit_jax.errors import UserError
 
 REQUEST = Request(
     tone="kind",
@@ -107,7 +108,7 @@ def test_every_fault_has_a_cost() -> None:
 
 @pytest.mark.parametrize("fault", COSTS, ids=lambda fault: fault.__name__.strip("_"))
 def test_a_fault_costs_an_ideal_note_what_it_should(fault: Callable[..., Note]) -> None:
-    costs = Counter()
+    costs = Counter[float]()
     for seed in range(300):
         rng = random.Random(seed)
         request = draw_request(rng)
@@ -192,11 +193,11 @@ def test_any_note_of_known_sentences_scores_in_range(sentences: list[str], closi
     ],
 )
 def test_a_foreign_prompt_is_refused(prompt: str) -> None:
-    with pytest.raises(ValueError, match="the notes rubric judges requests of the notes set only, found prompt"):
+    with pytest.raises(UserError, match="the notes rubric judges requests of the notes set only, found prompt"):
         score(prompt, IDEAL)
 
 
 @given(st.text())
 def test_any_other_text_as_a_prompt_is_a_value_error(text: str) -> None:
-    with pytest.raises(ValueError, match="judges requests of the notes set only"):
+    with pytest.raises(UserError, match="judges requests of the notes set only"):
         score(text, IDEAL)

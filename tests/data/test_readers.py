@@ -11,6 +11,7 @@ import pytest
 
 from pit_jax.data.layouts import Unusable
 from pit_jax.data.readers import download_advice, local_files, read_rows, split_location
+from pit_jax.errors import UserError
 from tests.data.rows import PAIR, turns, write
 
 ROWS: list[dict[str, Any]] = [
@@ -57,16 +58,16 @@ def test_a_bad_line_does_not_end_the_file(tmp_path: Path, line: bytes, reason: s
 def test_unusable_files(tmp_path: Path) -> None:
     for content in (b"", b"\n \n"):
         (tmp_path / "empty.jsonl").write_bytes(content)
-        with pytest.raises(ValueError, match=r"empty\.jsonl: the file is empty"):
+        with pytest.raises(UserError, match=r"empty\.jsonl: the file is empty"):
             read(tmp_path / "empty.jsonl")
     for content in (b"plain", gzip.compress(b"x" * 1000)[:20]):
         (tmp_path / "broken.jsonl.gz").write_bytes(content)
-        with pytest.raises(ValueError, match=r"broken\.jsonl\.gz: not a complete gzip file"):
+        with pytest.raises(UserError, match=r"broken\.jsonl\.gz: not a complete gzip file"):
             read(tmp_path / "broken.jsonl.gz")
     (tmp_path / "a.parquet").write_bytes(b"PAR1")
-    with pytest.raises(ValueError, match=r"a\.parquet: cannot be read as a Parquet file"):
+    with pytest.raises(UserError, match=r"a\.parquet: cannot be read as a Parquet file"):
         read(tmp_path / "a.parquet")
-    with pytest.raises(ValueError, match="is a file, which has no splits; leave @test out"):
+    with pytest.raises(UserError, match="is a file, which has no splits; leave @test out"):
         read(f"{tmp_path / 'empty.jsonl'}@test")
 
 
@@ -95,7 +96,7 @@ def test_a_folder_of_files_and_its_splits(tmp_path: Path) -> None:
     assert read(f"{tmp_path / 'set'}@train") == ROWS[:3]
     assert read(f"{tmp_path / 'set'}@test") == [ROWS[3]]
     assert [path.name for path in local_files(f"{tmp_path / 'set'}@test")] == ["test.jsonl.gz"]
-    with pytest.raises(ValueError, match=r"files whose name begins with 'dev' in this folder, found README.md, data"):
+    with pytest.raises(UserError, match=r"files whose name begins with 'dev' in this folder, found README.md, data"):
         read(f"{tmp_path / 'set'}@dev")
 
 
@@ -115,12 +116,12 @@ def test_folders_that_datasets_saved(tmp_path: Path) -> None:
     assert read(tmp_path / "one") == ROWS[:3]
     assert read(f"{tmp_path / 'both'}@test") == ROWS[3:]
     assert any(path.suffix == ".arrow" for path in local_files(str(tmp_path / "both")))
-    with pytest.raises(ValueError, match="asked for split '', found train, test; write PATH@SPLIT"):
+    with pytest.raises(UserError, match="asked for split '', found train, test; write PATH@SPLIT"):
         read(tmp_path / "both")
-    with pytest.raises(ValueError, match="has no splits; leave @test out"):
+    with pytest.raises(UserError, match="has no splits; leave @test out"):
         read(f"{tmp_path / 'one'}@test")
     next((tmp_path / "one").glob("*.arrow")).unlink()
-    with pytest.raises(ValueError, match="cannot be read as a folder of `save_to_disk`"):
+    with pytest.raises(UserError, match="cannot be read as a folder of `save_to_disk`"):
         read(tmp_path / "one")
 
 
@@ -145,7 +146,7 @@ def test_folders_that_datasets_saved(tmp_path: Path) -> None:
 )
 def test_an_unreachable_hub_says_what_to_download(location: str, parts: tuple[str, ...]) -> None:
     """The tests run offline (HF_HUB_OFFLINE)."""
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(UserError) as error:
         read(location)
     assert [part for part in parts if part not in str(error.value)] == []
 
@@ -182,10 +183,10 @@ def test_tensorflow_datasets(tiny_tfds: Callable[[], list[dict[str, Any]]]) -> N
     assert read("tfds/tiny_pairs:1.0.0@train[:2]") == read("tfds/tiny_pairs")[:2]
     (bad,) = read("tfds/tiny_pairs@test")
     assert isinstance(bad, Unusable) and bad.reason == "not valid UTF-8"
-    with pytest.raises(ValueError, match="tfds/tiny_pairs@dev cannot be read from tensorflow-datasets"):
+    with pytest.raises(UserError, match="tfds/tiny_pairs@dev cannot be read from tensorflow-datasets"):
         read("tfds/tiny_pairs@dev")
     with pytest.raises(
-        ValueError, match=r"Dataset tiny_pears not found.*`tfds build tiny_pears`.*TFDS_DATA_DIR"
+        UserError, match=r"Dataset tiny_pears not found.*`tfds build tiny_pears`.*TFDS_DATA_DIR"
     ) as error:
         read("tfds/tiny_pears")
     assert len(str(error.value)) < 800

@@ -10,7 +10,10 @@ import pytest
 from pit_jax.batch import Triple
 from pit_jax.config import DataConfig
 from pit_jax.data import notes
-from pit_jax.data.sources import SHIPPED, read_source, source_files
+from pit_jax.data.layouts import LAYOUTS, Layout
+from pit_jax.data.sources import SHIPPED, known_truth, largest_truth, read_source, source_code, source_files
+from pit_jax.errors import UserError
+from pit_jax.table import forget, source_of
 from tests.data.rows import PAIR, turns, write
 
 DATA = DataConfig()
@@ -52,20 +55,20 @@ def test_source_specs(tmp_path: Path) -> None:
     ],
 )
 def test_bad_specs(spec: str, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         read_source(spec, DATA)
 
 
 @pytest.mark.parametrize(("layout", "name"), SHIPPED)
 def test_shipped_names_say_what_to_download_where_there_is_no_hub(layout: str, name: str) -> None:
     """The tests run offline."""
-    with pytest.raises(ValueError, match=rf"run `hf download \S+/\S+ .*pass {layout}:downloads/\S+@test$") as error:
+    with pytest.raises(UserError, match=rf"run `hf download \S+/\S+ .*pass {layout}:downloads/\S+@test$") as error:
         read_source(f"{layout}:{name}@test", DATA)
     assert str(error.value).count("--include") == len(SHIPPED[layout, name])
 
 
 def test_several_tranches_are_downloaded_as_one_folder() -> None:
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(UserError) as error:
         read_source("hh:helpful", DATA)
     assert (
         "--include 'helpful-base/*train*' --include 'helpful-rejection-sampled/*train*' "
@@ -77,7 +80,7 @@ def test_several_tranches_are_downloaded_as_one_folder() -> None:
 def test_what_a_message_says_to_pass_reads_the_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     row = {"prompt": "How?", "chosen": turns("How?", "So."), "rejected": turns("How?", "Why?")}
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(UserError) as error:
         read_source("ultrafeedback:hub", DATA)
     spec = str(error.value).split()[-1]
     write(tmp_path / "downloads" / "ultrafeedback_binarized" / "data" / "train_prefs-00000-of-00001.jsonl", row)
@@ -90,7 +93,7 @@ RUBBISH = (b'{"prompt": "x", "chosen"', {"prompt": "x", "chosen": "a"}, PAIR | {
 
 def test_bad_rows_are_one_error_with_every_reason(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", PAIR, *RUBBISH, PAIR, *RUBBISH[:1])
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(UserError) as error:
         read_source(f"pairs:{path}", DATA)
     message = str(error.value)
     assert message.startswith(
@@ -112,10 +115,35 @@ def test_bad_rows_within_the_limit_are_counted_drops(tmp_path: Path) -> None:
     assert reading.triples == [Triple(**PAIR)]
     assert reading.drops.total() == reading.bad == 4
     assert reading.first["not valid UTF-8"].startswith(f"{path}, line 5: ")
-    with pytest.raises(ValueError, match="4 of 5 rows"):
+    with pytest.raises(UserError, match="4 of 5 rows"):
         read_source(f"pairs:{path}", DataConfig(max_bad_rows=0.79))
-    with pytest.raises(ValueError, match="no pair in 4 rows: 1 x not valid JSON"):
+    with pytest.raises(UserError, match="no pair in 4 rows: 1 x not valid JSON"):
         read_source(f"pairs:{write(tmp_path / 'b.jsonl', *RUBBISH)}", DataConfig(max_bad_rows=1.0))
+
+
+def test_an_error_of_a_fork_s_layout_names_its_file_and_the_row(tmp_path: Path) -> None:
+    """One of ours comes through as it is."""
+    path, fork = write(tmp_path / "a.jsonl", PAIR, {"prompt": "q"}), tmp_path / "mine.py"
+    fork.write_text("# a layout\n")
+    source = source_of(fork)
+    LAYOUTS.add(Layout("mine", lambda row: Triple(row["prompt"], row["chosen"], row["rejected"])), source)
+    try:
+        assert source_code(f"mine:{path}") == {"code of layout mine": source.digest}
+        with pytest.raises(UserError) as error:
+            read_source(f"mine:{path}", DATA)
+        assert str(error.value) == f"{path}, line 2: the layout 'mine' of {fork} raised KeyError: 'chosen'"
+    finally:
+        forget(source)
+    assert source_code(f"pairs:{path}") == source_code("notes") == {}
+
+
+@pytest.mark.parametrize(
+    ("sources", "known"), [(("notes",), True), (("notes", "pairs:a.jsonl"), False), (("hh:b",), False)]
+)
+def test_the_truth_is_known_for_notes_alone(sources: tuple[str, ...], known: bool) -> None:
+    data = DataConfig(sources=sources)
+    assert known_truth(data) is (notes.score if known else None)
+    assert largest_truth(data) == (notes.MAX_SCORE if known else None)
 
 
 def test_a_hundred_thousand_rows_with_a_hundredth_rubbish(tmp_path: Path) -> None:
@@ -129,7 +157,7 @@ def test_a_hundred_thousand_rows_with_a_hundredth_rubbish(tmp_path: Path) -> Non
     path = write(tmp_path / "many.jsonl", *rows)
     del rows
     start = time.monotonic()
-    with pytest.raises(ValueError, match="1,000 of 100,000 rows cannot be pairs.*--data.max-bad-rows=0.01$"):
+    with pytest.raises(UserError, match="1,000 of 100,000 rows cannot be pairs.*--data.max-bad-rows=0.01$"):
         read_source(f"pairs:{path}", DATA)
     assert time.monotonic() - start < 30, "about two seconds on an idle core"
     tracemalloc.start()

@@ -1,6 +1,7 @@
 """The whole data path onto disk and back. Imports TensorFlow (0.9 GB), so it stands apart from the other data tests."""
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,15 +12,14 @@ import numpy as np
 import pytest
 
 from pit_jax.config import DataConfig, TokenizerConfig
-from pit_jax.data import notes, tasks
+from pit_jax.data import layouts, notes, tasks
 from pit_jax.data.features import Layout, build
 from pit_jax.data.folds import FOLDS, fold_of
-from pit_jax.data.store import FOLD_KINDS, Prepared, prepare
-from pit_jax.data.text.tokenizers import load_tokenizer, train_tokenizer
-from pit_jax.data.text.transcripts import transcript
-from tests.data.text.chat_tokenizers import written
-from tests.data.text.published_templates import PUBLISHED
-from tests.data.text.sentencepiece_models import SETTINGS, train
+from pit_jax.data.layouts import LAYOUTS
+from pit_jax.data.store import FOLD_KINDS, Prepared, open_data, prepare
+from pit_jax.data.text.tokenizers import train_tokenizer
+from pit_jax.errors import UserError
+from pit_jax.table import forget, source_of
 
 DATA = DataConfig(notes_pairs=300, heldout_fraction=0.2, prompt_length=64, response_length=96)
 TOKENS = TokenizerConfig(vocab_size=512)
@@ -79,7 +79,7 @@ def test_slots_are_tight(prepared: Prepared) -> None:
 
 
 def test_unknown_rows_are_refused(prepared: Prepared) -> None:
-    with pytest.raises(ValueError, match="no rows of kind 'gap' in fold 'sft'; prepared are"):
+    with pytest.raises(UserError, match="no rows of kind 'gap' in fold 'sft'; prepared are"):
         prepared.arrays("sft", "gap")
 
 
@@ -123,16 +123,16 @@ def test_the_same_inputs_give_the_same_bytes(prepared: Prepared, tmp_path: Path)
 
 
 def test_changed_inputs_are_named_and_nothing_is_written_over(prepared: Prepared, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"data\.notes_pairs: was 300, now 301") as error:
+    with pytest.raises(UserError, match=r"data\.notes_pairs: was 300, now 301") as error:
         prepare(replace(DATA, notes_pairs=301), TOKENS, prepared.folder, say=quiet)
     assert "choose another workdir" in str(error.value)
-    with pytest.raises(ValueError, match=r"tokenizer\.vocab_size: was 512, now 400"):
+    with pytest.raises(UserError, match=r"tokenizer\.vocab_size: was 512, now 400"):
         prepare(DATA, replace(TOKENS, vocab_size=400), prepared.folder, say=quiet)
     source = write_pairs(tmp_path / "pairs.jsonl", 60)
     data = replace(DATA, sources=(f"jsonl:{source}",))
     prepare(data, TOKENS, tmp_path / "data", say=quiet)
     write_pairs(source, 61)
-    with pytest.raises(ValueError, match=r"contents of .*pairs\.jsonl: was \w+, now \w+"):
+    with pytest.raises(UserError, match=r"contents of .*pairs\.jsonl: was \w+, now \w+"):
         prepare(data, TOKENS, tmp_path / "data", say=quiet)
 
 
@@ -150,21 +150,23 @@ def test_a_crash_leaves_nothing_that_looks_done(tmp_path: Path, monkeypatch: pyt
     assert len(calls) == 3 and not list(tmp_path.iterdir())
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "sft.npz").write_text("half")
-    with pytest.raises(ValueError, match="exists but holds no finished data set; remove it"):
+    with pytest.raises(UserError, match="exists but holds no finished data set; remove it"):
         prepare(DATA, TOKENS, tmp_path / "data", say=quiet)
     assert (tmp_path / "data" / "sft.npz").read_text() == "half"
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="cannot write the data set to .*choose a writable workdir or free some space"):
+    with pytest.raises(
+        UserError, match=r"cannot write .*data: .*; free space there, change its rights or pass another"
+    ):
         prepare(DATA, TOKENS, tmp_path / "file" / "data", say=quiet)
 
     def full(*args: Any, **named: Any) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np, "savez", full)
-    with pytest.raises(ValueError, match="cannot write .*No space left on device"):
+    with pytest.raises(UserError, match="cannot write .*No space left on device"):
         prepare(DATA, TOKENS, tmp_path / "data", say=quiet)
     assert not (tmp_path / "data").exists()
 
@@ -185,7 +187,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Mon
 def test_bad_settings_are_refused_before_anything_is_written(
     tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         prepare(replace(DATA, **changes), TOKENS, tmp_path / "data", say=quiet)
     assert not list(tmp_path.iterdir())
 
@@ -193,10 +195,10 @@ def test_bad_settings_are_refused_before_anything_is_written(
 def test_an_empty_fold_says_what_was_dropped(tmp_path: Path) -> None:
     source = write_pairs(tmp_path / "long.jsonl", 40, rejected="far too long " * 60)
     data = replace(DATA, sources=(f"jsonl:{source}",))
-    with pytest.raises(ValueError, match="kept no example.*40 x rejected answer over 96 tokens"):
+    with pytest.raises(UserError, match="kept no example.*40 x rejected answer over 96 tokens"):
         prepare(data, TOKENS, tmp_path / "data", say=quiet)
     source = write_pairs(tmp_path / "few.jsonl", 2)
-    with pytest.raises(ValueError, match=r"fold \w+ is empty: of 2 pairs read, 2 were kept; dropped: nothing"):
+    with pytest.raises(UserError, match=r"fold \w+ is empty: of 2 pairs read, 2 were kept; dropped: nothing"):
         prepare(replace(DATA, sources=(f"jsonl:{source}",)), TOKENS, tmp_path / "data", say=quiet)
 
 
@@ -228,70 +230,72 @@ def test_margins_and_the_first_bad_rows_arrive(tmp_path: Path) -> None:
         assert [triple.margin for triple in found.triples(fold)] == margins
 
 
+def test_answers_as_texts(prepared: Prepared) -> None:
+    """One a row of tokens, up to its EOS, special tokens left out."""
+    rows, triples = prepared.arrays("heldout", "prompts"), prepared.triples("heldout")
+    assert prepared.texts(rows["chosen_BR"]) == [triple.chosen for triple in triples]
+    eos, hello = prepared.tokenizer.eos_id, prepared.tokenizer.encode("hello")
+    assert prepared.texts([[*hello, eos, *hello]]) == ["hello"] and prepared.texts(np.zeros((0, 4), int)) == []
+
+
+def test_a_folder_is_opened_as_it_is(prepared: Prepared, tmp_path: Path) -> None:
+    """Whatever it was prepared from; what is no finished folder, or has another tokenizer now, is named."""
+    found = open_data(prepared.folder)
+    assert (found.fingerprint, found.tokenizer, found.report) == (
+        prepared.fingerprint,
+        prepared.tokenizer,
+        prepared.report,
+    )
+    with pytest.raises(UserError, match="asked for prepared data, found none; run --stage=data"):
+        open_data(tmp_path)
+    shutil.copytree(prepared.folder, tmp_path / "data")
+    shutil.rmtree(tmp_path / "data" / "tokenizer")
+    train_tokenizer(["other text"], vocab_size=270, folder=tmp_path / "data" / "tokenizer")
+    with pytest.raises(UserError, match="data/tokenizer changed since the data were prepared; put it back"):
+        open_data(tmp_path / "data")
+
+
+FORK = """
+from helpers import double
+from pit_jax.batch import Triple
+
+def parse(row):
+    return Triple(double(row["prompt"]), row["chosen"], row["rejected"])
+"""
+
+
+def test_data_depend_on_the_code_of_a_fork_s_layout(tmp_path: Path) -> None:
+    """And on a module beside it: one byte, and the same folder is refused and another fingerprint made."""
+    fork, helpers, source = tmp_path / "mine.py", tmp_path / "helpers.py", write_pairs(tmp_path / "pairs.jsonl", 60)
+    fork.write_text(FORK)
+    data = replace(DATA, sources=(f"mine:{source}",))
+
+    def prepare_with(helper: str, folder: str) -> Prepared:
+        """As a fork is loaded: its values belong to the code that stands in its files now."""
+        helpers.write_text(helper)
+        code: dict[str, Any] = {"__name__": "mine"}
+        exec(FORK.replace("from helpers import double", helper), code)
+        found = source_of(fork)
+        LAYOUTS.add(layouts.Layout("mine", code["parse"]), found)
+        try:
+            return prepare(data, TOKENS, tmp_path / folder, say=quiet)
+        finally:
+            forget(found)
+
+    before = "def double(text):\n    return 2 * text\n"
+    first = prepare_with(before, "one")
+    assert {row.prompt for row in first.triples("sft")} <= {2 * f"question {i}" for i in range(60)}
+    assert prepare_with(before, "one").fingerprint == first.fingerprint
+    with pytest.raises(UserError, match=r"code of layout mine: was \w+, now \w+"):
+        prepare_with(before + "#", "one")
+    other = prepare_with(before + "#", "two")
+    assert other.triples("sft") == first.triples("sft") and other.fingerprint != first.fingerprint
+    with pytest.raises(UserError, match="unknown layout 'mine'"):
+        prepare(data, TOKENS, tmp_path / "one", say=quiet)
+
+
 def test_given_tokenizer_is_used_and_copied(prepared: Prepared, tmp_path: Path) -> None:
     given = TokenizerConfig(path=str(prepared.folder / "tokenizer"))
     copied = prepare(replace(DATA, notes_seed=1), given, tmp_path / "data", say=quiet)
     assert copied.tokenizer == prepared.tokenizer
     assert (copied.folder / "tokenizer" / "tokenizer.json").exists()
-
-
-def test_a_sentencepiece_model_is_used_and_watched(tmp_path: Path) -> None:
-    folder = train(tmp_path / "sp", model_type="bpe", **SETTINGS["as Llama"])
-    given = TokenizerConfig(path=str(folder))
-    found = prepare(DATA, given, tmp_path / "data", say=quiet)
-    assert found.tokenizer == load_tokenizer(folder) and (found.folder / "tokenizer" / "tokenizer.json").exists()
-    assert found.template.text(found.template.response("see you")) == "see you"
-    train(folder, model_type="unigram", **SETTINGS["as Llama"])
-    with pytest.raises(ValueError, match=r"contents of .*tokenizer\.model: was \w+, now \w+"):
-        prepare(DATA, given, tmp_path / "data", say=quiet)
-
-
-def test_rows_that_the_chat_template_refuses_are_counted(tmp_path: Path) -> None:
-    folder = written(tmp_path / "gemma", "bytes", PUBLISHED["gemma"])
-    turns = [("user", "hello"), ("assistant", "yes?"), ("user", "are you there")]
-    rows = [
-        {"prompt": transcript([(role, f"{text} {i}") for role, text in chosen]), "chosen": f"yes {i}", "rejected": "no"}
-        for i in range(60)
-        for chosen in (turns, [turns[0], turns[2]], [("system", "be kind"), turns[0]])
-    ]
-    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    data = replace(DATA, sources=(f"jsonl:{tmp_path / 'pairs.jsonl'}",), prompt_length=200)
-    found = prepare(data, TokenizerConfig(path=str(folder)), tmp_path / "data", say=quiet)
-    (report,) = found.report["sources"].values()
-    assert (report["read"], report["kept"]) == (180, 60)
-    assert report["dropped"] == {
-        "the chat template raises 'Roles must alternate' (roles user, user)": 60,
-        "the chat template raises 'System role not supported' (roles system, user)": 60,
-    }
-    assert all("hello" in row.prompt and "yes?" in row.prompt for row in found.triples("rl"))
-    assert found.report["lengths before drops"]["prompt"]["p50"] > 0
-
-
-def test_a_chat_template_that_raises_is_named_by_the_user_s_folder(tmp_path: Path) -> None:
-    broken = replace(PUBLISHED["chatml"], template="{{ raise_exception('not today') }}")
-    folder = written(tmp_path / "mine", "bytes", broken)
-    with pytest.raises(ValueError, match=rf"tokenizer folder {folder}: .* raises 'not today', so .*change chat_templ"):
-        prepare(DATA, TokenizerConfig(path=str(folder)), tmp_path / "data", say=quiet)
-    assert not (tmp_path / "data").exists()
-
-
-def test_real_transcripts_end_to_end(repository: Path, tmp_path: Path) -> None:
-    path = repository.parent / "shared" / "data" / "hh_rlhf_harmless_slice.jsonl.gz"
-    if not path.exists():
-        pytest.skip(f"the HH-RLHF slice is not at {path}")
-    data = DataConfig(sources=(f"hh:{path}",), prompt_length=256, response_length=128, heldout_fraction=0.1)
-    said: list[str] = []
-    hh = prepare(data, TokenizerConfig(vocab_size=2000), tmp_path / "data", say=said.append)
-    (report,) = hh.report["sources"].values()
-    assert report["read"] == 1500
-    assert report["kept"] + sum(report["dropped"].values()) == 1500
-    assert report["dropped"]["empty answer"] == 4
-    assert sum("over" in reason for reason in report["dropped"]) == 3
-    prompts = {fold: {t.prompt for t in hh.triples(fold)} for fold in FOLDS}
-    assert sum(len(p) for p in prompts.values()) == len(set().union(*prompts.values()))
-    assert sum(p.count("\n\nHuman:") > 1 for p in prompts["sft"]) > 50
-    rows = hh.arrays("sft", "sft-policy")
-    for row, triple in enumerate(hh.triples("sft")):
-        taught = rows["targets_BL"][row][rows["mask_BL"][row]]
-        assert taught[-1] == hh.tokenizer.eos_id and hh.template.text(taught) == triple.chosen
-    assert any("reading hh:" in line for line in said)

@@ -1,9 +1,12 @@
+"""Batches by their index: every epoch meets every row once."""
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pit_jax.data.stream import Stream, sequential
+from pit_jax.errors import UserError
 
 sizes = st.integers(1, 40)
 
@@ -44,9 +47,9 @@ def test_sequential_gives_every_row_once_in_whole_batches(count: int, batch_size
 
 
 def test_unusable_input() -> None:
-    with pytest.raises(ValueError, match="at least one row"):
+    with pytest.raises(UserError, match="at least one row"):
         Stream({"x": np.zeros(0)}, batch_size=1, seed=0)
-    with pytest.raises(ValueError, match="batch_size must be at least 1, found 0"):
+    with pytest.raises(UserError, match="batch_size must be at least 1, found 0"):
         Stream({"x": np.zeros(3)}, batch_size=0, seed=0)
     with pytest.raises(AssertionError, match="equal numbers of rows"):
         Stream({"x": np.zeros(3), "y": np.zeros(2)}, batch_size=1, seed=0)

@@ -10,15 +10,14 @@ import pytest
 from pit_jax.batch import Triple
 from pit_jax.config import DataConfig
 from pit_jax.data import tasks
-from pit_jax.data.features import FEATURES, KINDS, Layout, build, pack_sft
+from pit_jax.data.features import FEATURES, KINDS, Layout, build
 from pit_jax.data.folds import FOLDS
-from pit_jax.data.tf import tensorflow_and_seqio
 from pit_jax.data.text.templates import Template
 from pit_jax.data.text.tokenizers import SEPARATORS, hf_vocabulary, load_tokenizer, train_tokenizer
+from pit_jax.data.tf import tensorflow_and_seqio
 from tests.data.text.sentencepiece_models import SETTINGS, train
 
 Sources = dict[str, dict[str, list[tuple[int, Triple]]]]
-KINDS_AND_PACKING = [(kind, False) for kind in KINDS] + [("sft-policy", True), ("sft-improver", True)]
 
 
 @pytest.fixture(scope="module")
@@ -53,17 +52,13 @@ def numbered(sizes: dict[str, int], fold: str = "sft") -> tuple[Sources, list[Tr
     return sources, everything
 
 
-@pytest.mark.parametrize(("kind", "pack"), KINDS_AND_PACKING)
-def test_converters_give_what_the_row_builders_give(template: Template, kind: str, pack: bool) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_converters_give_what_the_row_builders_give(template: Template, kind: str) -> None:
     sources, everything = numbered({"a": 50})
     mixture = mixture_of(sources, [1.0], template)
-    rows = tasks.read(mixture, "sft", [kind], layout_of(template), pack=pack)[kind]
+    rows = tasks.read(mixture, "sft", [kind], layout_of(template))[kind]
     examples = tasks.tokenise(everything, template, tasks.encode(everything, template))
-    if pack:
-        expected = pack_sft(kind, examples, layout_of(template))
-        assert len(expected["tokens_BL"]) < 25
-    else:
-        expected = build(kind, examples, layout_of(template)) | {"id": np.arange(50, dtype=np.int32)}
+    expected = build(kind, examples, layout_of(template)) | {"id": np.arange(50, dtype=np.int32)}
     assert rows.keys() == expected.keys()
     for name, array in expected.items():
         assert rows[name].dtype == array.dtype
@@ -149,6 +144,12 @@ def test_over_long_examples_are_counted_by_reason_and_never_cut(template: Templa
         f"chosen answer over {size + 1} tokens with its EOS": 1,
         f"rejected answer over {size + 1} tokens with its EOS": 1,
     }
+
+
+def test_tensorflow_is_imported_once_and_sees_no_accelerator() -> None:
+    tf, seqio = tensorflow_and_seqio()
+    assert (tf.__name__, seqio.__name__) == ("tensorflow", "seqio") and tensorflow_and_seqio() == (tf, seqio)
+    assert tf.config.get_visible_devices("GPU") == []
 
 
 def test_vocabulary_is_the_tokenizer(template: Template, tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from pit_jax.stages import command as program
+from pit_jax import cli
 
-MICRO = Path(__file__).with_name("micro.py")
+MICRO = Path(__file__).resolve().parents[2] / "configs" / "micro.py"
 Command = Callable[..., list[str]]
 
 
@@ -51,7 +51,7 @@ def refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[...,
     """refused(*flags) -> the message of a command that must end with exit code 2."""
 
     def run(*flags: str, workdir: Path = tmp_path / "run") -> str:
-        assert program.main([f"--config={MICRO}", f"--workdir={workdir}", *flags]) == 2
+        assert cli.main([f"--config={MICRO}", f"--workdir={workdir}", *flags]) == 2
         return capsys.readouterr().err
 
     return run

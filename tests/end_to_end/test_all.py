@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from pit_jax.files import read_jsonl
+
 STAGES = ("sft-policy", "sft-improver", "rm-policy", "rm-improver", "rl-policy", "rl-improver")
 
 
@@ -40,8 +42,10 @@ def rows(workdir: Path, stage: str, phase: str) -> list[dict[str, float]]:
 def test_every_stage_is_finished_with_config_lineage_and_metrics(finished: tuple[Path, str], stage: str) -> None:
     workdir, _ = finished
     lineage = json.loads((workdir / stage / "lineage.json").read_text())
-    for parent in set(lineage) - {"config", "data", "notes"}:
-        assert lineage[parent] == json.loads((workdir / parent / "done.json").read_text())["digest"]
+    assert set(lineage) - {"notes"} == {"config", "data", "ancestors", "package"}
+    assert bool(lineage["ancestors"]) == (stage != "sft-policy")
+    for ancestor, digest in lineage["ancestors"].items():
+        assert digest == json.loads((workdir / ancestor / "done.json").read_text())["digest"]
     assert json.loads((workdir / stage / "config.json").read_text())["seed"] == 0
     assert all(
         math.isfinite(value) for row in rows(workdir, stage, "train") for value in row.values() if value != row["phase"]
@@ -54,7 +58,7 @@ def test_rl_shows_proxy_and_truth_and_the_curriculum_switch(finished: tuple[Path
     evaluated = rows(workdir, "rl-improver", "eval")
     assert [row["step"] for row in evaluated] == [0, 1, 2, 3, 4, 5, 6]
     assert all({"objective/scores", "truth/score", "objective/kl"} <= row.keys() for row in evaluated)
-    assert [row["curriculum/stage"] for row in rows(workdir, "rl-improver", "train")] == [0, 0, 0, 1, 1, 1]
+    assert [row["curriculum/phase"] for row in rows(workdir, "rl-improver", "train")] == [0, 0, 0, 1, 1, 1]
     assert abs(evaluated[0]["objective/kl"]) < 1e-4  # before any update the improver is its own anchor
     coefficients = [row["kl_coef"] for row in rows(workdir, "rl-improver", "train")]
     assert len(set(coefficients)) > 1  # the adaptive controller moves
@@ -70,7 +74,7 @@ def test_the_gap_model_is_measured_and_its_failed_gates_are_noted(finished: tupl
     note = json.loads((workdir / "rl-improver" / "lineage.json").read_text())["notes"]["gates"]
     assert note.startswith("ignored: ") and all(name in note for name in failed)
     assert "gates of the gap model" in output and note.removeprefix("ignored: ") in output
-    outputs = json.loads((workdir / "evaluate" / "gap_outputs.json").read_text())
+    outputs = json.loads((workdir / "evaluate" / "gap_outputs.json").read_text())["sets"]
     sizes = {name: figures["pairs"] for name, figures in outputs.items()}
     assert len(sizes) == 5 and sizes["PIT rewriting rejected+chosen"] == 32 and sizes["PIT rewriting policy-rl"] == 16
     assert 0 < outputs["PIT rewriting rejected+chosen"]["quality"]["pairs"] <= 32
@@ -88,13 +92,27 @@ def test_the_trails_and_the_table_are_written(finished: tuple[Path, str]) -> Non
         assert row["win"] + row["lose"] + row["tie"] == pytest.approx(100.0)
         assert 0.0 <= row["lc_low"] <= row["lc_high"] <= 100.0 and 0.0 <= row["lc_win_rate"] <= 100.0
     assert {row["judge"] for row in results["rows"]} == {"rubric", "gap"}
-    copies = [row for row in results["controls"] if row["left"] == "copy"]
+    copies = [control["row"] for control in results["controls"] if control["row"]["left"]["source"] == "copy"]
     assert len(results["controls"]) == 6 and [row["tie"] for row in copies] == [100.0, 100.0]
     improved = [row for row in results["systems"] if row["name"].startswith("PIT")]
     assert len(improved) == 2 and all(0.0 <= row["edit_distance"] <= 1 - row["copy_rate"] for row in improved)
     page = (workdir / "report" / "index.html").read_text()
     assert page.count("<svg") >= 4 and "PIT x2" in page
     assert "PIT x1" in output and "index.html" in output
+
+
+def test_what_improving_drew_is_what_was_evaluated(finished: tuple[Path, str]) -> None:
+    """Token for token: the trails' answers are the rows that the comparison read, with their mean scores."""
+    workdir, _ = finished
+    trails = [json.loads(line) for line in (workdir / "improve" / "trails.jsonl").read_text().splitlines()]
+    files = ("policy@0.8", "pit@0.8", "sft-improver@0.8", "policy-sft@0.8")
+    assert sorted(path.stem for path in (workdir / "answers").iterdir()) == sorted(files)
+    policy, pit = (read_jsonl(workdir / "answers" / f"{n}.jsonl") for n in files[:2])
+    drafts = [[*first["drafts"], *later["drafts"]] for first, later in zip(policy, pit, strict=True)]
+    assert [trail["answers"] for trail in trails] == [[draft["text"] for draft in row] for row in drafts]
+    systems = {row["name"]: row for row in json.loads((workdir / "evaluate" / "results.json").read_text())["systems"]}
+    for round, name in enumerate(("policy", "PIT x1", "PIT x2")):
+        assert systems[name]["score_mean"] == pytest.approx(sum(trail["scores"][round] for trail in trails) / 16)
 
 
 def test_a_second_run_skips_everything(finished: tuple[Path, str], execute: Callable[..., str]) -> None:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.stages import tiny_checkpoint
+from tests import tiny_checkpoint
 
 
 def test_every_stage_runs_from_a_checkpoint(execute: Callable[..., str], tmp_path: Path) -> None:

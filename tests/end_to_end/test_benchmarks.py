@@ -8,9 +8,9 @@ from tests.end_to_end.conftest import MICRO
 
 
 def run(repository: Path, environment: dict[str, str], name: str, *flags: str) -> str:
-    command = [sys.executable, str(repository / "benchmarks" / f"{name}.py"), f"--config={MICRO}", *flags]
-    environment = {**environment, "PYTHONPATH": str(repository), "COLUMNS": "200"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    command = [sys.executable, "-m", f"benchmarks.{name}", f"--config={MICRO}", *flags]
+    environment = {**environment, "COLUMNS": "200"}
+    done = subprocess.run(command, env=environment, cwd=repository, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return done.stdout
 
@@ -20,7 +20,7 @@ def test_controls_of_the_gap_model(
 ) -> None:
     """Two updates teach nothing: what counts is that every control is trained and measured, and that one is refused."""
     before = {path: path.stat().st_mtime_ns for path in finished[0].rglob("*") if path.is_file()}
-    flags = (f"--workdir={finished[0]}", f"--scratch={tmp_path}", "--steps=2")
+    flags = (f"--workdir={finished[0]}", f"--scratch={tmp_path}", "--steps=2", f"--results={tmp_path}")
     output = run(repository, environment, "gap_controls", *flags)
     names = ("one batch", "as it is", "labels swapped", "labels shuffled", "labels by length", "no reference")
     rows = [line for line in output.splitlines() if line.startswith("│ ")]
@@ -33,6 +33,6 @@ def test_controls_of_the_gap_model(
 def test_hot_settings(
     repository: Path, environment: dict[str, str], finished: tuple[Path, str], tmp_path: Path
 ) -> None:
-    flags = (f"--workdir={finished[0]}", f"--scratch={tmp_path}", "--seeds=1")
+    flags = (f"--workdir={finished[0]}", f"--scratch={tmp_path}", "--seeds=1", f"--results={tmp_path}")
     output = run(repository, environment, "hot_settings", *flags)
     assert "learning rates x5, KL / 6" in output and (tmp_path / "seed-0" / "rl-improver" / "done.json").exists()

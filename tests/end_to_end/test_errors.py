@@ -7,9 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.stages import tiny_checkpoint
-
-MICRO = str(Path(__file__).with_name("micro.py"))
+from tests import tiny_checkpoint
 
 
 def pair(**columns: object) -> str:
@@ -61,9 +59,9 @@ def test_a_chat_template_that_raises(refused: Callable[..., str], tmp_path: Path
         (("--stage=all", "--improve.stop=bset"), ("bset", "did you mean best")),
         (("--stage=all", "--improve.stop-threshold=0.1"), ("no effect", "add --improve.stop=threshold")),
         (("--stage=rl",), ("rl-improver needs", "sft-improver", "--stage=sft --model=improver")),
-        (("--stage=rl", "--rm.guard-steps=5"), ("rm-guard", "--stage=rm --model=guard")),
-        (("--stage=sft", "--model=guard"), ("--model=guard is the second gap model of --stage=rm", "--stage=sft")),
-        (("--stage=all", "--rl.guards.worst-case"), ("--rl.guards.worst-case", "--rm.guard-steps=0")),
+        (("--stage=rl", "--rm.second-gap-steps=5"), ("rm-second-gap", "--stage=rm --model=second-gap")),
+        (("--stage=sft", "--model=second-gap"), ("--stage=sft --model=second-gap", "for policy, improver alone")),
+        (("--stage=all", "--rl.monitors.worst-case"), ("--rl.monitors.worst-case", "--rm.second-gap-steps=0")),
         (("--stage=evaluate",), ("evaluate needs", "rl-policy")),
         (("--stage=sft", "--model=policy", "--mesh.fsdp=3"), ("mesh does not divide", "found 8")),
         (

@@ -16,8 +16,8 @@ from pit_jax.data.store import FOLD_KINDS
 from pit_jax.data.text.templates import Template
 from pit_jax.data.text.tokenizers import load_tokenizer
 from pit_jax.data.text.transcripts import messages_of
+from tests import tiny_checkpoint
 from tests.data.text.published_templates import PUBLISHED
-from tests.stages import tiny_checkpoint
 
 ROWS = 1500
 CHATML = PUBLISHED["chatml"]
@@ -42,7 +42,6 @@ SMALL = [
     "--rl.heldout-prompts=8",
     "--rl.evaluate-every=1",
     "--rl.ignore-gates",
-    "--improve.limit=8",
     "--improve.batch-size=8",
     "--improve.rounds=2",
     "--evaluate.prompts=8",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pit_jax.stages import command as command_line
+from pit_jax import cli
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def test_seeds_share_the_data_and_differ_in_their_weights(repeated: Path) -> Non
     fingerprints, sums = [], []
     for seed in (0, 1):
         folder = repeated / f"seed-{seed}"
-        assert [path.name for path in folder.iterdir()] == ["sft-policy"]  # nothing copied, nothing linked
+        assert sorted(path.name for path in folder.iterdir()) == ["run.json", "sft-policy"]  # nothing copied or linked
         assert json.loads((folder / "sft-policy" / "config.json").read_text())["seed"] == seed
         fingerprints.append(json.loads((folder / "sft-policy" / "lineage.json").read_text())["data"])
         (meta,) = (folder / "sft-policy" / "checkpoints" / "3" / "meta").glob("metadata")
@@ -50,7 +50,7 @@ def test_a_knob_that_changed_is_named_with_its_seed(
     repeated: Path, command: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = command(repeated, "--stage=sft", "--model=policy", "--seeds=1,0", "--sft.policy-steps=4")[2:]
-    assert command_line.main(flags) == 2
+    assert cli.main(flags) == 2
     error = capsys.readouterr().err
     assert f"{repeated / 'seed-1' / 'sft-policy'} changed (sft.policy_steps: 3 -> 4)" in error
 
@@ -72,7 +72,7 @@ def test_seeds_that_make_no_sense_end_before_anything_runs(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert command_line.main(command(tmp_path / "run", "--stage=sft", *flags)[2:]) == 2
+    assert cli.main(command(tmp_path / "run", "--stage=sft", *flags)[2:]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
     assert not (tmp_path / "run").exists()

@@ -1,17 +1,24 @@
+"""The controls: what they make of an answer, and which judges they catch."""
+
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
+from pit_jax.batch import Answer
 from pit_jax.evaluation.controls import CONTROLS, Control, said_twice
-from pit_jax.evaluation.judges import Judge, OrderedJudge, PairJudge, PointwiseJudge, Texts
+from pit_jax.evaluation.judges.judge import Judge, ask
 from pit_jax.evaluation.stats.comparison import Comparison, compare
+
+Texts = Sequence[str]
 
 BY_NAME = {control.name: control for control in CONTROLS}
 ORIGINALS = [f"dear anna. we meet on day {i}. bring {'a cake and ' * (i % 3)}tea. bye" for i in range(40)]
 
 
 def verdict(judge: Judge, control: Control) -> Comparison:
-    answers = [control.answer(text) for text in ORIGINALS]
-    scores_N = judge.ask(["p"] * len(ORIGINALS), answers, ORIGINALS).scores_N
+    answers, originals = ([Answer(text, (1,)) for text in side] for side in (map(control.answer, ORIGINALS), ORIGINALS))
+    scores_N = ask(judge, ["p"] * len(ORIGINALS), answers, originals).scores_N
     return compare(scores_N, np.zeros(len(scores_N)), tie_margin=0.0, resamples=200, seed=0)
 
 
@@ -45,15 +52,15 @@ def different_words(prompts: Texts, answers: Texts) -> np.ndarray:
 
 @pytest.mark.parametrize("name", BY_NAME)
 def test_a_judge_of_content_holds_every_control(name: str) -> None:
-    assert BY_NAME[name].holds(verdict(PointwiseJudge("different words", different_words), BY_NAME[name]))
+    assert BY_NAME[name].holds(verdict(Judge("different words", different_words), BY_NAME[name]))
 
 
 @pytest.mark.parametrize(
     ("judge", "broken"),
     [
-        (PointwiseJudge("words", words), {"longest"}),
-        (PointwiseJudge("short", lambda prompts, answers: -words(prompts, answers)), {"empty"}),
-        (OrderedJudge("first", lambda prompts, firsts, seconds: np.ones(len(prompts))), {"empty"}),
+        (Judge("words", words), {"longest"}),
+        (Judge("short", lambda prompts, answers: -words(prompts, answers)), {"empty"}),
+        (Judge("first", lambda prompts, firsts, seconds: np.ones(len(prompts)), kind="verdict"), {"empty"}),
     ],
     ids=lambda value: getattr(value, "name", None),
 )
@@ -63,5 +70,5 @@ def test_a_judge_that_does_not_read_is_caught(judge: Judge, broken: set[str]) ->
 
 def test_a_judge_that_is_not_the_same_twice_breaks_the_copy() -> None:
     rng = np.random.default_rng(0)
-    judge = PairJudge("drifting", lambda *texts: rng.normal(size=40))
+    judge = Judge("drifting", lambda *texts: rng.normal(size=40), kind="gap")
     assert not BY_NAME["copy"].holds(verdict(judge, BY_NAME["copy"]))

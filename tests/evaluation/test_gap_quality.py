@@ -252,6 +252,15 @@ def test_measurements_survive_json() -> None:
     assert restore(json.loads(json.dumps(asdict(before), allow_nan=False))) == before
 
 
+def test_measurements_of_another_form_are_named() -> None:
+    content = json.loads(json.dumps(asdict(measure(four((1, 1, 0, 0)), np.zeros(1)))))
+    for change, found in (({"pairs": "three"}, r"got `str` - at `\$.pairs`"), ({"agreement": {}}, "field `tie`")):
+        with pytest.raises(
+            ValueError, match=f"figures of a gap model: .*{found}.*; delete its quality.json to measure"
+        ):
+            restore(content | change)
+
+
 @pytest.mark.parametrize(
     ("gaps", "lengths", "message"),
     [

@@ -1,7 +1,6 @@
-"""A tiny network, 24 prompts and the constants of their decode, for the tests of improving."""
+"""The models over texts at the smallest size: 21 prompts in chunks of 8, with answers that end and some that do not."""
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -9,61 +8,76 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pit_jax.batch import PromptBatch
-from pit_jax.config import TransformerConfig
-from pit_jax.data.features import Example, Layout, build
-from pit_jax.inference.improve import Slots
-from pit_jax.model.networks import LanguageModel
+from pit_jax.inference.engine import Engine
+from pit_jax.inference.texts import TextEngine
+from pit_jax.parallel.mesh import mesh_of
+from tests.world import StandInTemplate, World, make_mesh, world
+
+__all__ = ["make_mesh", "world"]
+
+CHUNK, COUNT = 8, 21
+
+
+class NotedEngine(Engine):
+    """Keeps of every decode which of its rows held a prompt, and how many tokens each row drew."""
+
+    complete: Any
+    decodes: list[tuple[list[bool], list[int]]]
+
+    def __init__(self, model: Any, spec: Any):
+        super().__init__(model, spec)
+        self.compiled, self.decodes = self.complete, []
+        self.complete = self.noted
+
+    def noted(self, params: Any, prompt_BP: Any, mask_BP: Any, *rest: Any) -> Any:
+        found = self.compiled(params, prompt_BP, mask_BP, *rest)
+        live_B, drawn_B = np.any(mask_BP, axis=1), np.asarray(found.mask_BT).sum(axis=1)
+        self.decodes.append((live_B.tolist(), drawn_B.tolist()))
+        return found
 
 
 @dataclass(frozen=True)
-class Tiny:
-    vocab: int = 40
-    pad: int = 0
-    eos: int = 1
-    suffix: tuple[int, ...] = (4, 5)
-    prompt_slot: int = 6  # P
-    slot: int = 7  # T
-    count: int = 24
+class Bench:
+    """Prompts, weights and a way to make an engine; a word is a token."""
 
-    @property
-    def model(self) -> LanguageModel:
-        config = TransformerConfig(width=16, layers=2, query_heads=4, kv_heads=2, head_size=4, ffn=24)
-        return LanguageModel(config, self.vocab)
+    world: World
+    prompts: list[str] = field(default_factory=lambda: [" ".join([str(6 + i)] * (1 + i % 5)) for i in range(COUNT)])
 
-    @property
-    def slots(self) -> Slots:
-        return Slots(response=self.slot, eos_id=self.eos, pad_id=self.pad, suffix=self.suffix)
+    def engine(self, mesh: tuple[int, int, int] = (1, 1, 1), *, batch_size: int = CHUNK) -> TextEngine:
+        template: Any = StandInTemplate(self.world)
+        return TextEngine(
+            NotedEngine(self.world.language, self.world.spec),
+            self.world.scalar,
+            template,
+            mesh_of(*mesh),
+            prompt_length=self.world.prompt_slot,
+            batch_size=batch_size,
+        )
 
-    @property
-    def prompts(self) -> list[list[int]]:
-        return [[6 + i] * (1 + i % 5) for i in range(self.count)]
+    def policy(self, seed: int = 0) -> Any:
+        return self.world.draw(self.world.language, seed)
 
-    def draw(self, seed: int) -> Any:
-        """Weights of the size of fresh ones; NumPy, since `init` compiles for long."""
-        rng = np.random.default_rng(seed)
+    def reward(self, seed: int = 3) -> Any:
+        return self.world.draw(self.world.scalar, seed)
 
-        def normal(path: Any, leaf: Any) -> jax.Array:
-            mean = 1.0 if "scale" in jax.tree_util.keystr(path) else 0.0
-            return jnp.asarray(rng.normal(mean, 0.25, leaf.shape), jnp.float32)
-
-        return jax.tree_util.tree_map_with_path(normal, jax.eval_shape(self.model.init, jax.random.key(0)))
-
-    def rows(self, real: Collection[int] = range(24)) -> PromptBatch:
-        """The prompts as a batch; only the rows of `real` hold one, the others fill it up."""
-        examples = [Example(prompt, [3, *prompt], [], []) for prompt in self.prompts]
-        layout = Layout(self.pad, self.eos, self.suffix, {}, self.prompt_slot, self.slot)
-        arrays = build("prompts", examples, layout)
-        for name in ("prompt_mask_BP", "prefix_mask_BP"):
-            arrays[name] &= np.isin(np.arange(self.count), list(real))[:, None]
-        return PromptBatch(**arrays)
+    def blank(self) -> Any:
+        """Weights of 0: every token is as likely as any other."""
+        return jax.tree.map(jnp.zeros_like, self.policy())
 
 
 @pytest.fixture(scope="session")
-def tiny() -> Tiny:
-    return Tiny()
+def bench(world: World) -> Bench:
+    return Bench(world)
 
 
 @pytest.fixture(scope="session")
-def rows(tiny: Tiny) -> PromptBatch:
-    return tiny.rows()
+def compiled(bench: Bench) -> TextEngine:
+    """One engine for the whole run, so that its programs are compiled once."""
+    return bench.engine()
+
+
+@pytest.fixture
+def texts(compiled: Any) -> Any:
+    """The engine, with no decode noted yet."""
+    compiled.engine.decodes.clear()
+    return compiled

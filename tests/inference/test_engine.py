@@ -1,4 +1,4 @@
-"""The decoder: the same distribution as a full forward pass, the right slots, and no more steps than needed."""
+"""The engine: the same distribution as a full forward pass, the right slots, and no more steps than needed."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from pit_jax.batch import Completions, DecodeSpec, PromptBatch, Responses
 from pit_jax.config import TransformerConfig
-from pit_jax.inference.engine import Generated, generate
+from pit_jax.inference.engine import Engine, complete
 from pit_jax.inference.sampling import Sampling
-from pit_jax.model.attention import causal_visible, segment_positions
 from pit_jax.model.networks import LanguageModel
+from pit_jax.model.rows import Sequences
 
 VOCAB, PAD, NEVER = 40, 0, -1
 PROMPT, SLOT = 8, 10
@@ -50,19 +51,19 @@ def prompts(lengths: list[int], seed: int = 0, slot: int = PROMPT) -> tuple[jax.
 @partial(jax.jit, static_argnames=("slot", "model"))
 def run(
     params: Any, prompt: Any, key: jax.Array, sampling: Sampling, *, eos_id: int, slot: int = SLOT, model: Any = MODEL
-) -> Generated:
-    return generate(model, params, *prompt, key, sampling=sampling, response_slot=slot, eos_id=eos_id, pad_id=PAD)
+) -> Completions:
+    """`complete`, in one program for every EOS."""
+    prompt_BP, mask_BP = prompt
+    return complete(model, params, prompt_BP, mask_BP, key, sampling, spec=DecodeSpec(slot, eos_id, PAD, ()))
 
 
 @partial(jax.jit, static_argnums=0)
 def forward(model: LanguageModel, params: Any, tokens_BL: jax.Array, mask_BL: jax.Array) -> jax.Array:
-    segments_BL = mask_BL.astype(jnp.int32)
-    hidden_BLD = model.hidden(params, tokens_BL, segment_positions(segments_BL), causal_visible(segments_BL))
-    return model.logits(params, hidden_BLD)
+    return model.logits(params, model.hidden(params, tokens_BL, Sequences.alone(mask_BL.astype(jnp.int32))))
 
 
 def teacher_forced(
-    params: Any, prompt: Any, drawn: Generated, temperature: float, model: LanguageModel = MODEL
+    params: Any, prompt: Any, drawn: Completions, temperature: float, model: LanguageModel = MODEL
 ) -> np.ndarray:
     """Log-probs of the drawn tokens from one pass over prompt and response, softmax in float64."""
     tokens_BL = jnp.concatenate([prompt[0], drawn.tokens_BT], axis=1)
@@ -193,9 +194,33 @@ def test_the_loop_stops_when_the_last_row_has_ended(params: Any) -> None:
         assert int(drawn.mask_BT.sum(axis=1).max()) == steps
 
 
-def test_new_weights_prompts_keys_and_temperatures_do_not_compile_again(params: Any) -> None:
-    program = jax.jit(partial(generate, MODEL, response_slot=4, eos_id=1, pad_id=PAD))
+def test_new_weights_prompts_keys_and_temperatures_do_not_compile_again() -> None:
+    engine: Any = Engine(MODEL, DecodeSpec(4, eos_id=1, pad_id=PAD, suffix=()))
     for seed, temperature in ((0, 1.0), (1, 0.4), (2, 0.0)):
         prompt = prompts([3 + seed, 8, 1], seed)
-        program(draw(seed), *prompt, jax.random.key(seed), sampling=Sampling(jnp.float32(temperature)))
-    assert program._cache_size() == 1
+        engine.complete(draw(seed), *prompt, jax.random.key(seed), Sampling(jnp.float32(temperature)))
+    assert engine.complete._cache_size() == 1
+    engine.complete(draw(0), *prompt, jax.random.key(0), Sampling(jnp.float32(1.0), top_k=2))
+    assert engine.complete._cache_size() == 2, "truncation is part of the program"
+
+
+def test_answering_and_rewriting_complete_their_prompts(params: Any) -> None:
+    """The policy prompt as it is; the improver's with the reference (less its EOS) and the suffix packed behind it."""
+    engine, key, warm = Engine(MODEL, DecodeSpec(4, eos_id=1, pad_id=PAD, suffix=(6, 7))), jax.random.key(3), Sampling()
+    (policy, policy_mask), (prefix, prefix_mask) = prompts([5, 8, 2]), prompts([4, 1, 8], seed=1)
+    nothing = jnp.zeros((3, 4), jnp.int32)
+    rows = PromptBatch(policy, policy_mask, prefix, prefix_mask, nothing, nothing > 0, nothing, nothing > 0)
+    answered, expected = engine.answer(params, rows, key, warm), engine.complete(params, policy, policy_mask, key, warm)
+    np.testing.assert_array_equal(answered.tokens_BT, expected.tokens_BT)
+    references = [[9, 10, 11, 1], [12, 13, 14, 15], [1]]
+    tokens_BT = np.array([row + [39] * (4 - len(row)) for row in references], np.int32)
+    mask_BT = np.arange(4)[None] < np.array([[len(row)] for row in references])
+    full = [np.asarray(prefix[b])[np.asarray(prefix_mask[b])].tolist() for b in range(3)]
+    full = [[*head, *(t for t in row if t != 1), 6, 7] for head, row in zip(full, references, strict=True)]
+    slot = PROMPT + 4 + 2
+    packed = np.array([[PAD] * (slot - len(row)) + row for row in full], np.int32)
+    packed_mask = np.arange(slot)[None] >= slot - np.array([[len(row)] for row in full])
+    rewritten = engine.rewrite(params, rows, Responses(jnp.asarray(tokens_BT), jnp.asarray(mask_BT)), key, warm)
+    expected = engine.complete(params, jnp.asarray(packed), jnp.asarray(packed_mask), key, warm)
+    np.testing.assert_array_equal(rewritten.tokens_BT, expected.tokens_BT)
+    np.testing.assert_array_equal(rewritten.responses.mask_BT, expected.mask_BT)

@@ -8,6 +8,7 @@ from string import Template
 
 import pytest
 
+from pit_jax.errors import UserError
 from pit_jax.inference.self_refine import (
     PLACEHOLDERS,
     PROMPTS,
@@ -148,7 +149,7 @@ def test_only_full_points_stop(review: str, stopped: str) -> None:
 
 
 def test_a_model_that_loses_a_prompt_is_refused() -> None:
-    with pytest.raises(ValueError, match="asked for 2 replies and gave 1"):
+    with pytest.raises(UserError, match="asked for 2 replies and gave 1"):
         self_refine(["a", "b"], ["", ""], lambda texts: ["x"], words, limit=PLENTY, wording=SHORT)
 
 
@@ -164,7 +165,7 @@ def test_the_packaged_wording(repository: Path) -> None:
     assert all(word in wording.refine.substitute(prompt="P", history=history) for word in ("P", "A", "F"))
     tree = ast.parse((repository / "setup.py").read_text())
     (package_data,) = (n.value for n in ast.walk(tree) if isinstance(n, ast.keyword) and n.arg == "package_data")
-    patterns = ast.literal_eval(package_data)["pit_jax.improvement"]
+    patterns = ast.literal_eval(package_data)["pit_jax.inference"]
     files = [f"{PROMPTS.name}/{path.name}" for path in PROMPTS.iterdir()]
     assert len(files) == len(PLACEHOLDERS) and all(any(fnmatch(file, p) for p in patterns) for file in files)
 
@@ -191,5 +192,5 @@ def test_wording_that_does_not_serve(tmp_path: Path, content: str | None, messag
     (tmp_path / "history.txt").unlink()
     if content is not None:
         (tmp_path / "history.txt").write_text(content)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         load_wording(tmp_path)

@@ -1,10 +1,14 @@
-"""The plain forward pass shared by the tests of the model."""
+"""The tiny world and the plain forward pass, shared by the tests of the model."""
 
 import importlib.util
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from tests.world import world
+
+__all__ = ["plain", "world"]
 
 
 @pytest.fixture(scope="session")

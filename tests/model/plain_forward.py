@@ -10,8 +10,33 @@ from pit_jax.config import TransformerConfig
 
 def logits(params: Any, config: TransformerConfig, tokens: list[int]) -> np.ndarray:
     """[L, V] of one sequence without padding."""
-    weights = {name: np.asarray(w, np.float64) for name, w in params.items() if name.endswith("embedding")}
-    stream = [weights["embedding"][token] * math.sqrt(config.width) for token in tokens]
+    name = "embedding" if config.tied else "unembedding"
+    output = np.asarray(params[name], np.float64)
+    return hidden(params, config, tokens) @ (output.T if config.tied else output)
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = logits - logits.max(-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+
+
+def answer_logprobs(
+    params: Any, config: TransformerConfig, prompt: list[int], answer: list[int], *, temperature: float = 1.0
+) -> np.ndarray:
+    """log p of each token of `answer` behind `prompt`."""
+    before = log_softmax(logits(params, config, [*prompt, *answer])[len(prompt) - 1 : -1] / temperature)
+    return before[np.arange(len(answer)), answer]
+
+
+def scalars(params: Any, config: TransformerConfig, tokens: list[int]) -> np.ndarray:
+    """[L] of a scalar model."""
+    return hidden(params["trunk"], config, tokens) @ np.asarray(params["head"]["kernel"], np.float64)
+
+
+def hidden(params: Any, config: TransformerConfig, tokens: list[int]) -> np.ndarray:
+    """[L, D] behind the last norm."""
+    embedding = np.asarray(params["embedding"], np.float64)
+    stream = [embedding[token] * math.sqrt(config.width) for token in tokens]
     for layer in range(config.layers):
         block = layer_weights(params["blocks"], layer)
         normed = [rms_norm(x, block["attention_norm"]["scale"], config.norm_eps) for x in stream]
@@ -20,8 +45,7 @@ def logits(params: Any, config: TransformerConfig, tokens: list[int]) -> np.ndar
         normed = [rms_norm(x, block["ffn_norm"]["scale"], config.norm_eps) for x in stream]
         stream = [x + feed_forward(y, block["ffn"], config) for x, y in zip(stream, normed, strict=True)]
     final = np.asarray(params["final_norm"]["scale"], np.float64)
-    output = weights["embedding"].T if config.tied else weights["unembedding"]
-    return np.stack([rms_norm(x, final, config.norm_eps) @ output for x in stream])
+    return np.stack([rms_norm(x, final, config.norm_eps) for x in stream])
 
 
 def layer_weights(blocks: Any, layer: int) -> Any:

@@ -10,9 +10,10 @@ import pytest
 
 from pit_jax.config import AdapterConfig, TransformerConfig
 from pit_jax.model.adapters import has_adapters, matrix_sizes, merge, split
-from pit_jax.model.attention import causal_visible, segment_positions
 from pit_jax.model.networks import LanguageModel, ScalarModel
+from pit_jax.model.rows import Sequences
 from pit_jax.training.state import joined
+from tests.trees import structure
 
 VOCAB = 40
 LLAMA = TransformerConfig(width=16, layers=2, query_heads=4, kv_heads=2, head_size=6, ffn=24)
@@ -31,10 +32,10 @@ def drawn(make: Any, seed: int) -> Any:
     return jax.tree.map(lambda s: jnp.asarray(rng.normal(0.3, 0.25, s.shape), jnp.float32), shapes)
 
 
-def rows() -> tuple[jax.Array, jax.Array, jax.Array]:
+def rows() -> tuple[jax.Array, Sequences]:
     tokens_BL = jnp.asarray(np.random.default_rng(5).integers(0, VOCAB, (3, 9)), jnp.int32)
     segments_BL = jnp.asarray(np.arange(9)[None] < np.array([[9], [5], [7]]), jnp.int32)
-    return tokens_BL, segment_positions(segments_BL), causal_visible(segments_BL)
+    return tokens_BL, Sequences.alone(segments_BL)
 
 
 @pytest.fixture(params=CASES, ids=NAMES)
@@ -64,7 +65,7 @@ def test_merged_weights_compute_the_same(model: LanguageModel) -> None:
     assert model.adapter is not None
     params, hidden = joined(drawn(model.init, 0), drawn(model.init_adapter, 1)), jax.jit(model.hidden)
     merged = merge(params, model.adapter)
-    assert jax.tree.structure(merged) == jax.tree.structure(jax.eval_shape(model.init, jax.random.key(0)))
+    assert structure(merged) == structure(jax.eval_shape(model.init, jax.random.key(0)))
     found = hidden(params, *rows())
     np.testing.assert_allclose(hidden(merged, *rows()), found, atol=1e-5)
     assert float(jnp.abs(found - hidden(drawn(model.init, 0), *rows())).max()) > 0.1, "the adapters do something"
@@ -99,8 +100,8 @@ def test_scalar_models_merge_their_trunk() -> None:
 def test_split_parts_what_joined_puts_together() -> None:
     whole = scalar_params()
     frozen, trained = split(whole)
-    assert jax.tree.structure(frozen) == jax.tree.structure({"trunk": drawn(LanguageModel(LLAMA, VOCAB).init, 0)})
+    assert structure(frozen) == structure({"trunk": drawn(LanguageModel(LLAMA, VOCAB).init, 0)})
     assert set(trained) == {"trunk", "head"} and set(trained["trunk"]["blocks"]) == {"adapter"}
     again = joined(frozen, trained)
-    assert jax.tree.structure(again) == jax.tree.structure(whole)
+    assert structure(again) == structure(whole)
     assert all(a is b for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(whole), strict=True))

@@ -1,82 +1,14 @@
-"""Who sees whom, where positions start, and what rotary positions promise."""
+"""The cache of keys and values, and that a continuation needs one."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from pit_jax.batch import NODE_PARENTS
 from pit_jax.config import TransformerConfig
-from pit_jax.model.attention import Cache, causal_visible, segment_positions, tree_visible
-from pit_jax.model.rope import rope, rope_frequencies
-
-
-@jax.jit
-def turn(x_BLNH: jax.Array, positions_BL: jax.Array) -> jax.Array:
-    return rope(x_BLNH, positions_BL, rope_frequencies(TransformerConfig(head_size=x_BLNH.shape[-1]), windowed=False))
-
-
-segments = st.lists(st.lists(st.integers(0, 3), min_size=6, max_size=6), min_size=2, max_size=2)
-
-
-@settings(deadline=None, max_examples=30)
-@given(segments)
-def test_a_token_sees_its_own_segment_up_to_itself(rows: list[list[int]]) -> None:
-    visible_BLS = np.asarray(causal_visible(jnp.asarray(rows, jnp.int32)))
-    for b, row in enumerate(rows):
-        for i in range(6):
-            for j in range(6):
-                assert visible_BLS[b, i, j] == (j <= i and row[i] == row[j] != 0)
-
-
-@settings(deadline=None, max_examples=30)
-@given(st.lists(st.lists(st.integers(0, 7), min_size=8, max_size=8), min_size=2, max_size=2))
-def test_a_tree_token_sees_its_ancestors_only(rows: list[list[int]]) -> None:
-    visible_BLS = np.asarray(tree_visible(jnp.asarray(rows, jnp.int32), NODE_PARENTS))
-    for b, row in enumerate(rows):
-        for i in range(8):
-            for j in range(8):
-                assert visible_BLS[b, i, j] == (j <= i and row[j] in NODE_PARENTS.get(row[i], ()))
-
-
-def test_positions_count_real_tokens_whatever_the_padding_side() -> None:
-    segments_BL = jnp.asarray([[1, 1, 1, 0, 0], [0, 0, 1, 1, 1], [0, 1, 1, 0, 1], [0, 0, 0, 0, 0]], jnp.int32)
-    positions_BL = np.asarray(segment_positions(segments_BL))
-    assert [row[mask].tolist() for row, mask in zip(positions_BL, np.asarray(segments_BL) > 0, strict=True)] == [
-        [0, 1, 2],
-        [0, 1, 2],
-        [0, 1, 2],
-        [],
-    ]
-    assert (positions_BL >= 0).all()
-
-
-@pytest.mark.parametrize("shift", [1, 5, 100])
-def test_rotary_scores_depend_on_the_distance_alone(shift: int) -> None:
-    query, key = np.random.default_rng(0).normal(size=(2, 1, 4, 1, 8)).astype(np.float32)
-    positions_1L = np.asarray([[0, 3, 4, 9]], np.int32)
-
-    def scores(positions_1L: np.ndarray) -> np.ndarray:
-        return np.einsum("BLNH,BSNH->BNLS", turn(query, positions_1L), turn(key, positions_1L))
-
-    np.testing.assert_allclose(scores(positions_1L + shift), scores(positions_1L), atol=2e-5)
-    assert np.abs(scores(2 * positions_1L) - scores(positions_1L)).max() > 0.1
-
-
-def test_rotary_positions_turn_and_do_not_stretch() -> None:
-    x_BLNH = np.random.default_rng(1).normal(size=(2, 3, 2, 8)).astype(np.float32)
-    turned = np.asarray(turn(x_BLNH, np.asarray([[0, 1, 2], [0, 50, 7]], np.int32)))
-    np.testing.assert_allclose(np.linalg.norm(turned, axis=-1), np.linalg.norm(x_BLNH, axis=-1), rtol=1e-5)
-    np.testing.assert_array_equal(turned[:, 0], x_BLNH[:, 0])
-    radian = turn(np.asarray([1, 0], np.float32).reshape(1, 1, 1, 2), np.asarray([[1]], np.int32))
-    np.testing.assert_allclose(radian.ravel(), [np.cos(1.0), np.sin(1.0)], rtol=1e-6)
-
-
-def test_rotary_positions_keep_the_dtype() -> None:
-    x_BLNH = jnp.ones((1, 2, 1, 4), jnp.bfloat16)
-    assert turn(x_BLNH, np.asarray([[0, 1]], np.int32)).dtype == jnp.bfloat16
+from pit_jax.model.attention import Cache
+from pit_jax.model.networks import LanguageModel
+from pit_jax.model.rows import Continuation, Sequences
 
 
 def test_the_cache_holds_key_value_heads_in_the_compute_dtype() -> None:
@@ -84,3 +16,33 @@ def test_the_cache_holds_key_value_heads_in_the_compute_dtype() -> None:
     cache = Cache.empty(config, 5, 7)
     assert cache.keys_UBKSH.shape == cache.values_UBKSH.shape == (3, 5, 2, 7, 6)
     assert cache.keys_UBKSH.dtype == cache.values_UBKSH.dtype == jnp.bfloat16
+
+
+CONFIG = TransformerConfig(width=16, layers=2, query_heads=4, kv_heads=2, head_size=4, ffn=24)
+WINDOWED = TransformerConfig(**{**vars(CONFIG), "window": 3, "windowed": (True, False), "window_rope_theta": 50.0})
+
+
+@pytest.mark.parametrize("config", [CONFIG, WINDOWED], ids=["full", "windowed"])
+def test_pieces_read_one_after_another_are_the_whole_rows(config: TransformerConfig) -> None:
+    """Left-padded rows of 8 slots as pieces of 4, 3 and 1: the hidden states of one pass, and a cache full of them."""
+    model, rng = LanguageModel(config, 30), np.random.default_rng(0)
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    params = jax.tree.map(lambda s: jnp.asarray(rng.normal(0.3, 0.25, s.shape), jnp.float32), shapes)
+    tokens_BL = jnp.asarray(rng.integers(0, 30, (3, 8)), jnp.int32)
+    segments_BL = jnp.asarray(np.arange(8)[None] >= np.array([[0], [2], [5]]), jnp.int32)
+    whole, real_BS = Sequences.alone(segments_BL), segments_BL > 0
+    expected_BLD = jax.jit(model.hidden)(params, tokens_BL, whole)
+    decode, cache = jax.jit(model.decode), Cache.empty(config, 3, 8)
+    for start, stop in ((0, 4), (4, 7), (7, 8)):
+        rows = Continuation(whole.positions_BL[:, start:stop], real_BS, jnp.int32(start))
+        found_BLD, cache = decode(params, tokens_BL[:, start:stop], rows, cache)
+        own_BL = np.asarray(real_BS)[:, start:stop]
+        np.testing.assert_allclose(found_BLD[own_BL], expected_BLD[:, start:stop][own_BL], rtol=1e-5, atol=1e-5)
+    assert bool(jnp.all(jnp.any(cache.keys_UBKSH != 0, axis=-1))), "every slot was written"
+
+
+def test_a_continuation_without_a_cache_is_refused() -> None:
+    model = LanguageModel(CONFIG, 30)
+    rows = Continuation(jnp.zeros((1, 2), jnp.int32), jnp.ones((1, 4), bool), jnp.int32(0))
+    with pytest.raises(AssertionError, match="a continuation needs the cache it continues"):
+        jax.eval_shape(model.hidden, jax.eval_shape(model.init, jax.random.key(0)), jnp.zeros((1, 2), jnp.int32), rows)

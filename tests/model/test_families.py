@@ -13,13 +13,15 @@ import pytest
 import transformers
 from jax.sharding import Mesh
 
+from pit_jax.batch import DecodeSpec
 from pit_jax.config import MeshConfig
-from pit_jax.inference.engine import generate
+from pit_jax.errors import UserError
+from pit_jax.inference.engine import Engine
 from pit_jax.inference.sampling import Sampling
 from pit_jax.model import weights
-from pit_jax.model.attention import causal_visible, segment_positions
 from pit_jax.model.families import FAMILIES, architecture, family_of
 from pit_jax.model.networks import LanguageModel
+from pit_jax.model.rows import Sequences
 from pit_jax.parallel.mesh import make_mesh
 
 torch = pytest.importorskip("torch", reason="the reference implementation needs torch, a test dependency")
@@ -158,12 +160,11 @@ def test_logits_equal_those_of_torch(checkpoint: Checkpoint, mesh: Mesh) -> None
     tokens_BL, mask_BL = prompts()
     with torch.no_grad():
         expected_BLV = checkpoint.torch_model(**torch_inputs(tokens_BL, mask_BL)).logits.numpy()
-    segments_BL, model = jnp.asarray(mask_BL.astype(np.int32)), checkpoint.model
+    rows, model = Sequences.alone(jnp.asarray(mask_BL.astype(np.int32))), checkpoint.model
 
     @jax.jit
     def logits(params: Any) -> jax.Array:
-        place = segment_positions(segments_BL), causal_visible(segments_BL)
-        return model.logits(params, model.hidden(params, jnp.asarray(tokens_BL.astype(np.int32)), *place))
+        return model.logits(params, model.hidden(params, jnp.asarray(tokens_BL.astype(np.int32)), rows))
 
     found_BLV = np.asarray(jax.device_get(logits(checkpoint.params)))
     assert np.abs(found_BLV - expected_BLV)[mask_BL].max() < 1e-4
@@ -176,22 +177,10 @@ def test_greedy_answers_equal_those_of_torch(checkpoint: Checkpoint) -> None:
     inputs = torch_inputs(tokens_BL, mask_BL)
     del inputs["position_ids"]
     expected = checkpoint.torch_model.generate(**inputs, max_new_tokens=NEW, do_sample=False, pad_token_id=0)
-    greedy = jax.jit(
-        lambda params, key: (
-            generate(
-                checkpoint.model,
-                params,
-                jnp.asarray(tokens_BL.astype(np.int32)),
-                jnp.asarray(mask_BL),
-                key,
-                sampling=Sampling(temperature=0.0),
-                response_slot=NEW,
-                eos_id=VOCAB,  # never drawn
-                pad_id=0,
-            ).tokens_BT
-        )
-    )
-    np.testing.assert_array_equal(greedy(checkpoint.params, jax.random.key(0)), expected[:, LENGTH:].numpy())
+    engine = Engine(checkpoint.model, DecodeSpec(NEW, eos_id=VOCAB, pad_id=0, suffix=()))  # an EOS never drawn
+    prompt = jnp.asarray(tokens_BL.astype(np.int32)), jnp.asarray(mask_BL)
+    found = engine.complete(checkpoint.params, *prompt, jax.random.key(0), Sampling(temperature=0.0))
+    np.testing.assert_array_equal(found.tokens_BT, expected[:, LENGTH:].numpy())
 
 
 def test_the_weights_come_out_as_they_went_in(checkpoint: Checkpoint, tmp_path: Path) -> None:
@@ -227,7 +216,7 @@ def found_config(name: str, **changes: Any) -> dict[str, Any]:
     ],
 )
 def test_what_cannot_be_followed_is_named(name: str, changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         architecture(found_config(name, **changes))
 
 

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from pit_jax.model.attention import causal_visible
 from pit_jax.model.heads import POOL_SCALE, PooledScalarHead, ScalarHead
+from pit_jax.model.rows import Sequences
 
 
 def test_weights_start_with_variance_one_over_width_plus_one() -> None:
@@ -22,7 +22,7 @@ def test_a_head_is_an_inner_product_in_float32() -> None:
     head = ScalarHead(3, rngs=nnx.Rngs(params=0))
     head.kernel[...] = jnp.asarray([1.0, -2.0, 0.5])
     hidden_BLD = jnp.asarray([[[2.0, 1.0, 4.0], [0.0, 0.0, 0.0]]], jnp.bfloat16)
-    scalars_BL = jax.jit(head)(hidden_BLD, causal_visible(jnp.ones((1, 2), jnp.int32)))
+    scalars_BL = jax.jit(head)(hidden_BLD, Sequences.alone(jnp.ones((1, 2), jnp.int32)))
     assert scalars_BL.dtype == jnp.float32
     np.testing.assert_array_equal(scalars_BL, [[2.0, 0.0]])
 
@@ -32,5 +32,5 @@ def test_a_pooled_head_adds_what_the_visible_tokens_contribute() -> None:
     head = PooledScalarHead(1, rngs=nnx.Rngs(params=0))
     head.last.kernel[...], head.pooled[...] = jnp.asarray([2.0]), jnp.asarray([POOL_SCALE])
     hidden_BLD = jnp.asarray([1.0, 3.0, 5.0, 7.0], jnp.float32).reshape(1, 4, 1)
-    scalars_BL = jax.jit(head)(hidden_BLD, causal_visible(jnp.asarray([[1, 1, 1, 0]], jnp.int32)))
+    scalars_BL = jax.jit(head)(hidden_BLD, Sequences.alone(jnp.asarray([[1, 1, 1, 0]], jnp.int32)))
     np.testing.assert_allclose(scalars_BL[:, :3], [[2 + 1, 6 + 4, 10 + 9]])

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from pit_jax.config import TransformerConfig
-from pit_jax.model.attention import causal_visible, segment_positions
 from pit_jax.model.networks import LanguageModel, ScalarModel
+from pit_jax.model.rows import Sequences
+from tests.trees import structure
 
 VOCAB = 40
 CONFIG = TransformerConfig(width=16, layers=2, query_heads=4, kv_heads=2, head_size=4, ffn=24)
@@ -43,28 +44,26 @@ def test_fresh_parameters_are_plain_dicts_that_depend_on_the_key_alone() -> None
 
 
 def logits(params: Any, tokens_BL: jax.Array) -> jax.Array:
-    segments_BL = jnp.ones_like(tokens_BL)
-    hidden_BLD = MODEL.hidden(params, tokens_BL, segment_positions(segments_BL), causal_visible(segments_BL))
+    hidden_BLD = MODEL.hidden(params, tokens_BL, Sequences.alone(jnp.ones_like(tokens_BL)))
     return MODEL.logits(params, hidden_BLD)
 
 
 def test_a_scalar_model_is_a_language_model_under_a_head() -> None:
     shapes = jax.eval_shape(SCALAR.init, jax.random.key(0))
     assert set(shapes) == {"trunk", "head"}
-    assert jax.tree.structure(shapes["trunk"]) == jax.tree.structure(jax.eval_shape(MODEL.init, jax.random.key(0)))
+    assert structure(shapes["trunk"]) == structure(jax.eval_shape(MODEL.init, jax.random.key(0)))
     init = jax.jit(SCALAR.init_head)
     head, other = init(jax.random.key(1)), init(jax.random.key(2))
-    assert jax.tree.structure(head["head"]) == jax.tree.structure(shapes["head"])
+    assert structure(head["head"]) == structure(shapes["head"])
     assert not equal(head, other)
 
 
 def test_a_scalar_is_the_head_over_the_trunks_hidden_state(trunk: Any) -> None:
     params = {"trunk": trunk, "head": {"kernel": jnp.arange(16, dtype=jnp.float32) - 7.0}}
     tokens_BL = jnp.asarray([[3, 1, 4, 1, 5], [9, 2, 6, 5, 3]], jnp.int32)
-    segments_BL = jnp.ones_like(tokens_BL)
-    place = (tokens_BL, segment_positions(segments_BL), causal_visible(segments_BL))
-    hidden_BLD = jax.jit(MODEL.hidden)(trunk, *place)
-    scalars_BL = jax.jit(SCALAR.scalars)(params, *place)
+    rows = Sequences.alone(jnp.ones_like(tokens_BL))
+    hidden_BLD = jax.jit(MODEL.hidden)(trunk, tokens_BL, rows)
+    scalars_BL = jax.jit(SCALAR.scalars)(params, tokens_BL, rows)
     assert scalars_BL.shape == (2, 5) and scalars_BL.dtype == jnp.float32
     np.testing.assert_allclose(scalars_BL, np.asarray(hidden_BLD) @ np.asarray(params["head"]["kernel"]), atol=1e-5)
 

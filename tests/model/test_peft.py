@@ -13,10 +13,10 @@ from safetensors.numpy import load_file, save_file
 
 from pit_jax.config import AdapterConfig, MeshConfig
 from pit_jax.model import weights
-from pit_jax.model.attention import causal_visible, segment_positions
 from pit_jax.model.families import architecture, family_of
 from pit_jax.model.networks import LanguageModel
 from pit_jax.model.peft import peft_config, peft_tensors
+from pit_jax.model.rows import Sequences
 from pit_jax.parallel.mesh import make_mesh
 from pit_jax.training.state import joined
 
@@ -78,9 +78,8 @@ def test_peft_computes_the_same_and_writes_the_same(family: str, targets: str, t
         without = plain(torch.tensor(tokens_BL)).logits.numpy()
         theirs = peft.PeftModel.from_pretrained(plain, folder).eval()
         expected = theirs(torch.tensor(tokens_BL)).logits.numpy()
-    segments_BL = jnp.ones_like(jnp.asarray(tokens_BL))
-    place = segment_positions(segments_BL), causal_visible(segments_BL)
-    logits = jax.jit(lambda params: model.logits(params, model.hidden(params, jnp.asarray(tokens_BL), *place)))
+    rows = Sequences.alone(jnp.ones(tokens_BL.shape, jnp.int32))
+    logits = jax.jit(lambda params: model.logits(params, model.hidden(params, jnp.asarray(tokens_BL), rows)))
     assert np.abs(np.asarray(logits(joined(params, adapters))) - expected).max() < 1e-4
     assert np.abs(expected - without).max() > 0.1, "the adapters do something"
 

@@ -11,25 +11,23 @@ import numpy as np
 import pytest
 
 from pit_jax.config import TransformerConfig
-from pit_jax.model.attention import causal_visible, segment_positions
+from pit_jax.errors import UserError
 from pit_jax.model.networks import LanguageModel
+from pit_jax.model.rows import Sequences
 
 VOCAB = 40
 CONFIG = TransformerConfig(width=16, layers=2, query_heads=4, kv_heads=2, head_size=6, ffn=24)
 
 
 @partial(jax.jit, static_argnums=0)
-def run(
-    model: LanguageModel, params: Any, tokens_BL: jax.Array, segments_BL: jax.Array, positions_BL: jax.Array
-) -> Any:
-    hidden_BLD = model.hidden(params, tokens_BL, positions_BL, causal_visible(segments_BL))
-    return model.logits(params, hidden_BLD)
+def run(model: LanguageModel, params: Any, tokens_BL: jax.Array, rows: Sequences) -> Any:
+    return model.logits(params, model.hidden(params, tokens_BL, rows))
 
 
 def logits(model: LanguageModel, params: Any, tokens_BL: Any, segments_BL: Any = None) -> np.ndarray:
     tokens_BL = jnp.asarray(tokens_BL, jnp.int32)
     segments_BL = jnp.ones_like(tokens_BL) if segments_BL is None else jnp.asarray(segments_BL, jnp.int32)
-    return np.asarray(run(model, params, tokens_BL, segments_BL, segment_positions(segments_BL)))
+    return np.asarray(run(model, params, tokens_BL, Sequences.alone(segments_BL)))
 
 
 def draw(model: LanguageModel, seed: int) -> Any:
@@ -67,12 +65,11 @@ def test_a_token_depends_on_no_later_one(params: Any) -> None:
     """Causality by gradient: hidden state i has a derivative with respect to token j exactly when j <= i."""
     model, length = LanguageModel(CONFIG, VOCAB), 7
     tokens_1L = jnp.arange(length, dtype=jnp.int32)[None] + 5  # each its own row of the embedding
-    segments_1L = jnp.ones_like(tokens_1L)
-    positions_1L, visible_1LS = segment_positions(segments_1L), causal_visible(segments_1L)
+    rows = Sequences.alone(jnp.ones_like(tokens_1L))
 
     def per_position(embedding_VD: jax.Array) -> jax.Array:
         swapped = {**params, "embedding": embedding_VD}
-        hidden_1LD = model.hidden(swapped, tokens_1L, positions_1L, visible_1LS)
+        hidden_1LD = model.hidden(swapped, tokens_1L, rows)
         return jnp.sum(jnp.sin(hidden_1LD[0]), axis=-1)
 
     jacobian_LVD = jax.jit(jax.jacrev(per_position))(params["embedding"])
@@ -89,9 +86,8 @@ def test_packed_examples_do_not_see_each_other(params: Any) -> None:
         here = slice(start, start + len(example))
         tokens_L[here], segments_L[here], positions_L[here] = example, number, np.arange(len(example))
         start += len(example)
-    packed_LV = run(
-        model, params, jnp.asarray(tokens_L[None]), jnp.asarray(segments_L[None]), jnp.asarray(positions_L[None])
-    )[0]
+    rows = Sequences(jnp.asarray(positions_L[None]), jnp.asarray(segments_L[None]))
+    packed_LV = run(model, params, jnp.asarray(tokens_L[None]), rows)[0]
     start = 0
     for example in examples:
         alone_LV = logits(model, params, example[None])[0]
@@ -115,12 +111,11 @@ def test_padding_on_either_side_changes_nothing(params: Any, left: int, right: i
 @pytest.mark.parametrize("variant", [{"unroll": 2}, {"remat": True}])
 def test_unrolling_and_remat_change_neither_loss_nor_gradient(params: Any, variant: dict[str, Any]) -> None:
     tokens_BL = jnp.asarray(np.random.default_rng(2).integers(0, VOCAB, (2, 9)), jnp.int32)
-    segments_BL = jnp.ones_like(tokens_BL)
+    rows = Sequences.alone(jnp.ones_like(tokens_BL))
 
     def gradient(config: TransformerConfig) -> Any:
         def loss(params: Any) -> jax.Array:
-            out = run(LanguageModel(config, VOCAB), params, tokens_BL, segments_BL, segment_positions(segments_BL))
-            return jnp.mean(jnp.square(out))
+            return jnp.mean(jnp.square(run(LanguageModel(config, VOCAB), params, tokens_BL, rows)))
 
         return jax.jit(jax.value_and_grad(loss))(params)
 
@@ -134,11 +129,10 @@ def test_unrolling_and_remat_change_neither_loss_nor_gradient(params: Any, varia
 def test_bfloat16_computes_in_bfloat16_and_answers_in_float32(params: Any) -> None:
     half = LanguageModel(replace(CONFIG, dtype="bfloat16"), VOCAB)
     tokens_BL = jnp.asarray(np.random.default_rng(4).integers(0, VOCAB, (2, 9)), jnp.int32)
-    segments_BL = jnp.ones_like(tokens_BL)
-    place = (tokens_BL, segment_positions(segments_BL), causal_visible(segments_BL))
-    hidden_BLD = jax.eval_shape(half.hidden, params, *place)
+    rows = Sequences.alone(jnp.ones_like(tokens_BL))
+    hidden_BLD = jax.eval_shape(half.hidden, params, tokens_BL, rows)
     assert hidden_BLD.dtype == jnp.bfloat16
-    found_BLV = run(half, params, tokens_BL, segments_BL, place[1])
+    found_BLV = run(half, params, tokens_BL, rows)
     assert found_BLV.dtype == jnp.float32 and bool(jnp.all(jnp.isfinite(found_BLV)))
     full_BLV = logits(LanguageModel(CONFIG, VOCAB), params, tokens_BL)
     error_BLV = np.abs(np.asarray(found_BLV) - full_BLV)
@@ -151,5 +145,5 @@ def test_parameters_are_float32_whatever_the_compute_dtype() -> None:
 
 
 def test_query_heads_must_be_a_multiple_of_kv_heads() -> None:
-    with pytest.raises(ValueError, match=r"query_heads=4 is not a multiple of kv_heads=3; change one of them"):
+    with pytest.raises(UserError, match=r"query_heads=4 is not a multiple of kv_heads=3; change one of them"):
         LanguageModel(replace(CONFIG, kv_heads=3), VOCAB).init(jax.random.key(0))

@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from pit_jax.architecture import TransformerConfig
 from pit_jax.config import MeshConfig
+from pit_jax.errors import UserError
 from pit_jax.model import weights
 from pit_jax.model.families import FAMILIES
 from pit_jax.model.networks import LanguageModel
@@ -84,7 +85,7 @@ def test_buffers_of_old_checkpoints_and_a_tied_head_are_passed_over(folder: Path
     tensors = load_file(path) | {"model.layers.0.self_attn.rotary_emb.inv_freq": np.zeros(2, np.float32)}
     save_file(tensors | {"written.twice": np.zeros(3, np.float32)}, path)
     assert same(weights.load(folder, ENTRIES, SHAPES, mesh, tied="written.twice"), params)
-    with pytest.raises(ValueError, match=r"nothing reads written\.twice"):
+    with pytest.raises(UserError, match=r"nothing reads written\.twice"):
         weights.load(folder, ENTRIES, SHAPES, mesh)
 
 
@@ -138,11 +139,11 @@ def test_a_folder_that_is_not_what_it_says(
     folder: Path, mesh: Mesh, spoil: Callable[[Path], object], message: str
 ) -> None:
     spoil(folder)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         weights.load(folder, ENTRIES, SHAPES, mesh)
 
 
 def test_a_folder_in_which_everything_is_missing_names_a_few(folder: Path, mesh: Mesh) -> None:
     save_file({"x": np.zeros(1, np.float32)}, folder / weights.SINGLE)
-    with pytest.raises(ValueError, match=r"missing model.embed_tokens.weight, .* and \d\d more; nothing reads x"):
+    with pytest.raises(UserError, match=r"missing model.embed_tokens.weight, .* and \d\d more; nothing reads x"):
         weights.load(folder, ENTRIES, SHAPES, mesh)

@@ -8,14 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.test_util import check_grads
 
+from pit_jax.errors import UserError
 from pit_jax.objectives.dpo import dpo_loss
 from pit_jax.objectives.reward import bradley_terry_loss
 
 POLICY_CHOSEN_B = jnp.array([-8.0, -12.0, -6.0, -9.0])
 POLICY_REJECTED_B = jnp.array([-7.0, -10.0, -13.0, -4.0])
-REF_CHOSEN_B = jnp.array([-10.0, -11.0, -10.0, -9.0])
-REF_REJECTED_B = jnp.array([-7.0, -11.0, -15.0, -10.0])
-PAIRS = (POLICY_CHOSEN_B, POLICY_REJECTED_B, REF_CHOSEN_B, REF_REJECTED_B)
+ANCHOR_CHOSEN_B = jnp.array([-10.0, -11.0, -10.0, -9.0])
+ANCHOR_REJECTED_B = jnp.array([-7.0, -11.0, -15.0, -10.0])
+PAIRS = (POLICY_CHOSEN_B, POLICY_REJECTED_B, ANCHOR_CHOSEN_B, ANCHOR_REJECTED_B)
 
 
 def swap(chosen_B: jax.Array, rejected_B: jax.Array, anchor_chosen_B: jax.Array, anchor_rejected_B: jax.Array) -> tuple:
@@ -58,23 +59,23 @@ def test_against_the_equation_in_numpy(beta: float, smoothing: float, seed: int)
 
 def test_it_is_bradley_terry_on_implicit_rewards() -> None:
     loss, metrics = dpo_loss(*PAIRS, beta=0.3)
-    chosen_B, rejected_B = 0.3 * (POLICY_CHOSEN_B - REF_CHOSEN_B), 0.3 * (POLICY_REJECTED_B - REF_REJECTED_B)
+    chosen_B, rejected_B = 0.3 * (POLICY_CHOSEN_B - ANCHOR_CHOSEN_B), 0.3 * (POLICY_REJECTED_B - ANCHOR_REJECTED_B)
     want, want_metrics = bradley_terry_loss(chosen_B, rejected_B)
     np.testing.assert_allclose(loss, want, rtol=1e-6)
     assert {n: m.value for n, m in metrics.items()} == pytest.approx({n: m.value for n, m in want_metrics.items()})
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_the_reference_itself_costs_ln_2_and_is_not_right(smoothing: float) -> None:
+def test_the_anchor_itself_costs_ln_2_and_is_not_right(smoothing: float) -> None:
     """h = 0: ln 2 for every e; the slope of a pair is -(1 - 2e) beta / 2, halved again by the mean over two pairs."""
-    ref_B = (jnp.array([-3.0, -9.0]), jnp.array([-4.0, -8.0]))
+    anchor = (jnp.array([-3.0, -9.0]), jnp.array([-4.0, -8.0]))
 
     def loss_at(chosen_B: jax.Array, rejected_B: jax.Array) -> jax.Array:
-        return dpo_loss(chosen_B, rejected_B, *ref_B, beta=0.4, label_smoothing=smoothing)[0]
+        return dpo_loss(chosen_B, rejected_B, *anchor, beta=0.4, label_smoothing=smoothing)[0]
 
-    np.testing.assert_allclose(loss_at(*ref_B), np.log(2), rtol=1e-6)
-    assert dpo_loss(*ref_B, *ref_B, beta=0.4)[1]["accuracy"].value == 0.0
-    grads = jax.grad(loss_at, argnums=(0, 1))(*ref_B)
+    np.testing.assert_allclose(loss_at(*anchor), np.log(2), rtol=1e-6)
+    assert dpo_loss(*anchor, *anchor, beta=0.4)[1]["accuracy"].value == 0.0
+    grads = jax.grad(loss_at, argnums=(0, 1))(*anchor)
     slope = (1 - 2 * smoothing) * 0.4 / 4
     np.testing.assert_allclose(grads, [[-slope] * 2, [slope] * 2], rtol=1e-6)
 
@@ -119,7 +120,9 @@ def test_the_order_of_pairs_does_not_matter() -> None:
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])
 def test_gradient_against_finite_differences(smoothing: float) -> None:
     def loss_at(chosen_B: jax.Array, rejected_B: jax.Array) -> jax.Array:
-        return dpo_loss(chosen_B, rejected_B, REF_CHOSEN_B, REF_REJECTED_B, beta=0.5, label_smoothing=smoothing)[0]
+        return dpo_loss(chosen_B, rejected_B, ANCHOR_CHOSEN_B, ANCHOR_REJECTED_B, beta=0.5, label_smoothing=smoothing)[
+            0
+        ]
 
     check_grads(loss_at, (POLICY_CHOSEN_B, POLICY_REJECTED_B), order=1, modes=["rev"], rtol=1e-2)
 
@@ -140,18 +143,18 @@ def test_half_precision_is_widened_first() -> None:
 
 def test_a_wrong_shape_is_named() -> None:
     with pytest.raises(ValueError, match="axis B is 4 in policy_chosen_B but 3 in anchor_chosen_B"):
-        dpo_loss(POLICY_CHOSEN_B, POLICY_REJECTED_B, REF_CHOSEN_B[1:], REF_REJECTED_B, beta=0.1)
+        dpo_loss(POLICY_CHOSEN_B, POLICY_REJECTED_B, ANCHOR_CHOSEN_B[1:], ANCHOR_REJECTED_B, beta=0.1)
     with pytest.raises(ValueError, match=r"anchor_rejected_B needs 1 axes \['B'\], found shape \(\)"):
-        dpo_loss(POLICY_CHOSEN_B, POLICY_REJECTED_B, REF_CHOSEN_B, jnp.float32(1), beta=0.1)
+        dpo_loss(POLICY_CHOSEN_B, POLICY_REJECTED_B, ANCHOR_CHOSEN_B, jnp.float32(1), beta=0.1)
 
 
 @pytest.mark.parametrize("beta", [0.0, -0.1, float("nan"), float("inf")])
 def test_a_beta_without_a_scale_is_named(beta: float) -> None:
-    with pytest.raises(ValueError, match=f"beta={beta}: the implicit reward needs a finite scale above 0"):
+    with pytest.raises(UserError, match=f"beta={beta}: the implicit reward needs a finite scale above 0"):
         dpo_loss(*PAIRS, beta=beta)
 
 
 @pytest.mark.parametrize("smoothing", [-0.1, 0.5, 1.0, float("nan")])
 def test_a_smoothing_that_is_no_chance_is_named(smoothing: float) -> None:
-    with pytest.raises(ValueError, match=rf"label_smoothing={smoothing}: pass a chance in \[0, 0.5\)"):
+    with pytest.raises(UserError, match=rf"label_smoothing={smoothing}: pass a chance in \[0, 0.5\)"):
         dpo_loss(*PAIRS, beta=0.1, label_smoothing=smoothing)

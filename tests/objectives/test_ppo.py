@@ -1,4 +1,4 @@
-"""objectives/ppo.py: clipped losses by hand and against numpy; the KL controllers."""
+"""objectives/ppo.py: clipped losses by hand and against numpy; the KL controller."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.test_util import check_grads
 
-from pit_jax.objectives.ppo import AdaptiveKL, FixedKL, policy_loss, value_loss
+from pit_jax.errors import UserError
+from pit_jax.objectives.ppo import AdaptiveKL, policy_loss, surrogate, value_loss
 
-LOSSES = {"policy": policy_loss, "value": value_loss}
+LOSSES: dict[str, Any] = {"policy": policy_loss, "value": value_loss}
 
 
 def example(seed: int) -> tuple[list[np.ndarray], np.ndarray]:
@@ -70,6 +71,32 @@ def test_policy_by_hand() -> None:
         },
         rel=1e-5,
     )
+
+
+def test_the_surrogate_by_hand() -> None:
+    """The four tokens of above, one by one, and one of padding."""
+    log_ratio_BT = jnp.log(jnp.array([[1.5, 0.5, 1.5, 0.5, jnp.nan]]))
+    advantages_BT, mask_BT = jnp.array([[1.0, 1.0, -2.0, -2.0, jnp.inf]]), jnp.arange(5)[None] < 4
+    losses_BT, metrics = surrogate(log_ratio_BT - 1.0, -jnp.ones((1, 5)), advantages_BT, mask_BT, clip_eps=0.2)
+    np.testing.assert_allclose(losses_BT, [[-1.2, -0.5, 3.0, 1.6, 0.0]], rtol=1e-5)
+    assert metrics["loss"].value == pytest.approx(0.725, rel=1e-5) and float(metrics["loss"].count) == 4
+
+
+@pytest.mark.parametrize("eps", [0.0, 0.2, 10.0])
+def test_the_policy_loss_is_the_token_mean_of_the_surrogate(eps: float) -> None:
+    """Token by token against numpy; 0 in padding, so that any other mean may be taken of it."""
+    inputs, mask_BT = example(1)
+    arrays = [*map(jnp.asarray, inputs), jnp.asarray(mask_BT)]
+    losses_BT, metrics = surrogate(*arrays, clip_eps=eps)
+    expected = [
+        plain("policy", [x[b : b + 1, t : t + 1] for x in inputs], np.ones((1, 1), bool), eps)["loss"]
+        for b, t in zip(*np.nonzero(mask_BT), strict=True)
+    ]
+    np.testing.assert_allclose(np.asarray(losses_BT)[mask_BT], expected, rtol=1e-5)
+    assert losses_BT.dtype == jnp.float32 and (np.asarray(losses_BT)[~mask_BT] == 0).all()
+    loss, same = policy_loss(*arrays, clip_eps=eps)
+    np.testing.assert_allclose(loss, float(jnp.sum(losses_BT)) / mask_BT.sum(), rtol=1e-6)
+    assert jax.tree.map(float, metrics) == jax.tree.map(float, same)
 
 
 def test_value_by_hand() -> None:
@@ -209,11 +236,7 @@ def test_a_controller_steers_to_its_target() -> None:
     np.testing.assert_allclose(coefficient, 0.25, rtol=1e-2)
 
 
-def test_a_fixed_coefficient_stays() -> None:
-    assert FixedKL().update(0.15, 99.0, 512) == 0.15
-
-
 @pytest.mark.parametrize(("target", "horizon"), [(0.0, 10.0), (6.0, 0.0), (-1.0, 10.0)])
 def test_a_controller_refuses_nonsense(target: float, horizon: float) -> None:
-    with pytest.raises(ValueError, match="AdaptiveKL needs target > 0 and horizon > 0"):
+    with pytest.raises(UserError, match="AdaptiveKL needs target > 0 and horizon > 0"):
         AdaptiveKL(target=target, horizon=horizon)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pit_jax.errors import UserError
 from pit_jax.objectives.returns import gae, kl_estimate, shaped_rewards
 
 JUNK = (np.nan, np.inf, -np.inf, 1e38)
@@ -65,7 +66,7 @@ def test_k3_keeps_its_digits_for_tiny_differences() -> None:
 
 
 def test_an_unknown_estimator_lists_the_known() -> None:
-    with pytest.raises(ValueError, match="unknown KL estimator 'k4'; choose one of k1, k2, k3"):
+    with pytest.raises(UserError, match="unknown KL estimator 'k4'; choose one of k1, k2, k3"):
         kl_estimate(jnp.zeros((1, 1)), jnp.zeros((1, 1)), kind="k4")
 
 
@@ -114,8 +115,13 @@ def test_gae_against_the_definition(seed: int, gamma: float, gae_lambda: float, 
     rng = np.random.default_rng(seed)
     rewards_BT, values_BT = (rng.normal(size=(3, 7)).astype(np.float32) for _ in range(2))
     mask_BT = np.arange(7)[None] < rng.integers(0, 8, 3)[:, None] if trailing else rng.random((3, 7)) < 0.6
-    dirty = (jnp.asarray(np.where(mask_BT, x, np.float32(junk))) for x in (rewards_BT, values_BT))
-    advantages_BT, returns_BT = map(np.asarray, gae(*dirty, jnp.asarray(mask_BT), gamma=gamma, gae_lambda=gae_lambda))
+    dirty_rewards_BT, dirty_values_BT = (
+        jnp.asarray(np.where(mask_BT, x, np.float32(junk))) for x in (rewards_BT, values_BT)
+    )
+    advantages_BT, returns_BT = map(
+        np.asarray,
+        gae(dirty_rewards_BT, dirty_values_BT, jnp.asarray(mask_BT), gamma=gamma, gae_lambda=gae_lambda),
+    )
     assert (advantages_BT[~mask_BT] == 0).all() and (returns_BT[~mask_BT] == 0).all()
     for b in range(3):
         real = mask_BT[b]

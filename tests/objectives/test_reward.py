@@ -1,6 +1,7 @@
 """objectives/reward.py: Bradley-Terry by hand, against numpy, and under a swap of labels."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +38,7 @@ def test_a_margin_is_subtracted_from_the_difference() -> None:
 
 def test_a_margin_of_zero_changes_no_bit() -> None:
     def loss_and_grads(**margin: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        with_margin = functools.partial(bradley_terry_loss, **margin)
+        with_margin: Any = functools.partial(bradley_terry_loss, **margin)
         return jax.jit(jax.value_and_grad(lambda a, b: with_margin(a, b)[0], argnums=(0, 1)))(CHOSEN_B, REJECTED_B)
 
     plain, zero = loss_and_grads(), loss_and_grads(margin=jnp.zeros(4))

@@ -5,7 +5,8 @@ import pytest
 from jax.sharding import AxisType
 
 from pit_jax.config import MeshConfig
-from pit_jax.parallel.mesh import AXES, check_batch, make_mesh, mesh_shape
+from pit_jax.errors import UserError
+from pit_jax.parallel.mesh import AXES, check_batch, make_mesh, mesh_of, mesh_shape
 
 
 @pytest.mark.parametrize(
@@ -41,7 +42,7 @@ def test_the_data_axis_takes_what_is_left(config: MeshConfig, devices: int, expe
     ],
 )
 def test_a_mesh_that_does_not_use_every_device_once_is_refused(config: MeshConfig, devices: int, message: str) -> None:
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(UserError) as error:
         mesh_shape(config, devices)
     assert message in str(error.value)
 
@@ -51,8 +52,15 @@ def test_the_mesh_holds_every_device_and_names_its_axes() -> None:
     assert mesh.axis_names == AXES == ("data", "fsdp", "tensor")
     assert set(mesh.devices.ravel()) == set(jax.devices())
     assert set(mesh.axis_types) == {AxisType.Auto}
-    with pytest.raises(ValueError, match="mesh does not divide"):
+    with pytest.raises(UserError, match="mesh does not divide"):
         make_mesh(MeshConfig(data=3))
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 2, 2), (2, 2, 2)])
+def test_a_mesh_of_the_first_devices(shape: tuple[int, int, int]) -> None:
+    mesh = mesh_of(*shape)
+    assert tuple(mesh.shape.items()) == tuple(zip(AXES, shape, strict=True))
+    assert mesh.devices.ravel().tolist() == jax.devices()[: mesh.size] and set(mesh.axis_types) == {AxisType.Auto}
 
 
 @pytest.mark.parametrize(("size", "parts"), [(4, 1), (8, 2), (64, 16)])
@@ -62,7 +70,7 @@ def test_a_batch_that_divides_is_accepted(size: int, parts: int) -> None:
 
 @pytest.mark.parametrize(("size", "parts", "multiple"), [(6, 1, 4), (4, 2, 8), (0, 1, 4), (-4, 1, 4), (63, 16, 64)])
 def test_a_batch_that_does_not_divide_is_refused(size: int, parts: int, multiple: int) -> None:
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(UserError) as error:
         check_batch("--sft.batch-size", size, parts, make_mesh(MeshConfig(data=2, fsdp=2, tensor=2)))
     assert str(error.value) == (
         f"--sft.batch-size={size} is not divisible: it is cut into {parts} part(s) over data x fsdp = 4 device(s); "

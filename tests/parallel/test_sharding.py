@@ -11,17 +11,24 @@ import pytest
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
+from pit_jax.batch import Responses
 from pit_jax.config import AdapterConfig, MeshConfig, TransformerConfig
+from pit_jax.errors import UserError
 from pit_jax.model.networks import LanguageModel, ScalarModel
 from pit_jax.parallel.mesh import make_mesh
 from pit_jax.parallel.sharding import (
     RULES,
+    abstract_params,
     batch_sharding,
     constrain_batch,
+    init_sharded,
+    named_leaves,
     param_sharding,
     put,
+    put_rows,
     replicated,
 )
+from tests.trees import structure
 
 CONFIG = TransformerConfig(width=16, layers=2, query_heads=4, kv_heads=2, head_size=6, ffn=24, tied=False)
 
@@ -86,7 +93,7 @@ def test_every_rule_is_used() -> None:
 def test_a_parameter_without_a_rule_is_named(mesh: Mesh) -> None:
     params = {"blocks": {"gate": {"mystery": jax.ShapeDtypeStruct((3, 5), jnp.float32)}}}
     message = "no sharding rule covers parameter 'blocks/gate/mystery' of shape (3, 5); add one to parallel/sharding.py"
-    with pytest.raises(ValueError, match=re.escape(message)):
+    with pytest.raises(UserError, match=re.escape(message)):
         param_sharding(params, mesh)
 
 
@@ -135,6 +142,36 @@ def test_batches_are_split_over_data_and_fsdp(mesh: Mesh) -> None:
     whole = put(rows, replicated(mesh))
     assert whole["tokens"].sharding.is_fully_replicated
     np.testing.assert_array_equal(whole["end"], rows["end"])
+
+
+def test_named_rows_become_a_batch_on_the_mesh(mesh: Mesh) -> None:
+    batch = put_rows(mesh, Responses, {"tokens_BT": np.arange(24).reshape(8, 3), "mask_BT": np.ones((8, 3), bool)})
+    assert isinstance(batch, Responses)
+    assert {shard.data.shape for shard in batch.tokens_BT.addressable_shards} == {(2, 3)}
+    assert batch.mask_BT.sharding == batch.tokens_BT.sharding == batch_sharding(mesh)
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'mask_BT'"):
+        put_rows(mesh, Responses, {"tokens_BT": np.zeros((8, 3), int)})
+
+
+def test_parameters_are_drawn_in_the_shards_that_were_foretold(mesh: Mesh) -> None:
+    """Without a gather on one device; the shapes are known before anything is computed."""
+
+    def make(key: jax.Array) -> dict[str, Any]:
+        drawn = jax.random.normal(key, (40, 16), jnp.float32)
+        return {"embedding": drawn, "final_norm": {"scale": jnp.ones(16)}}
+
+    abstract, params = abstract_params(make, mesh), init_sharded(make, jax.random.key(3), mesh)
+    assert structure(abstract) == structure(params)
+    for shape, leaf in zip(jax.tree.leaves(abstract), jax.tree.leaves(params), strict=True):
+        assert (shape.shape, shape.dtype, shape.sharding) == (leaf.shape, leaf.dtype, leaf.sharding)
+    assert {shard.data.shape for shard in params["embedding"].addressable_shards} == {(20, 4)}
+    np.testing.assert_array_equal(params["embedding"], jax.random.normal(jax.random.key(3), (40, 16), jnp.float32))
+
+
+def test_leaves_are_named_by_their_paths_in_the_order_of_the_tree() -> None:
+    tree = {"b": {"y": 1, "x": 2}, "a": [3, 4]}
+    named = named_leaves(tree)
+    assert named == {"a/0": 3, "a/1": 4, "b/x": 2, "b/y": 1} and list(named.values()) == jax.tree.leaves(tree)
 
 
 def test_activations_keep_to_the_batch_axes_under_a_mesh_only(mesh: Mesh) -> None:

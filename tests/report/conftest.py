@@ -3,12 +3,16 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from pit_jax.config import GatesConfig
 from pit_jax.evaluation.gap_quality import gates, measure
+from pit_jax.evaluation.results import ControlRow, Results, write_results
+from pit_jax.evaluation.systems import POLICY, SystemId, pit
+from tests.report.pages import compared, measured
 
 HOSTILE = "<script>alert('x')</script> & \"quoted\""
 
@@ -25,7 +29,7 @@ def write_json(path: Path, content: object) -> None:
 
 def write_training(root: Path, rng: np.random.Generator) -> None:
     for model in ("policy", "improver"):
-        rows = []
+        rows: list[dict[str, Any]] = []
         for step in range(0, 400, 2):
             loss = float(3 * np.exp(-step / 120) + 0.4 + 0.05 * rng.normal())
             rows.append({"step": step, "phase": "train", "time": step / 10, "loss": loss, "learning_rate": 1e-3})
@@ -43,10 +47,10 @@ def write_training(root: Path, rng: np.random.Generator) -> None:
         rounds = []
         for step in range(60):
             kl = float(0.05 * step + 0.1 * rng.normal())
-            stage = float(step >= 25)
-            names = ("policy-rl",) if stage else ("rejected", "chosen")
-            shares = {f"curriculum/{name}/success": 0.3 + step / 200 for name in names} if model == "improver" else {}
-            row = {"step": step, "phase": "train", "time": step, "objective/kl": kl, "curriculum/stage": stage}
+            phase = float(step >= 25)
+            met = ("policy-rl",) if phase else ("rejected", "chosen")
+            shares = {f"curriculum/{name}/success": 0.3 + step / 200 for name in met} if model == "improver" else {}
+            row = {"step": step, "phase": "train", "time": step, "objective/kl": kl, "curriculum/phase": phase}
             rounds.append(row | shares)
             if step % 5 == 0:
                 proxy, truth = step / 20, 3.5 + step / 40 - max(0, step - 40) / 15
@@ -76,7 +80,7 @@ def write_evaluation(root: Path, rng: np.random.Generator) -> None:
     output = {"pairs": 256, "copies": 0.1, "gap": 0.4, "agreement": asdict(quality.agreement)}
     known = {"PIT rewriting policy-rl": asdict(quality), "policy against chosen": None}
     outputs = {name: {**output, "quality": figures} for name, figures in known.items()}
-    write_json(root / "evaluate" / "gap_outputs.json", outputs)
+    write_json(root / "evaluate" / "gap_outputs.json", {"key": "0123456789ab", "sets": outputs})
     prompts = ["write a kind reminder to anna about the book club", "thank omar for the soup, mention friday", HOSTILE]
     answers = [
         "dear anna , the book club meets on monday . bring nothing .",
@@ -88,30 +92,25 @@ def write_evaluation(root: Path, rng: np.random.Generator) -> None:
     rows = [{"prompt": p, "answers": answers, **spent} for p in prompts]
     rows.append({"prompt": "attack", "answers": [HOSTILE, "calm " + HOSTILE], "scores": None, "gaps": [1.0]})
     write_lines(root / "improve" / "trails.jsonl", rows)
-    table, systems = [], []
+    write_results(root / "evaluate" / "results.json", results())
+
+
+def results() -> Results:
+    """Three rounds by two judges at three temperatures; the gap likes length."""
+    table, systems, controls = [], [], []
     for i, temperature in enumerate((0.4, 0.8, 1.0)):
         for judge in ("rubric", "gap"):
             for k in (1, 2, 3):
-                delta = 6.0 * i + 3 * k - (4 if judge == "rubric" else 7)
-                share = {"win": 30 + delta, "lose": 30.0, "tie": 40 - delta, "delta": delta}
-                ends = {"low": delta - 3.4, "high": delta + 3.4, "n": 1024, "flipped": None}
-                ends |= {"left_tokens": 24.0 + k, "right_tokens": 24.0, "win_tokens": 1.5, "lose_tokens": None}
-                ends |= {"lc_win_rate": 50 + delta / 3, "lc_low": 48 + delta / 3, "lc_high": 52 + delta / 3}
-                who = {"temperature": temperature, "judge": judge, "left": f"PIT x{k}", "right": "policy"}
-                table.append({**who, **share, **ends})
-        for k, name in enumerate(("policy", "PIT x1", "PIT x2", "PIT x3")):
-            scores = {"score_mean": 5.2 - 0.3 * i + 0.1 * k, "score_std": 0.8, "length_mean": 24.1}
-            systems.append(
-                {"name": name, "temperature": temperature, **scores, "copy_rate": 0.2 * k, "eos_rate": 0.998}
-                | {"edit_distance": 0.31 - 0.1 * k}
-            )
-    controls = []
+                delta, changes = 6.0 * i + 3 * k - (4 if judge == "rubric" else 7), {"left_tokens": 24.0 + k}
+                table.append(compared(pit(k), POLICY, judge, temperature, delta, 3.4, **changes))
+        for k, system in enumerate((POLICY, pit(1), pit(2), pit(3))):
+            changes = {"score_mean": 5.2 - 0.3 * i + 0.1 * k, "copy_rate": 0.2 * k, "edit_distance": 0.31 - 0.1 * k}
+            systems.append(measured(system, temperature, **changes))
     for judge, likes_length in (("rubric", False), ("gap", True)):
         for name, delta in (("longest", 12.5 if likes_length else -60.0), ("copy", 0.0), ("empty", -100.0)):
-            verdict = {"expected": "does not win", "holds": not (likes_length and name == "longest")}
-            controls.append(table[0] | {"judge": judge, "left": name, "right": "policy", "delta": delta} | verdict)
-    results = {"judge_names": ["rubric", "gap"], "headline_temperature": 0.8, "rows": table, "systems": systems}
-    write_json(root / "evaluate" / "results.json", {**results, "controls": controls, "max_score": 6.0})
+            row = compared(SystemId("control", source=name), POLICY, judge, 0.8, delta)
+            controls.append(ControlRow(row, "does not win", not (likes_length and name == "longest")))
+    return Results(["rubric", "gap"], 0.8, 6.0, table, controls, systems)
 
 
 @pytest.fixture

@@ -1,3 +1,5 @@
+"""Trails for people: what each improvement changed, word by word, and where a trail ends."""
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -33,14 +35,14 @@ def test_a_trail_pairs_scores_and_gaps_with_answers() -> None:
 
 
 def test_a_trail_ends_where_its_prompt_stopped_and_marks_what_was_chosen() -> None:
-    """Three rounds; the draft of the second was thrown away, so nothing was drawn in the third."""
-    spent = {"gaps": [0.5, -0.2, 0.0], "tokens": [2, 2, 3, 0], "chosen": 1}
-    row = {"prompt": "x", "answers": ["a", "b", "b", "b"], **spent}
+    """Two rounds of three: the draft of the second gained too little, so nothing was drawn in the third."""
+    spent = {"gaps": [0.5, -0.2], "tokens": [2, 2, 3], "chosen": 1}
+    row = {"prompt": "x", "answers": ["a", "b", "c"], **spent}
     steps = trail(row).steps
     assert [(step.label, step.gap, step.copied, step.chosen) for step in steps] == [
         ("original", None, False, False),
         ("1", 0.5, False, True),
-        ("2", -0.2, True, False),
+        ("2", -0.2, False, False),
     ]
     assert [step.chosen for step in trail(row | {"chosen": 0}).steps] == [True, False, False]
 

@@ -1,3 +1,5 @@
+"""report/seeds.py: several seeds on one page and in one table."""
+
 import io
 import json
 import re
@@ -7,6 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from pit_jax.evaluation.results import Results, by_name, read_results
 from pit_jax.evaluation.stats.seeds import aggregate
 from pit_jax.report import seeds as seeds_report
 from pit_jax.report.figures import COLORS
@@ -32,11 +35,19 @@ def folders(finished: Path) -> dict[int, Path]:
 
 
 def results(folder: Path) -> dict:
-    return json.loads((folder / "evaluate" / "results.json").read_text())
+    found: dict = json.loads((folder / "evaluate" / "results.json").read_text())
+    return found
+
+
+def lists_of(folder: Path) -> dict[str, list[dict]]:
+    """As the run over seeds reads them."""
+    found = read_results(folder / "evaluate" / "results.json", Results)
+    assert found is not None
+    return by_name(found)
 
 
 def tables_of(folders: dict[int, Path]) -> Tables:
-    return {"evaluate": aggregate({seed: results(folder) for seed, folder in folders.items()}, file="f")}
+    return {"evaluate": aggregate({seed: lists_of(folder) for seed, folder in folders.items()}, file="f")}
 
 
 def words(page: Path) -> str:
@@ -131,6 +142,13 @@ def test_the_terminal_table_by_hand(folders: dict[int, Path]) -> None:
     (line,) = [line for line in text.splitlines() if "PIT x2 vs policy" in line and "0.8 rubric" in line]
     assert " ".join(line.split("policy")[1].split()) == "+10.0 2.8 −15.4 to +35.4 2 of 2 +8.0 +12.0"
     assert "seeds 0, 7" in text and "evaluate: rows" in text and "evaluate: systems" not in text
+
+
+def test_the_terminal_prints_hostile_names_as_they_are(folders: dict[int, Path]) -> None:
+    tables, name = tables_of(folders), "[red]x[/] [/b]"
+    rows = [row | {"judge": name, "left": name} for row in tables["evaluate"]["rows"]]
+    text = printed({name: {"rows": rows}}, [0, 7], width=200)
+    assert text.count(f"{name} vs policy") == len(rows) and f"{name}: rows" in text
 
 
 def test_a_narrow_terminal_loses_no_number(folders: dict[int, Path]) -> None:

@@ -91,7 +91,7 @@ def test_a_fresh_start_empties_the_file(tmp_path: Path) -> None:
 
 def test_a_garbled_row_is_named_by_its_line(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": \n{"step": 3}\n')
-    with pytest.raises(ValueError, match=r"metrics.jsonl, line 2: asked for a JSON object, found '\{\"step\": '"):
+    with pytest.raises(UserError, match=r"metrics.jsonl, line 2: asked for a JSON object, found '\{\"step\": '"):
         read_jsonl(tmp_path / "metrics.jsonl")
 
 
@@ -113,5 +113,5 @@ def test_without_tensorboard_the_rows_are_written_all_the_same(tmp_path: Path, m
 
 
 def test_every_must_be_positive(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="every N >= 1 rounds, found 0"):
+    with pytest.raises(UserError, match="every N >= 1 rounds, found 0"):
         MetricsLog(tmp_path, every=0, resume_round=0)

@@ -9,14 +9,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pit_jax.config import OptimizerConfig
-from pit_jax.training.optimizer import decay_mask, make_actor_critic_optimizer, make_optimizer, schedule
+from pit_jax.config import OptimizerConfig, RlConfig
+from pit_jax.errors import UserError
+from pit_jax.training.optimizer import (
+    decay_mask,
+    make_actor_critic_optimizer,
+    make_optimizer,
+    make_rl_optimizer,
+    schedule,
+)
 
 BASE = OptimizerConfig(learning_rate=1.0, warmup=0.2, final=0.1, schedule="linear")
 
 
 def rates(config: OptimizerConfig, num_steps: int, **overrides: float) -> list[float]:
-    rate = schedule(config, num_steps, **overrides)
+    rate: Any = schedule(config, num_steps, **overrides)
     return [float(rate(jnp.int32(step))) for step in range(num_steps + 2)]
 
 
@@ -98,9 +105,35 @@ def test_two_networks_are_clipped_and_paced_apart() -> None:
     np.testing.assert_allclose(after["value"]["w"], [-0.5 * 0.75, -0.5 * 0.8], rtol=1e-5)
 
 
+@pytest.mark.parametrize("critic", [True, False])
+def test_rl_takes_epochs_times_minibatches_updates_a_round(critic: bool) -> None:
+    """Five rounds of 2 x 3: a schedule of 30 updates, and with a critic a rate of its own."""
+    config = RlConfig(epochs=2, minibatches=3, optimizer=dataclasses.replace(BASE, clip_norm=float("inf")))
+    names = ("policy", "value") if critic else ("policy",)
+    params = {name: {"w": jnp.zeros(2)} for name in names}
+    grads = {name: {"w": jnp.array([3.0, 4.0])} for name in names}
+
+    def rated(updates: int) -> list[float]:
+        """What an optimizer over so many updates moves w[0] by at each of the first nine, six of them warm-up."""
+        actor_critic = make_actor_critic_optimizer(config.optimizer, updates, value_learning_rate=5e-4)
+        return moved(actor_critic if critic else make_optimizer(config.optimizer, updates), params, grads)
+
+    found = moved(make_rl_optimizer(config, 5, critic=critic), params, grads)
+    assert config.value_learning_rate == 5e-4 and found == rated(30) != rated(31)
+
+
+def moved(optimizer: Any, params: Any, grads: Any) -> list[float]:
+    state, found = optimizer.init(params), []
+    with jax.numpy_dtype_promotion("standard"):
+        for _ in range(9):
+            updates, state = optimizer.update(grads, state, params)
+            found += [float(part["w"][0]) for part in updates.values()]
+    return found
+
+
 def test_other_top_level_keys_are_refused() -> None:
     optimizer = make_actor_critic_optimizer(OptimizerConfig(), 10, value_learning_rate=1e-3)
-    with pytest.raises(ValueError, match=r"needs params with keys policy and value, found \['head', 'trunk'\]"):
+    with pytest.raises(UserError, match=r"needs params with keys policy and value, found \['head', 'trunk'\]"):
         optimizer.init({"trunk": jnp.zeros(1), "head": jnp.zeros(1)})
 
 
@@ -117,11 +150,11 @@ def test_other_top_level_keys_are_refused() -> None:
         ({"weight_decay": -1.0}, "optimizer.weight_decay must be 0 or more"),
     ],
 )
-def test_knobs_out_of_range_are_named(change: dict[str, float], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+def test_knobs_out_of_range_are_named(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
         make_optimizer(dataclasses.replace(BASE, **change), 10)
 
 
 def test_no_updates_are_refused() -> None:
-    with pytest.raises(ValueError, match="optimizer.num_steps must be at least 1 update, found 0"):
+    with pytest.raises(UserError, match="optimizer.num_steps must be at least 1 update, found 0"):
         schedule(BASE, 0)

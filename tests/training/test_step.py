@@ -10,9 +10,10 @@ import numpy as np
 import optax
 import pytest
 
+from pit_jax.errors import UserError
 from pit_jax.masked import Mean
 from pit_jax.training.optimizer import make_optimizer
-from pit_jax.training.state import TrainState, create_state, place_state
+from pit_jax.training.state import TrainState, create_state, plan_state
 from pit_jax.training.step import Metrics, compile_step, make_train_step, split
 
 
@@ -137,7 +138,9 @@ def test_frozen_parameters_count_in_the_loss_and_stay(toy: ModuleType, accumulat
     whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     frozen = jax.device_put({"blocks": params["blocks"]}, {"blocks": toy.toy_sharding(mesh)["blocks"]})
     optimizer, places = optax.sgd(0.1), {"head": toy.toy_sharding(mesh)["head"]}
-    state, sharding = place_state({"head": params["head"]}, optimizer, places, whole, seed=3, extras={})
+    head = jax.device_put({"head": params["head"]}, places)
+    plan = plan_state(head, optimizer, whole, seed=3, extras={})
+    state, sharding = plan.begin(head, {}), plan.sharding
     train_step = make_train_step(toy.toy_loss, optimizer, accumulate=accumulate)
     step = compile_step(train_step, state_sharding=sharding, batch_sharding=whole, frozen=frozen)
     expected = params
@@ -189,14 +192,14 @@ def test_a_batch_that_does_not_divide_is_refused(toy: ModuleType) -> None:
     optimizer = optax.sgd(0.1)
     step = make_train_step(toy.toy_loss, optimizer, accumulate=3)
     message = r"batch.inputs_BTD of shape \(16, 5, 8\) does not divide into accumulate=3 micro-batches"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         step(fresh(toy, optimizer), jax.tree.map(jnp.asarray, toy.toy_batch(0)))
-    with pytest.raises(ValueError, match="accumulate must be at least 1, found 0"):
+    with pytest.raises(UserError, match="accumulate must be at least 1, found 0"):
         make_train_step(toy.toy_loss, optimizer, accumulate=0)
 
 
 def test_a_loss_without_a_count_is_refused() -> None:
     optimizer = optax.sgd(0.1)
     step = make_train_step(lambda p, b, k: (jnp.sum(p["w"]), {}), optimizer, accumulate=1)
-    with pytest.raises(ValueError, match=r'must report metrics\["loss"\]'):
+    with pytest.raises(UserError, match=r'must report metrics\["loss"\]'):
         step(create_state({"w": jnp.zeros(2)}, optimizer, seed=0, extras={}), {})

@@ -1,14 +1,14 @@
 """A toy regression with every feature of a real run: masks, stacked blocks, a head, noise from the key, several means.
 
-Also a program: `python toy.py FOLDER ROUNDS KILL_ROUND` trains with checkpoints in FOLDER, resuming what is there, and
-kills itself (SIGKILL) just after the save of KILL_ROUND was begun.
+Also a program: `python toy.py FOLDER ROUNDS KILL_AT KILL_ROUND` trains in FOLDER, resuming what is there, and kills
+itself (SIGKILL) in that round: just after its save was begun (KILL_AT save), between its two updates (update), or
+behind them (end).
 """
 
 import dataclasses
 import os
 import signal
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,9 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from pit_jax.config import OptimizerConfig
 from pit_jax.masked import Mean, masked_mean
 from pit_jax.training.checkpoint import Checkpoints
-from pit_jax.training.loop import run
 from pit_jax.training.optimizer import make_optimizer
-from pit_jax.training.state import TrainState, abstract_state, place_state
+from pit_jax.training.session import Session
+from pit_jax.training.state import StatePlan, TrainState, plan_state
 from pit_jax.training.step import Metrics, Step, compile_step, make_train_step
 
 WIDTH, LENGTH, BATCH = 8, 5, 16
@@ -88,57 +88,69 @@ def toy_sharding(mesh: Mesh) -> dict[str, Any]:
     }
 
 
-def toy_start(mesh: Mesh, *, accumulate: int = 1, num_steps: int = 10) -> tuple[TrainState, TrainState, Step]:
-    """A fresh state on `mesh`, its shardings, and the compiled step."""
+EXTRAS = {"kl_coef": np.float32(0.5)}
+
+
+def toy_plan(mesh: Mesh, *, accumulate: int = 1, num_steps: int = 10) -> tuple[StatePlan, Any, Step]:
+    """The plan of a state on `mesh`, the parameters that it begins with, and the compiled step."""
     optimizer = make_optimizer(CONFIG, num_steps)
     replicated, spread = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
-    extras = {"kl_coef": jnp.full((), 0.5, jnp.float32)}
-    state, sharding = place_state(toy_params(), optimizer, toy_sharding(mesh), replicated, seed=3, extras=extras)
+    params = jax.device_put(toy_params(), toy_sharding(mesh))
+    plan = plan_state(params, optimizer, replicated, seed=3, extras=EXTRAS)
     step = make_train_step(noisy_loss, optimizer, accumulate=accumulate)
-    return state, sharding, compile_step(step, state_sharding=sharding, batch_sharding=spread)
+    return plan, params, compile_step(step, state_sharding=plan.sharding, batch_sharding=spread)
 
 
-def toy_supply(state: TrainState) -> Iterator[ToyBatch]:
-    """Two batches a round, named by the round alone."""
-    first = 2 * int(state.round)  # read now: the first step donates the state
-    for index in range(2):
-        yield toy_batch(first + index)
+def toy_start(mesh: Mesh, *, accumulate: int = 1, num_steps: int = 10) -> tuple[TrainState, TrainState, Step]:
+    """A fresh state on `mesh`, its shardings, and the compiled step."""
+    plan, params, step = toy_plan(mesh, accumulate=accumulate, num_steps=num_steps)
+    return plan.begin(params, EXTRAS), plan.sharding, step
 
 
-def toy_finish(state: TrainState, metrics: Metrics) -> tuple[TrainState, Metrics]:
-    """Extras that move: they must survive a restart too."""
-    grown = state.extras["kl_coef"] * 1.5
-    return dataclasses.replace(state, extras={"kl_coef": grown}), {**metrics, "kl_coef": Mean(grown, jnp.float32(1))}
+def toy_run(folder: Path, num_rounds: int, kill: tuple[str, int] | None = None) -> TrainState:
+    """Train, resuming from `folder`: two updates a round, saved every second round, extras that move.
 
+    With `kill`, die there.
+    """
+    plan, params, step = toy_plan(toy_mesh(2, 2, 2))
 
-def toy_run(folder: Path, num_rounds: int, kill_round: int | None = None) -> TrainState:
-    """Train, resuming from `folder`; with `kill_round`, die in the middle of its save."""
-    state, sharding, step = toy_start(toy_mesh(2, 2, 2))
-    with Checkpoints(folder, keep=2) as checkpoints:
+    def maybe_die(*place: Any) -> None:
+        if place == kill:
+            os.kill(os.getpid(), signal.SIGKILL)
 
-        def save(state: TrainState, finished: int, scores: dict[str, float] | None) -> None:
-            checkpoints.save(finished, state, score=None)
-            if finished == kill_round:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        found = checkpoints.restore_latest(abstract_state(state, sharding))
-        return run(
-            state if found is None else found[1],
-            step,
-            toy_supply,
-            evaluate=lambda state, finished: None,
-            save=save,
-            log=lambda finished, metrics: None,
-            num_rounds=num_rounds,
-            finish_round=toy_finish,
-        )
+    session = Session(
+        folder,
+        plan.abstract,
+        lambda: plan.begin(params, EXTRAS),
+        rounds=num_rounds,
+        keep=2,
+        log_every=3,
+        show=lambda row: None,
+        say=print,
+    )
+    with session:
+        for done in session.rounds():
+            if done % 2 == 0 or done == session.last:
+                session.evaluated(done, {"norm": float(jnp.sum(session.state.params["head"]["kernel"]))}, score=None)
+                maybe_die("save", done)
+            if done == session.last:
+                break
+            for index in (2 * done, 2 * done + 1):
+                session.update(step, toy_batch(index))
+                maybe_die("update", done)
+            grown = session.state.extras["kl_coef"] * 1.5
+            session.end_round(done, metrics={"kl_coef": Mean(grown, jnp.float32(1))}, extras={"kl_coef": grown})
+            maybe_die("end", done)
+    return session.state
 
 
 def assert_same_bits(a: Any, b: Any) -> None:
-    assert jax.tree.structure(a) == jax.tree.structure(b)
+    shape: Any = jax.tree.structure(a)
+    assert shape == jax.tree.structure(b)
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
         is_key = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
-        np.testing.assert_array_equal(*(np.asarray(jax.random.key_data(z) if is_key else z) for z in (x, y)))
+        found, expected = (np.asarray(jax.random.key_data(z) if is_key else z) for z in (x, y))
+        np.testing.assert_array_equal(found, expected)
 
 
 def shifted(state: TrainState, by: float) -> TrainState:
@@ -153,4 +165,4 @@ def saved(folder: Path, state: TrainState, rounds: int, keep: int = 3) -> None:
 
 
 if __name__ == "__main__":
-    toy_run(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    toy_run(Path(sys.argv[1]), int(sys.argv[2]), (sys.argv[3], int(sys.argv[4])))

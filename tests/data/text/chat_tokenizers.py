@@ -59,6 +59,7 @@ def written(folder: Path, kind: str, found: Published, **changes: Any) -> Path:
 
     backend = backend_of(kind, found.special)
     if found.adds_bos:
+        assert found.bos is not None
         bos = (str(found.bos), backend.token_to_id(found.bos))
         backend.post_processor = processors.TemplateProcessing(single=f"{found.bos} $A", special_tokens=[bos])
     names = {"eos_token": found.eos} | ({"bos_token": found.bos} if found.bos else {})

@@ -13,6 +13,7 @@ from pit_jax.data.text import chat
 from pit_jax.data.text.templates import IMPROVE_WORDS, REFERENCE_WORDS, Template
 from pit_jax.data.text.tokenizers import load_tokenizer
 from pit_jax.data.text.transcripts import messages_of, transcript
+from pit_jax.errors import UserError
 from tests.data.text.chat_tokenizers import KINDS, written
 from tests.data.text.published_templates import PUBLISHED, Published
 
@@ -81,8 +82,9 @@ def test_bos_stands_once_where_the_template_writes_it(case: tuple[str, Published
     _, found, template = case
     if found.bos is not None:
         once = int("bos_token" in found.template)
+        bos_id: Any = template.tokenizer.bos_id
         for ids in (template.policy_prompt("x"), template.improver_prefix(transcript(TURNS))):
-            assert ids.count(template.tokenizer.id_of(found.bos)) == once == ids[:1].count(template.tokenizer.bos_id)
+            assert ids.count(template.tokenizer.id_of(found.bos)) == once == ids[:1].count(bos_id)
 
 
 @pytest.mark.parametrize("name", DIALOGUES)
@@ -129,16 +131,14 @@ def test_a_template_that_raises_for_any_message_is_one_clear_error(tmp_path: Pat
     for number, body in enumerate(["{{ raise_exception('no') }}", "{{ messages[0].content.nothing() }}", "{% if %}"]):
         found = replace(PUBLISHED["chatml"], template=body)
         template = Template(load_tokenizer(written(tmp_path / str(number), "bytes", found)))
-        with pytest.raises(
-            ValueError, match=rf"folder .*/{number}: asked its chat template for one .* raises .*change"
-        ):
+        with pytest.raises(UserError, match=rf"folder .*/{number}: asked its chat template for one .* raises .*change"):
             template.policy_prompt("x")
 
 
 def test_a_suffix_that_depends_on_the_roles_is_refused(tmp_path: Path) -> None:
     body = PUBLISHED["chatml"].template + "{% if messages | length > 1 %}again{% endif %}"
     template = Template(load_tokenizer(written(tmp_path, "bytes", replace(PUBLISHED["chatml"], template=body))))
-    with pytest.raises(ValueError, match="not the same after the roles user, assistant, user as after one message"):
+    with pytest.raises(UserError, match="not the same after the roles user, assistant, user as after one message"):
         template.refusal(transcript(TURNS))
 
 

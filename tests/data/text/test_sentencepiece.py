@@ -15,6 +15,7 @@ from pit_jax.data.text.sentencepiece import convert, model_file
 from pit_jax.data.text.templates import Template
 from pit_jax.data.text.tokenizers import Tokenizer, ids_of_file, ids_of_folder, load_tokenizer
 from pit_jax.data.text.transcripts import transcript
+from pit_jax.errors import UserError
 from tests.data.text.published_templates import PUBLISHED
 from tests.data.text.sentencepiece_models import SETTINGS, library, train
 
@@ -100,17 +101,17 @@ def test_a_configuration_beside_the_model_is_heard(llama: Path, tmp_path: Path) 
 
 def test_models_that_are_none(tmp_path: Path, llama: Path) -> None:
     (tmp_path / "tokenizer.model").write_bytes(b"no model")
-    with pytest.raises(ValueError, match=r"tokenizer\.model: asked for a SentencePiece model, found"):
+    with pytest.raises(UserError, match=r"tokenizer\.model: asked for a SentencePiece model, found"):
         load_tokenizer(tmp_path)
     (tmp_path / "tokenizer.model").write_bytes(b"")
-    with pytest.raises(ValueError, match="found one without pieces"):
+    with pytest.raises(UserError, match="found one without pieces"):
         load_tokenizer(tmp_path)
     train(tmp_path, model_type="char", hard_vocab_limit=False)
-    with pytest.raises(ValueError, match="of type unigram or bpe .* found type 4; train another"):
+    with pytest.raises(UserError, match="of type unigram or bpe .* found type 4; train another"):
         convert(tmp_path / "tokenizer.model")
     (tmp_path / "tokenizer.model").write_bytes((llama / "tokenizer.model").read_bytes())
     (tmp_path / "tokenizer_config.json").write_text("{")
-    with pytest.raises(ValueError, match=r"cannot be read: tokenizer_config\.json"):
+    with pytest.raises(UserError, match=r"cannot be read: tokenizer_config\.json"):
         load_tokenizer(tmp_path)
 
 

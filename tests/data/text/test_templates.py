@@ -1,14 +1,15 @@
+"""The one layout of prompts and answers, with plain separators and under a chat template."""
+
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pit_jax.data.text.templates import Template, response_span
+from pit_jax.batch import Triple
+from pit_jax.data.text.templates import Template
 from pit_jax.data.text.tokenizers import load_tokenizer, train_tokenizer
+from pit_jax.errors import UserError
 
 CHAT = (
     "{% for m in messages %}<|start|>{{ m['role'] }}\n{{ m['content'] | trim }}<|end|>\n{% endfor %}"
@@ -57,6 +58,21 @@ def test_pieces_do_not_depend_on_their_neighbours(plain: Template, x: str, y: st
     assert plain.text(plain.response(y)) == y
 
 
+def test_an_example_is_the_four_pieces(plain: Template, chat: Template) -> None:
+    """Tokenised here, or looked up in a table of the texts: in training as in inference."""
+    triple = Triple("an x", "better", "worse", margin=0.5)
+    for template in (plain, chat):
+        example = template.example(triple)
+        assert example.prompt == template.policy_prompt("an x") and example.prefix == template.improver_prefix("an x")
+        assert (example.chosen, example.rejected) == (template.response("better"), template.response("worse"))
+        assert example.margin == 0.5
+        table = {text: template.tokenizer.encode(text) for text in ("an x", "better", "worse")}
+        assert template.example(triple, table.__getitem__) == example
+        nothing: dict[str, list[int]] = {}
+        with pytest.raises(KeyError):
+            template.example(triple, nothing.__getitem__)
+
+
 def test_chat_template_frames_the_same_pieces(chat: Template) -> None:
     improver = [*chat.improver_prefix("an x"), *chat.response("a ref"), *chat.improver_suffix]
     assert spelled(chat, chat.policy_prompt("an x")) == "<|start|>user\nan x<|end|>\n<|start|>assistant\n"
@@ -83,15 +99,5 @@ def test_template_survives_saving(chat: Template, tmp_path: Path) -> None:
 @pytest.mark.parametrize("template", ["{{ messages[0]['content'] | lower }}", "hello", "{{ messages[0].content * 2 }}"])
 def test_chat_template_that_changes_the_message(plain: Template, tmp_path: Path, template: str) -> None:
     loaded = Template(load_tokenizer(chat_folder(plain, tmp_path, template)))
-    with pytest.raises(ValueError, match="does not show every message once and unchanged, so it cannot hold a prompt"):
+    with pytest.raises(UserError, match="does not show every message once and unchanged, so it cannot hold a prompt"):
         loaded.policy_prompt("x")
-
-
-@given(st.lists(st.lists(st.integers(0, 3), min_size=6, max_size=6), min_size=1, max_size=4))
-def test_response_span_ends_at_the_first_eos(rows: list[list[int]]) -> None:
-    eos = 1
-    expected = [[eos not in row[:i] for i in range(len(row))] for row in rows]
-    tokens_BT = np.array(rows, np.int32)
-    np.testing.assert_array_equal(response_span(tokens_BT, eos), expected)
-    np.testing.assert_array_equal(jax.jit(response_span, static_argnums=1)(jnp.asarray(tokens_BT), eos), expected)
-    np.testing.assert_array_equal(response_span(tokens_BT[0], eos), expected[0])

@@ -1,3 +1,5 @@
+"""Tokenizers trained here and brought along: any text survives, and none becomes a special token."""
+
 import json
 import subprocess
 import sys
@@ -8,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pit_jax.data.text.tokenizers import SEPARATORS, Tokenizer, load_tokenizer, train_tokenizer
+from pit_jax.errors import UserError
 
 TEXTS = ["write a kind note to anna about the book club", "hello anna, see you at noon. bye"] * 20
 
@@ -105,20 +108,20 @@ def test_foreign_folder_gets_separators_pad_and_keeps_its_bos(tmp_path: Path) ->
 
 
 def test_unusable_folders(tmp_path: Path, folder: Path) -> None:
-    with pytest.raises(ValueError, match="found nothing; give a folder with tokenizer.json"):
+    with pytest.raises(UserError, match="found nothing; give a folder with tokenizer.json"):
         load_tokenizer(tmp_path / "none")
-    with pytest.raises(ValueError, match="found a file"):
+    with pytest.raises(UserError, match="found a file"):
         load_tokenizer(folder / "tokenizer.json")
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(ValueError, match="has no tokenizer.json; found config.json"):
+    with pytest.raises(UserError, match="has no tokenizer.json; found config.json"):
         load_tokenizer(tmp_path)
-    with pytest.raises(ValueError, match="names no eos_token"):
+    with pytest.raises(UserError, match="names no eos_token"):
         load_tokenizer(edit(folder, tmp_path / "no_eos", eos_token=None))
     broken = edit(folder, tmp_path / "broken")
     (broken / "tokenizer.json").write_text("{")
-    with pytest.raises(ValueError, match="cannot be read"):
+    with pytest.raises(UserError, match="cannot be read"):
         load_tokenizer(broken)
-    with pytest.raises(ValueError, match="vocab_size must be at least 261 .*, found 100"):
+    with pytest.raises(UserError, match="vocab_size must be at least 261 .*, found 100"):
         train_tokenizer(TEXTS, vocab_size=100, folder=tmp_path / "small")
     assert not (tmp_path / "small").exists()
 

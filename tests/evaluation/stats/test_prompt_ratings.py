@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pit_jax.evaluation.stats.ratings import Spread, bradley_terry, games_of, rate_prompts, rating_intervals
+from pit_jax.evaluation.stats.ratings import Spread, bradley_terry, games_of, rate_prompts
 
 ELO = {"scale": 400.0, "base": 10.0}
+NATURAL = {"scale": 1.0, "base": math.e}
 THREES = {"scale": 1.0, "base": 3.0}
 PAIRS = list(itertools.combinations("abcd", 2))
 
@@ -19,6 +20,10 @@ tables = st.integers(1, 12).flatmap(
         st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=prompts, max_size=prompts), min_size=6, max_size=6
     )
 )
+
+
+def numbers(spread: Spread) -> tuple[float, float, float]:
+    return spread.rating, spread.low, spread.high
 
 
 def reversed_on(prompts: int) -> dict[tuple[str, str], np.ndarray]:
@@ -47,12 +52,9 @@ def test_the_numbers_of_the_docstring() -> None:
     spreads = rate_prompts(reversed_on(7), resamples=20_000, seed=0, **THREES)
     rated = {k: bradley_terry(games_of(reversed_on(k)), **THREES)["a"] for k in (3, 7, 12)}
     assert rated == pytest.approx({3: 1.74, 7: 1.0, 12: 0.52}, abs=0.005)
-    assert spreads["a"] == Spread(pytest.approx(1.0), pytest.approx(rated[12]), pytest.approx(rated[3]))
-    assert spreads["c"] == Spread(pytest.approx(-1.0), pytest.approx(-rated[3]), pytest.approx(-rated[12]))
-    assert spreads["b"] == Spread(*[pytest.approx(0.0, abs=1e-12)] * 3)
-    alone = rating_intervals(games_of(reversed_on(7)), resamples=20_000, seed=0, **THREES)
-    assert (alone["a"].low, alone["a"].high) == pytest.approx((0.66, 1.49), abs=0.03)
-    assert alone["b"].high == pytest.approx(0.29, abs=0.03)
+    assert numbers(spreads["a"]) == pytest.approx((1.0, rated[12], rated[3]))
+    assert numbers(spreads["c"]) == pytest.approx((-1.0, -rated[3], -rated[12]))
+    assert numbers(spreads["b"]) == pytest.approx((0.0, 0.0, 0.0), abs=1e-12)
 
 
 def test_games_come_prompt_by_prompt() -> None:
@@ -95,29 +97,57 @@ def test_drawing_counts_is_the_bootstrap_over_prompts(draws: bool) -> None:
         drawn.append(bradley_terry(games_of({pair: x[rows] for pair, x in outcomes.items()}), **ELO))
     for name, spread in spreads.items():
         values = [ratings[name] for ratings in drawn]
-        assert (spread.low, spread.high) == pytest.approx(np.percentile(values, [2.5, 97.5]), abs=0.3 * np.std(values))
+        assert (spread.low, spread.high) == pytest.approx(
+            np.percentile(values, [2.5, 97.5]), abs=0.3 * float(np.std(values))
+        )
 
 
 @pytest.mark.parametrize("draws", [False, True])
-def test_the_interval_covers_the_truth_95_times_in_100_where_games_alone_do_not(draws: bool) -> None:
-    """Five systems; 700 trials of correlated coverage leave a standard error under 0.8%. Independent games make
-    intervals that are too narrow by about sqrt(6 / 3): about 83% instead of 95%."""
+def test_the_interval_covers_the_truth_95_times_in_100(draws: bool) -> None:
+    """Five systems; 700 trials of correlated coverage leave a standard error under 0.8%."""
     strengths, rng, trials = np.array([0.6, 0.3, 0.0, -0.3, -0.6]), np.random.default_rng(1), 700
     truth = dict(zip(("00", "01", "02", "03", "04"), strengths.tolist(), strict=True))
-    covered = {rate_prompts: 0, rating_intervals: 0}
+    covered = 0
     for trial in range(trials):
         outcomes = play(strengths, 150, rng, draws=draws)
-        for rate, shown in ((rate_prompts, outcomes), (rating_intervals, games_of(outcomes))):
-            spreads = rate(shown, scale=1.0, base=math.e, resamples=200, seed=trial)
-            covered[rate] += sum(spread.low <= truth[name] <= spread.high for name, spread in spreads.items())
-    assert 0.93 <= covered[rate_prompts] / (5 * trials) <= 0.97
-    assert covered[rating_intervals] / (5 * trials) <= 0.88
+        spreads = rate_prompts(outcomes, scale=1.0, base=math.e, resamples=200, seed=trial)
+        covered += sum(spread.low <= truth[system] <= spread.high for system, spread in spreads.items())
+    assert 0.93 <= covered / (5 * trials) <= 0.97
+
+
+def versus(won: int, lost: int) -> dict[tuple[str, str], np.ndarray]:
+    """a against b on won + lost prompts."""
+    return {("a", "b"): np.array([1.0] * won + [0.0] * lost)}
+
+
+def test_resamples_without_a_maximum_can_only_widen() -> None:
+    """20 wins to 5: losses in a resample are binomial(25, 1/5). P(0) = 0.4%, P(0 or 1) = 2.7%, so the 2.5% point is
+    one loss, (ln 24) / 2 (it would be two if resamples without a loss were left out); P(<= 8) = 95.3% and
+    P(<= 9) = 98.3%, so the other end is nine, (ln 16/9) / 2."""
+    spread = rate_prompts(versus(20, 5), resamples=40_000, seed=0, **NATURAL)["a"]
+    assert (spread.rating, spread.low, spread.high) == pytest.approx(
+        (math.log(4) / 2, math.log(16 / 9) / 2, math.log(24) / 2), abs=1e-9
+    )
+
+
+def test_too_few_losses_leave_the_interval_open() -> None:
+    """97 wins to 3: 0.97^100 = 4.8% of the resamples have no loss, more than the 2.5% outside an end."""
+    intervals = rate_prompts(versus(97, 3), resamples=2000, seed=0, **NATURAL)
+    half = math.log(97 / 3) / 2
+    assert numbers(intervals["a"]) == pytest.approx((half, -math.inf, math.inf))
+    assert numbers(intervals["b"]) == pytest.approx((-half, -math.inf, math.inf))
+
+
+def test_a_single_resample_by_hand() -> None:
+    """One win each: a resample of two has both in half of the cases (0, 0) and is open in the others."""
+    spreads = {rate_prompts(versus(1, 1), resamples=1, seed=seed, **ELO)["a"] for seed in range(20)}
+    assert spreads == {Spread(0.0, 0.0, 0.0), Spread(0.0, -math.inf, math.inf)}
 
 
 def test_prompts_that_may_leave_no_maximum_open_the_interval() -> None:
     """a loses on 2 of 60 prompts: (58/60)^60 = 13% of the resamples hold neither."""
     spread = rate_prompts({("a", "b"): np.array([0.0] * 2 + [1.0] * 58)}, resamples=2000, seed=0, **ELO)["a"]
-    assert spread == Spread(pytest.approx(200 * math.log10(29)), -math.inf, math.inf)
+    assert numbers(spread) == pytest.approx((200 * math.log10(29), -math.inf, math.inf))
 
 
 def test_the_same_seed_gives_the_same_spreads() -> None:

@@ -1,0 +1,123 @@
+"""`python -m pit_jax.fork check`: exit codes, and forks that train and break what they promise.
+
+That the examples keep it, docs/howto shows (tests/end_to_end/test_howto.py).
+"""
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pit_jax.contract.check import digest_moves, main, rl_flags
+from pit_jax.rl.algorithms import ALGORITHMS
+from pit_jax.rl.references import REFERENCES
+
+WORDS = """
+from pit_jax.fork import TextReward, fork
+
+
+def words(prompts, responses, rows):
+    return [{value} for response in responses]
+
+
+fork(TextReward("words", words))
+"""
+UNSTEADY = """
+import os
+import pathlib
+import time
+
+from pit_jax.fork import Context, Models, RewardBatch, Stage, StageId, Task, by, fit, fork, pair_scores, with_head
+from pit_jax.objectives.reward import bradley_terry_loss
+
+
+def run(context: Context) -> None:
+    models, common = Models(context), context.config.rm
+
+    def loss(params, batch, key):
+        return bradley_terry_loss(*pair_scores(context.scalar_model, params, batch), margin=batch.margin_B)
+
+    task = Task(
+        loss=loss,
+        make_batch=RewardBatch,
+        rows=context.data.arrays("rm", "reward"),
+        heldout=context.data.arrays("heldout", "reward"),
+        optimizer=common.optimizer,
+        steps=12,
+        batch_size=common.batch_size,
+        accumulate=common.accumulate,
+        seed=os.getpid(),
+        score=by("accuracy"),
+    )
+    pathlib.Path(context.config.workdir, "beside.txt").write_text(str(time.time()))
+    fit(context, task, models, lambda: with_head(context, models, "mine"))
+
+
+SFT = StageId("sft", "policy")
+fork(Stage(name="mine", run=run, help="mine", parents=lambda config: (SFT,), init_from=SFT, leaves="scalar"))
+"""
+
+
+@pytest.fixture
+def check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[[str], tuple[int, str]]:
+    """check(source) -> (exit code, what was printed, on one line)."""
+
+    def run(source: str) -> tuple[int, str]:
+        file = tmp_path / "mine.py"
+        file.write_text(source)
+        return main(["check", str(file)]), capsys.readouterr().out
+
+    return run
+
+
+@pytest.mark.parametrize("argv", [[], ["check"], ["try", "mine.py"]])
+def test_the_command_says_how_it_is_used(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(argv) == 2
+    assert capsys.readouterr().err == "usage: python -m pit_jax.fork check FILE [FILE ...]\n"
+
+
+def test_it_is_a_command(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pit_jax.fork", "check", str(tmp_path / "nowhere.py")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1 and "fails  it loads: --fork=" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        ("x = 1 / 0\n", r"fails  it loads: .*line 1: ZeroDivisionError"),
+        ("import pit_jax.fork\n", r"holds  it loads\n  fails  it declares something"),
+    ],
+)
+def test_a_file_that_declares_nothing(check: Callable[[str], tuple[int, str]], source: str, told: str) -> None:
+    code, printed = check(source)
+    assert code == 1 and re.search(told, printed)
+
+
+def test_the_digest_of_a_fork_moves_with_its_code(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(WORDS.format(value="1.0"))
+    digest_moves(file)
+
+
+def test_rl_is_run_with_all_that_a_fork_brings() -> None:
+    mine: dict[str, list[Any]] = {
+        "RL algorithm": [ALGORITHMS["rloo"]],
+        "text reward": [],
+        "reference": [REFERENCES["chosen"]],
+    }
+    curriculum = ["--rl.curriculum.references", "chosen", "--rl.curriculum.rounds", "2"]
+    assert rl_flags(mine) == ["--rl.improver-algorithm=rloo", *curriculum]
+    assert rl_flags({"RL algorithm": [], "text reward": [], "reference": []}) == []
+
+
+def test_a_stage_that_is_not_steady_and_writes_beside_its_folder(check: Callable[[str], tuple[int, str]]) -> None:
+    code, printed = check(UNSTEADY)
+    assert code == 1 and "holds  mine: it trains, every metric finite" in printed
+    assert "fails  mine: it writes into its own folder alone: it also wrote beside.txt" in printed
+    assert "fails  mine: killed and resumed it ends with the same bits: uninterrupted it ends with" in printed
+    assert printed.count("fails") == 2

@@ -1,0 +1,85 @@
+"""The data path with tokenizers that people bring, and real transcripts. Imports TensorFlow (0.9 GB)."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pit_jax.config import DataConfig, TokenizerConfig
+from pit_jax.data.folds import FOLDS
+from pit_jax.data.store import prepare
+from pit_jax.data.text.tokenizers import load_tokenizer
+from pit_jax.data.text.transcripts import transcript
+from pit_jax.errors import UserError
+from tests.data.text.chat_tokenizers import written
+from tests.data.text.published_templates import PUBLISHED
+from tests.data.text.sentencepiece_models import SETTINGS, train
+
+DATA = DataConfig(notes_pairs=300, heldout_fraction=0.2, prompt_length=64, response_length=96)
+
+
+def quiet(_: str) -> None:
+    pass
+
+
+def test_a_sentencepiece_model_is_used_and_watched(tmp_path: Path) -> None:
+    folder = train(tmp_path / "sp", model_type="bpe", **SETTINGS["as Llama"])
+    given = TokenizerConfig(path=str(folder))
+    found = prepare(DATA, given, tmp_path / "data", say=quiet)
+    assert found.tokenizer == load_tokenizer(folder) and (found.folder / "tokenizer" / "tokenizer.json").exists()
+    assert found.template.text(found.template.response("see you")) == "see you"
+    train(folder, model_type="unigram", **SETTINGS["as Llama"])
+    with pytest.raises(UserError, match=r"contents of .*tokenizer\.model: was \w+, now \w+"):
+        prepare(DATA, given, tmp_path / "data", say=quiet)
+
+
+def test_rows_that_the_chat_template_refuses_are_counted(tmp_path: Path) -> None:
+    folder = written(tmp_path / "gemma", "bytes", PUBLISHED["gemma"])
+    turns = [("user", "hello"), ("assistant", "yes?"), ("user", "are you there")]
+    rows = [
+        {"prompt": transcript([(role, f"{text} {i}") for role, text in chosen]), "chosen": f"yes {i}", "rejected": "no"}
+        for i in range(60)
+        for chosen in (turns, [turns[0], turns[2]], [("system", "be kind"), turns[0]])
+    ]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = replace(DATA, sources=(f"jsonl:{tmp_path / 'pairs.jsonl'}",), prompt_length=200)
+    found = prepare(data, TokenizerConfig(path=str(folder)), tmp_path / "data", say=quiet)
+    (report,) = found.report["sources"].values()
+    assert (report["read"], report["kept"]) == (180, 60)
+    assert report["dropped"] == {
+        "the chat template raises 'Roles must alternate' (roles user, user)": 60,
+        "the chat template raises 'System role not supported' (roles system, user)": 60,
+    }
+    assert all("hello" in row.prompt and "yes?" in row.prompt for row in found.triples("rl"))
+    assert found.report["lengths before drops"]["prompt"]["p50"] > 0
+
+
+def test_a_chat_template_that_raises_is_named_by_the_user_s_folder(tmp_path: Path) -> None:
+    broken = replace(PUBLISHED["chatml"], template="{{ raise_exception('not today') }}")
+    folder = written(tmp_path / "mine", "bytes", broken)
+    with pytest.raises(UserError, match=rf"tokenizer folder {folder}: .* raises 'not today', so .*change chat_templ"):
+        prepare(DATA, TokenizerConfig(path=str(folder)), tmp_path / "data", say=quiet)
+    assert not (tmp_path / "data").exists()
+
+
+def test_real_transcripts_end_to_end(repository: Path, tmp_path: Path) -> None:
+    path = repository.parent / "shared" / "data" / "hh_rlhf_harmless_slice.jsonl.gz"
+    if not path.exists():
+        pytest.skip(f"the HH-RLHF slice is not at {path}")
+    data = DataConfig(sources=(f"hh:{path}",), prompt_length=256, response_length=128, heldout_fraction=0.1)
+    said: list[str] = []
+    hh = prepare(data, TokenizerConfig(vocab_size=2000), tmp_path / "data", say=said.append)
+    (report,) = hh.report["sources"].values()
+    assert report["read"] == 1500
+    assert report["kept"] + sum(report["dropped"].values()) == 1500
+    assert report["dropped"]["empty answer"] == 4
+    assert sum("over" in reason for reason in report["dropped"]) == 3
+    prompts = {fold: {t.prompt for t in hh.triples(fold)} for fold in FOLDS}
+    assert sum(len(p) for p in prompts.values()) == len(set().union(*prompts.values()))
+    assert sum(p.count("\n\nHuman:") > 1 for p in prompts["sft"]) > 50
+    rows = hh.arrays("sft", "sft-policy")
+    for row, triple in enumerate(hh.triples("sft")):
+        taught = rows["targets_BL"][row][rows["mask_BL"][row]]
+        assert taught[-1] == hh.tokenizer.eos_id and hh.template.text(taught) == triple.chosen
+    assert any("reading hh:" in line for line in said)

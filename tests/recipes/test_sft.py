@@ -1,0 +1,100 @@
+"""The SFT loss of a batch against a plain reading: mean negative log-likelihood of the answers and their EOS."""
+
+from dataclasses import replace
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from pit_jax.batch import SftBatch
+from pit_jax.config import Config
+from pit_jax.data.features import Example
+from pit_jax.recipes import sft
+from pit_jax.recipes.catalogue import SFT_IMPROVER, SFT_POLICY
+from pit_jax.recipes.sft import make_loss
+from pit_jax.run.context import Context
+from pit_jax.run.params import Models
+from pit_jax.run.supervised import Task
+from tests.model import plain_forward as plain
+from tests.world import MakeContext, World, finish_parents
+
+KEY = jax.random.key(0)
+
+
+@pytest.fixture(scope="module")
+def params(world: World) -> Any:
+    return world.draw(world.language, 0)
+
+
+@pytest.fixture(scope="module")
+def examples(world: World) -> list[Example]:
+    return world.examples(6, seed=3)
+
+
+@pytest.fixture(scope="module")
+def loss(world: World) -> Any:
+    """With more slots than any answer needs."""
+    return jax.jit(make_loss(world.language, slots=40))
+
+
+@pytest.mark.parametrize("kind", ["sft-policy", "sft-improver"])
+def test_the_loss_is_the_mean_over_answer_tokens(world: World, params: Any, loss: Any, kind: str) -> None:
+    chosen = [Example([7, 8], [3, 8], [9, 10, 11], [12]), Example([20], [3, 20], [], [13, 14])]
+    value, metrics = loss(params, world.batch(kind, chosen), KEY)
+    logprobs: list[float] = []
+    for e in chosen:
+        prompt = list(e.prompt) if kind == "sft-policy" else [*e.prefix, *e.rejected, *world.suffix]
+        logprobs += plain.answer_logprobs(params, world.config, prompt, [*e.chosen, world.eos_id]).tolist()
+    assert float(metrics["loss"].count) == len(logprobs) == 5
+    np.testing.assert_allclose(value, -np.mean(logprobs), rtol=1e-5)
+
+
+def test_only_answers_slots_make_logits_and_more_slots_change_nothing(
+    world: World, params: Any, loss: Any, examples: list[Example]
+) -> None:
+    batch: SftBatch = world.batch("sft-improver", examples)
+    longest = int(batch.mask_BL.sum(axis=1).max())
+    tight = make_loss(world.language, slots=longest)
+    np.testing.assert_allclose(jax.jit(tight)(params, batch, KEY)[0], loss(params, batch, KEY)[0], rtol=1e-6)
+    shapes = [v.aval.shape for e in jax.make_jaxpr(tight)(params, batch, KEY).eqns for v in e.outvars]
+    assert (len(examples), longest, world.vocab) in shapes
+    assert (*batch.tokens_BL.shape, world.vocab) not in shapes
+
+
+def test_tokens_in_padding_change_neither_loss_nor_gradient(world: World, params: Any, examples: list[Example]) -> None:
+    batch: SftBatch = world.batch("sft-policy", examples)
+    padding = batch.segments_BL == 0
+    assert padding.any()
+    changes: dict[str, Any] = {
+        "tokens_BL": np.where(padding, 33, batch.tokens_BL),
+        "targets_BL": np.where(batch.mask_BL, batch.targets_BL, 17),
+        "positions_BL": np.where(padding, 9, batch.positions_BL),
+    }
+    junk = replace(batch, **changes)
+    gradient = jax.jit(jax.value_and_grad(lambda p, b: make_loss(world.language, slots=8)(p, b, KEY)[0]))
+    for found, expected in zip(
+        jax.tree.leaves(gradient(params, junk)), jax.tree.leaves(gradient(params, batch)), strict=True
+    ):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_the_improver_starts_from_the_policy(place: MakeContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each on its own rows for its own number of updates; the policy from what the run starts from."""
+    begun: dict[str, tuple[Task, Any]] = {}
+
+    def noted(context: Context, task: Task, models: Models, start: Any) -> None:
+        begun[str(context.stage.id)] = (task, start())
+
+    monkeypatch.setattr(sft, "fit", noted)
+    config = replace(Config(), sft=replace(Config().sft, policy_steps=3, improver_steps=4))
+    for stage in (SFT_POLICY, SFT_IMPROVER):
+        context = finish_parents(place(config, stage))
+        sft.run(context)
+    (policy, root), (improver, start) = begun["sft-policy"], begun["sft-improver"]
+    assert (policy.steps, improver.steps) == (3, 4)
+    for found, expected in zip(jax.tree.leaves(start), jax.tree.leaves(Models(context).load(SFT_POLICY)), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    assert not np.array_equal(root["embedding"], start["embedding"])
+    assert policy.rows["tokens_BL"].shape[1] < improver.rows["tokens_BL"].shape[1], "the improver reads references too"
+    assert policy.score({"loss": 2.0}) < policy.score({"loss": 1.0}), "the checkpoint with the lowest held-out loss"
