@@ -79,16 +79,16 @@ def outcome(folder: StageFolder) -> Outcome:
     return Outcome(alarm, truth[0], there, min(truth.values()), truth[done["round"]])
 
 
-def table_of(found: Sequence[Outcome]) -> Table:
-    caught = sum(run.alarm is not None and run.kept >= run.start for run in found)
+def table_of(outcomes: Sequence[Outcome]) -> Table:
+    caught = sum(run.alarm is not None and run.kept >= run.start for run in outcomes)
     table = Table(
         title=f"learning rates x{FASTER:g}, KL / {LOOSER:g}: alarm, and nothing worse than the start kept, in {caught} "
-        f"of {len(found)} seeds",
+        f"of {len(outcomes)} seeds",
         title_justify="left",
     )
     for column in ("seed", "first alarm", "at round", "truth at the start", "at the alarm", "lowest", "kept"):
         table.add_column(column)
-    for seed, run in enumerate(found):
+    for seed, run in enumerate(outcomes):
         alarm = (run.alarm["name"], str(run.alarm["round"])) if run.alarm else ("none", "")
         numbers = (f"{value:.2f}" for value in (run.start, run.there, run.lowest, run.kept))
         table.add_row(str(seed), *alarm, *numbers)
@@ -103,15 +103,15 @@ def main(argv: Sequence[str]) -> None:
     arguments, flags = parser.parse_known_args(argv)
     config = parse(flags)
     keep_freed_memory()
-    found = []
+    outcomes = []
     for seed in range(arguments.seeds):
         target = arguments.scratch / f"seed-{seed}"
         copy_parents(config, target)
         branch = hot(config, target, seed, arguments.every)
         pipeline.run(branch)
-        found.append(outcome(Run(branch, catalogue()).folder(RL)))
-    Console().print(table_of(found))
-    keep(arguments.results, "hot_settings", {"every": arguments.every, "seeds": [asdict(run) for run in found]})
+        outcomes.append(outcome(Run(branch, catalogue()).folder(RL)))
+    Console().print(table_of(outcomes))
+    keep(arguments.results, "hot_settings", {"every": arguments.every, "seeds": [asdict(run) for run in outcomes]})
 
 
 if __name__ == "__main__":

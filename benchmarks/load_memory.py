@@ -43,9 +43,9 @@ class Watch(threading.Thread):
 
     def look(self) -> None:
         rows = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
-        found = {row[0]: int(row[1]) * 1024 for row in rows if row[0] in ("RssAnon:", "RssFile:")}
-        self.anonymous = max(self.anonymous, found["RssAnon:"])
-        self.mapped = max(self.mapped, found["RssFile:"])
+        sizes = {row[0]: int(row[1]) * 1024 for row in rows if row[0] in ("RssAnon:", "RssFile:")}
+        self.anonymous = max(self.anonymous, sizes["RssAnon:"])
+        self.mapped = max(self.mapped, sizes["RssFile:"])
 
     def end(self) -> None:
         self._over.set()

@@ -143,7 +143,7 @@ MUTANTS = (
     Mutant(
         "rl: the curriculum forgets its place",
         "rl/trainer.py",
-        "dataclasses.replace(place, success=success).arrays()",
+        "dataclasses.replace(progress, success=success).arrays()",
         "Place().arrays()",
         "recipes rl",
     ),
@@ -164,8 +164,8 @@ MUTANTS = (
     Mutant(
         "rl: the anchor never moves",
         "rl/trainer.py",
-        "moved = place.phase > Place",
-        "moved = place.phase < Place",
+        "moved = progress.phase > Place",
+        "moved = progress.phase < Place",
         "recipes rl",
     ),
     Mutant(

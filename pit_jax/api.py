@@ -88,7 +88,9 @@ class Pit:
         def draw(texts: TextEngine, chunk: Chunk, key: jax.Array) -> list[Answer]:
             now = given[chunk.first : chunk.first + chunk.real]
             for round in range(1, rounds + 1):
-                now = texts.rewrite(improver, chunk, [one.ids for one in now], jax.random.fold_in(key, round), sampling)
+                now = texts.rewrite(
+                    improver, chunk, [answer.ids for answer in now], jax.random.fold_in(key, round), sampling
+                )
             return now
 
         return [answer.text for answer in self._drawn(asked_N, draw, seed)]
@@ -115,28 +117,28 @@ class Pit:
         self, prompts: list[str], draw: Callable[[TextEngine, Chunk, jax.Array], list[Answer]], seed: int
     ) -> list[Answer]:
         """What is drawn for all prompts, a chunk after the other."""
-        found: list[Answer] = []
+        answers: list[Answer] = []
         with jax.set_mesh(self._context.mesh):
             texts = self._engine(len(prompts))
             for chunk in texts.chunks(prompts, least=self._context.data.report["layout"]["prompt_slot"]):
-                found += draw(texts, chunk, jax.random.fold_in(jax.random.key(seed), chunk.index))
-        return found
+                answers += draw(texts, chunk, jax.random.fold_in(jax.random.key(seed), chunk.index))
+        return answers
 
     def _answers(
         self, prompts: list[str], answers: Sequence[Text], name: str, *, most: int | None = None
     ) -> list[Answer]:
         """Answers as tokens; at most `most` of them, EOS included."""
-        template, found = self._context.data.template, []
+        template, tokenised = self._context.data.template, []
         for number, text in enumerate(_texts(answers, name, "answer"), 1):
-            found.append(written(template, text))
-            if most is not None and len(found[-1].ids) > most:
+            tokenised.append(written(template, text))
+            if most is not None and len(tokenised[-1].ids) > most:
                 raise UserError(
-                    f"{name}: number {number} has {len(found[-1].ids)} tokens, the models were trained on at most "
+                    f"{name}: number {number} has {len(tokenised[-1].ids)} tokens, the models were trained on at most "
                     f"{most}; shorten it (an answer is never cut)"
                 )
-        if len(found) != len(prompts):
-            raise UserError(f"found {len(prompts)} prompts and {len(found)} {name}; pass one of each per prompt")
-        return found
+        if len(tokenised) != len(prompts):
+            raise UserError(f"found {len(prompts)} prompts and {len(tokenised)} {name}; pass one of each per prompt")
+        return tokenised
 
     def _engine(self, rows: int) -> TextEngine:
         """The engine for so many rows: few batch sizes, so that few programs are compiled."""
@@ -198,20 +200,20 @@ def _sampling(temperature: float) -> Sampling:
 
 
 def _prompts(prompts: Sequence[Text]) -> list[str]:
-    found = _texts(prompts, "prompts", "prompt")
-    if not found:
+    texts = _texts(prompts, "prompts", "prompt")
+    if not texts:
         raise UserError("prompts: found none; pass at least one")
-    return found
+    return texts
 
 
 def _texts(values: Sequence[Text], name: str, column: str) -> list[str]:
     """Texts of strings or message lists. UserError names the number of one that is neither."""
     if isinstance(values, str):
         raise UserError(f"{name}: found one text; pass a list of texts")
-    found = []
+    texts = []
     for number, value in enumerate(values, 1):
         if column == "answer" and isinstance(value, str):
-            found.append(value)  # an empty one is an answer too
+            texts.append(value)  # an empty one is an answer too
             continue
         plain = value if isinstance(value, str) else list(value)
         row = {"prompt": plain} if column == "prompt" else {"prompt": "x", "answer": plain}
@@ -219,5 +221,5 @@ def _texts(values: Sequence[Text], name: str, column: str) -> list[str]:
             prompt, answer = asked(row)
         except Unusable as why:
             raise UserError(f"{name}: number {number}: {why.reason} ({why.found})") from why
-        found.append(prompt if answer is None else answer)
-    return found
+        texts.append(prompt if answer is None else answer)
+    return texts

@@ -246,7 +246,7 @@ class EvaluateConfig:
 @dataclass(frozen=True)
 class PaperConfig:
     ablations: tuple[str, ...] = ("first-only", "second-only", "direct-rlhf", "pair-gap", "score-difference")
-    """Runs that branch off this one, of recipes/comparison/ablations.py: one phase of the curriculum, more RLHF, other rewards."""
+    """Runs that branch off this one (recipes/comparison/ablations.py): one phase alone, more RLHF, other rewards."""
     temperatures: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8, 1.0)
     """Temperatures of the sweep."""
     temperature: float = 1.0

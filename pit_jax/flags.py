@@ -101,10 +101,10 @@ def _take_seeds(argv: Sequence[str]) -> tuple[tuple[int, ...] | None, list[str]]
         name, _, value = words[0].partition("=")
         following = list(itertools.takewhile(lambda word: not word.startswith("--"), words[1:]))
         if name == "--seeds":
-            found = ",".join([value, *following]).replace(",", " ").split()
-            if bad := [word for word in found if not re.fullmatch("-?[0-9]+", word)]:
+            numbers = ",".join([value, *following]).replace(",", " ").split()
+            if bad := [word for word in numbers if not re.fullmatch("-?[0-9]+", word)]:
                 raise UserError(f"--seeds: asked for whole numbers, found {bad[0]!r}; write --seeds=0,1,2")
-            seeds, words = tuple(map(int, found)), words[1 + len(following) :]
+            seeds, words = tuple(map(int, numbers)), words[1 + len(following) :]
         else:
             rest.append(words.pop(0))
     return seeds, rest

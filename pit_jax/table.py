@@ -113,20 +113,20 @@ def forget(source: Source) -> None:
 def source_of(file: Path) -> Source:
     """The file with the digest of its code. UserError for a file that is not there or is no Python."""
     file = file.resolve()
-    found = sorted(_imported(file, {}).items())
-    digest = digest_of(*(part for path, digest in found for part in (path, digest)))
-    return Source(file, digest, tuple(file.parent / path for path, _ in found))
+    digests = sorted(_imported(file, {}).items())
+    digest = digest_of(*(part for path, digest in digests for part in (path, digest)))
+    return Source(file, digest, tuple(file.parent / path for path, _ in digests))
 
 
-def _imported(file: Path, found: dict[str, str]) -> dict[str, str]:
+def _imported(file: Path, digests: dict[str, str]) -> dict[str, str]:
     """{path, relative to the file's folder: digest} of a file and of what lies beside it and is imported, anywhere."""
     root = file.parent
 
     def visit(path: Path) -> None:
         name = path.relative_to(root).as_posix()
-        if name in found:
+        if name in digests:
             return
-        found[name] = file_digest(path)
+        digests[name] = file_digest(path)
         try:
             tree = ast.parse(path.read_bytes(), filename=str(path))
         except SyntaxError as error:
@@ -141,7 +141,7 @@ def _imported(file: Path, found: dict[str, str]) -> dict[str, str]:
     if not file.is_file():
         raise UserError(f"--fork={file}: no such file; pass a Python file that calls pit_jax.fork.fork(...)")
     visit(file)
-    return found
+    return digests
 
 
 def _modules(node: ast.AST, here: Path, root: Path) -> list[Path]:

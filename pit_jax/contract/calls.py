@@ -46,14 +46,14 @@ def check_judge(judge: Judge) -> Iterator[Check]:
     left, right = [Answer(t.chosen, ()) for t in triples], [Answer(t.rejected, ()) for t in triples]
 
     def opposite() -> None:
-        found, turned = ask(judge, prompts, left, right).scores_N, ask(judge, prompts, right, left).scores_N
-        if not np.allclose(found, -turned):
-            raise UserError(f"{found.tolist()} one way and {turned.tolist()} the other")
+        scores_N, turned = ask(judge, prompts, left, right).scores_N, ask(judge, prompts, right, left).scores_N
+        if not np.allclose(scores_N, -turned):
+            raise UserError(f"{scores_N.tolist()} one way and {turned.tolist()} the other")
 
     def copies() -> None:
-        found = ask(judge, prompts, left, left).scores_N
-        if np.any(found != 0):
-            raise UserError(f"equal answers get {found.tolist()}; ask for the same number every time")
+        scores_N = ask(judge, prompts, left, left).scores_N
+        if np.any(scores_N != 0):
+            raise UserError(f"equal answers get {scores_N.tolist()}; ask for the same number every time")
 
     yield f"judge {judge.name}: a number a prompt", lambda: ask(judge, prompts, left, right)
     yield f"judge {judge.name}: the opposite when the answers change places", opposite
@@ -104,19 +104,25 @@ def _arrays(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def _advantages(algorithm: Algorithm, rewards_BT: np.ndarray, values_BT: np.ndarray, mask_BT: np.ndarray) -> jax.Array:
     values = jnp.asarray(values_BT) if algorithm.critic else None
     samples = algorithm.samples if ROWS % algorithm.samples == 0 else ROWS
-    found = algorithm.advantages(
+    advantages = algorithm.advantages(
         jnp.asarray(rewards_BT), values, jnp.asarray(mask_BT), samples=samples, config=RlConfig()
     )
-    if algorithm.critic and found.returns_BT is None:
+    if algorithm.critic and advantages.returns_BT is None:
         raise UserError("it has a critic and gives it no returns")
-    return found.advantages_BT
+    return advantages.advantages_BT
 
 
 def advantages_fit(algorithm: Algorithm) -> None:
     rewards_BT, values_BT, mask_BT = _arrays()
-    found = np.asarray(_advantages(algorithm, rewards_BT, values_BT, mask_BT))
-    if found.shape != mask_BT.shape or not np.isfinite(found).all() or np.any(found[~mask_BT] != 0):
-        raise UserError(f"shape {found.shape} for {mask_BT.shape}, finite {np.isfinite(found).all()}, padding not 0")
+    advantages_BT = np.asarray(_advantages(algorithm, rewards_BT, values_BT, mask_BT))
+    if (
+        advantages_BT.shape != mask_BT.shape
+        or not np.isfinite(advantages_BT).all()
+        or np.any(advantages_BT[~mask_BT] != 0)
+    ):
+        raise UserError(
+            f"shape {advantages_BT.shape} for {mask_BT.shape}, finite {np.isfinite(advantages_BT).all()}, padding not 0"
+        )
 
 
 def padding_is_nothing(algorithm: Algorithm) -> None:

@@ -102,8 +102,8 @@ def ancestors(run: Run, id: StageId) -> list[StageId]:
     """The stages above one, parents first, and those that stand in for others in their place."""
     above: list[StageId] = []
     for parent in run.stage(id).parents(run.config):
-        own = run.stage(parent).id
-        above += [stage for stage in (*ancestors(run, own), own) if stage not in above]
+        parent_id = run.stage(parent).id
+        above += [stage for stage in (*ancestors(run, parent_id), parent_id) if stage not in above]
     return above
 
 

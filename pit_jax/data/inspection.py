@@ -56,26 +56,26 @@ def normalised(text: str) -> str:
 
 def duplicates(folds: Mapping[str, Sequence[Triple]]) -> list[Duplicates]:
     """Repeated rows of each fold."""
-    found = []
+    counts = []
     for fold, rows in folds.items():
         pairs = [(row.prompt, row.chosen, row.rejected) for row in rows]
         near = [tuple(normalised(text) for text in pair) for pair in pairs]
         repeated = (_repeated(keys) for keys in ((p[0] for p in pairs), (p[0] for p in near), pairs, near))
-        found.append(Duplicates(fold, len(rows), *repeated))
-    return found
+        counts.append(Duplicates(fold, len(rows), *repeated))
+    return counts
 
 
 def overlaps(folds: Mapping[str, Sequence[Triple]]) -> list[Overlap]:
     """What each training fold shares with the held-out one; exact is 0, since the hash of a prompt names its fold."""
     heldout = [(row.prompt, normalised(row.prompt)) for row in folds["heldout"]]
-    found = []
+    counts = []
     for fold in TRAINING_FOLDS:
         exact = {row.prompt for row in folds[fold]}
         near = {normalised(prompt) for prompt in exact}
         shared = [prompt for prompt, words in heldout if words in near]
         same = sum(prompt in exact for prompt in shared)
-        found.append(Overlap(fold, len(heldout), same, len(shared), shared[0] if shared else ""))
-    return found
+        counts.append(Overlap(fold, len(heldout), same, len(shared), shared[0] if shared else ""))
+    return counts
 
 
 def spans(row: Mapping[str, Any], decode: Callable[[list[int]], str]) -> list[Span]:

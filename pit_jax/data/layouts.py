@@ -122,8 +122,8 @@ def _written(answer: str | None) -> str | None:
 def _list(row: Row, name: str) -> list[Any]:
     if not isinstance(row[name], list):
         raise Unusable(f"{name} must be a list of {{role, content}}", f"found {type(row[name]).__name__}")
-    found: list[Any] = row[name]
-    return found
+    messages: list[Any] = row[name]
+    return messages
 
 
 @dataclass(frozen=True)
@@ -202,9 +202,9 @@ def _prompt(row: Row, head: Sequence[Message], other: Sequence[Message]) -> str:
 def _need(row: Row, *columns: str) -> None:
     missing = [name for name in columns if row.get(name) is None]
     if missing:
-        found = ", ".join(sorted(name for name, value in row.items() if value is not None)) or "none"
+        present = ", ".join(sorted(name for name, value in row.items() if value is not None)) or "none"
         names = f"column{'s' * (len(missing) > 1)} {', '.join(missing)}"
-        raise Unusable(f"missing {names}", f"found {found}; needed {', '.join(columns)}")
+        raise Unusable(f"missing {names}", f"found {present}; needed {', '.join(columns)}")
 
 
 def _margin(value: Any) -> float:

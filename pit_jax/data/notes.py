@@ -243,13 +243,13 @@ def parse_request(prompt: str) -> Request:
         tone, kind, _, name = head.split()
         if tone not in GREETINGS or kind not in OPENINGS:
             raise UserError
-        found: list[tuple[str, str]] = []
+        details: list[tuple[str, str]] = []
         for ask in second.split(", "):
             value = ask.removeprefix("the ")
-            found.append(next((slot, value) for slot in VALUES if value in VALUES[slot]))
+            details.append(next((slot, value) for slot in VALUES if value in VALUES[slot]))
     except (ValueError, StopIteration):
         raise UserError(f"the notes rubric judges requests of the notes set only, found prompt {prompt!r}") from None
-    return Request(tone, kind, name, topic, tuple(found))
+    return Request(tone, kind, name, topic, tuple(details))
 
 
 def score(prompt: str, response: str) -> float:

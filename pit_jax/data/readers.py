@@ -31,13 +31,13 @@ def read_rows(location: str, advice: str) -> Iterator[Record]:
 
     Raises UserError where there is nothing to read, or no reaching it.
     """
-    place, split = split_location(location)
-    if place.startswith(HUB):
-        yield from _hub_rows(place, split or "train", advice)
-    elif place.startswith(TFDS):
-        yield from _tfds_rows(place, split or "train", advice)
-    elif _is_saved(Path(place)):
-        yield from _saved_rows(Path(place), split)
+    address, split = split_location(location)
+    if address.startswith(HUB):
+        yield from _hub_rows(address, split or "train", advice)
+    elif address.startswith(TFDS):
+        yield from _tfds_rows(address, split or "train", advice)
+    elif _is_saved(Path(address)):
+        yield from _saved_rows(Path(address), split)
     else:
         for path in local_files(location):
             yield from _parquet_rows(path) if path.suffix == ".parquet" else _json_rows(path)
@@ -48,16 +48,16 @@ def download_advice(layout: str, locations: Sequence[str]) -> str:
 
     Several `locations` are folders of one repository of the hub. Raises UserError for a name that is none of a hub's.
     """
-    place, split = split_location(locations[0])
-    if place.startswith(TFDS):
-        name = place.removeprefix(TFDS)
+    address, split = split_location(locations[0])
+    if address.startswith(TFDS):
+        name = address.removeprefix(TFDS)
         return (
             f"Where it can be downloaded, run `tfds build {name}`, put the folder that it makes under "
             f"~/tensorflow_datasets into {_tfds_folder()} (or another that TFDS_DATA_DIR names), and run this again"
         )
-    if not place.startswith(HUB):
+    if not address.startswith(HUB):
         return ""
-    repository = _hub_names(place)[0]
+    repository = _hub_names(address)[0]
     folders = [_hub_names(split_location(location)[0])[2] for location in locations]
     split = re.split(r"[^A-Za-z0-9_-]", split or "train")[0]
     files = " ".join(f"--include '{folder + '/' if folder else ''}*{split}*'" for folder in folders)
@@ -71,9 +71,9 @@ def download_advice(layout: str, locations: Sequence[str]) -> str:
 
 
 def split_location(location: str) -> tuple[str, str]:
-    """(place, split); a path that exists as it stands may hold an @."""
-    place, at, split = location.rpartition("@")
-    return (place, split) if at and not Path(location).exists() else (location, "")
+    """(address, split); a path that exists as it stands may hold an @."""
+    address, separator, split = location.rpartition("@")
+    return (address, split) if separator and not Path(location).exists() else (location, "")
 
 
 def local_files(location: str) -> list[Path]:
@@ -81,9 +81,9 @@ def local_files(location: str) -> list[Path]:
 
     Raises UserError for a folder without files to read, or one that is not there.
     """
-    place, split = split_location(location)
-    path = Path(place)
-    if place.startswith((HUB, TFDS)):
+    address, split = split_location(location)
+    path = Path(address)
+    if address.startswith((HUB, TFDS)):
         return []
     if path.is_file():
         if split:
@@ -93,12 +93,12 @@ def local_files(location: str) -> list[Path]:
     if _is_saved(path):
         return inside
     data = [file for file in inside if file.name.endswith(_SUFFIXES)]
-    found = [file for file in data if re.match(rf"{re.escape(split)}(?![^.-])", file.name)] if split else data
-    if not found:
+    matches = [file for file in data if re.match(rf"{re.escape(split)}(?![^.-])", file.name)] if split else data
+    if not matches:
         names = ", ".join(str(file.relative_to(path)) for file in inside[:10]) or "nothing"
         wanted = f" whose name begins with {split!r}" if split else ""
         raise UserError(f"{path}: asked for {', '.join(_SUFFIXES)} files{wanted} in this folder, found {names}")
-    return found
+    return matches
 
 
 def _shown(path: Path) -> bool:
@@ -112,13 +112,13 @@ def _is_saved(path: Path) -> bool:
 
 def _json_rows(path: Path) -> Iterator[Record]:
     """Of every line that is not blank."""
-    found = False
+    has_rows = False
     for number, raw in _lines(path):
         if raw.isspace():
             continue
-        found = True
+        has_rows = True
         yield f"{path}, line {number}", _json_row(raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw)
-    if not found:
+    if not has_rows:
         raise UserError(f"{path}: the file is empty; it must hold one JSON object a line")
 
 
@@ -178,34 +178,34 @@ def _saved_rows(path: Path, split: str) -> Iterator[Record]:
         yield f"{path}, row {number}", _plain(row)
 
 
-def _hub_names(place: str) -> tuple[str, str, str]:
+def _hub_names(address: str) -> tuple[str, str, str]:
     """(repository, config, folder) of hub/OWNER/NAME:CONFIG/FOLDER."""
-    owner, _, rest = place.removeprefix(HUB).partition("/")
+    owner, _, rest = address.removeprefix(HUB).partition("/")
     name, _, folder = rest.partition("/")
     name, _, config = name.partition(":")
     if not owner or not name:
-        raise UserError(f"{place}: a repository is written {HUB}OWNER/NAME[:CONFIG][/FOLDER][@SPLIT]")
+        raise UserError(f"{address}: a repository is written {HUB}OWNER/NAME[:CONFIG][/FOLDER][@SPLIT]")
     return f"{owner}/{name}", config, folder
 
 
-def _hub_rows(place: str, split: str, advice: str) -> Iterator[Record]:
+def _hub_rows(address: str, split: str, advice: str) -> Iterator[Record]:
     import datasets
 
-    repository, config, folder = _hub_names(place)
+    repository, config, folder = _hub_names(address)
     try:
         data = datasets.load_dataset(repository, config or None, data_dir=folder or None, split=split)
     except Exception as error:  # the client, its transport, datasets and every file format have their own
-        what = f"{place}@{split} cannot be read from the Hugging Face hub ({_line(error)})"
+        what = f"{address}@{split} cannot be read from the Hugging Face hub ({_line(error)})"
         raise UserError(f"{what}. {advice}") from error
     for number, row in enumerate(data, 1):
-        yield f"{place}@{split}, row {number}", _plain(row)
+        yield f"{address}@{split}, row {number}", _plain(row)
 
 
 def _tfds_folder() -> str:
     return os.environ.get("TFDS_DATA_DIR") or str(Path("~/tensorflow_datasets").expanduser())
 
 
-def _tfds_rows(place: str, split: str, advice: str) -> Iterator[Record]:
+def _tfds_rows(address: str, split: str, advice: str) -> Iterator[Record]:
     from pit_jax.data.tf import tensorflow_and_seqio
 
     tensorflow_and_seqio()  # quietly, and without a GPU
@@ -213,18 +213,18 @@ def _tfds_rows(place: str, split: str, advice: str) -> Iterator[Record]:
 
     try:
         with contextlib.redirect_stdout(None):
-            builder = tfds.builder(place.removeprefix(TFDS), data_dir=_tfds_folder(), try_gcs=False)
+            builder = tfds.builder(address.removeprefix(TFDS), data_dir=_tfds_folder(), try_gcs=False)
             builder.download_and_prepare()
         rows = tfds.as_numpy(builder.as_dataset(split=split, shuffle_files=False))
     except Exception as error:  # every data set fails to download, or to be known, in a way of its own
-        what = f"{place}@{split} cannot be read from tensorflow-datasets ({_line(error)})"
+        what = f"{address}@{split} cannot be read from tensorflow-datasets ({_line(error)})"
         raise UserError(f"{what}. {advice}") from error
     for number, row in enumerate(rows, 1):
         try:
             record: Row | Unusable = _plain(row)
         except UnicodeDecodeError as error:
             record = Unusable("not valid UTF-8", f"{error.reason} at byte {error.start}")
-        yield f"{place}@{split}, row {number}", record
+        yield f"{address}@{split}, row {number}", record
 
 
 def _plain(value: Any) -> Any:

@@ -112,22 +112,22 @@ def read_asked(location: str) -> tuple[list[str], list[str | None]]:
     Raises UserError for a location that cannot be read, and for rows without a prompt: every reason, its count and
     first place.
     """
-    found, reading, rows = list[tuple[str, str | None]](), Reading(), 0
-    place = split_location(location)[0]
-    if not place.startswith((HUB, TFDS)) and not Path(place).exists():
+    pairs, reading, rows = list[tuple[str, str | None]](), Reading(), 0
+    address = split_location(location)[0]
+    if not address.startswith((HUB, TFDS)) and not Path(address).exists():
         raise UserError(f"{location}: no such file or folder; pass rows with a `prompt`, and an `answer` to improve")
     for where, row in read_rows(location, ""):
         rows += 1
         try:
             if isinstance(row, Unusable):
                 raise row
-            found.append(asked(row))
+            pairs.append(asked(row))
         except Unusable as why:
             reading.drop(where, why)
     if reading.drops:
         left_out = sum(reading.drops.values())
         raise UserError(f"{location}: {left_out:,} of {rows:,} rows cannot be improved: {reading.reasons()}")
-    return [prompt for prompt, _ in found], [answer for _, answer in found]
+    return [prompt for prompt, _ in pairs], [answer for _, answer in pairs]
 
 
 def source_code(spec: str) -> dict[str, str]:
@@ -158,11 +158,11 @@ def _locations(spec: str) -> tuple[str, tuple[str, ...]]:
         )
     if not location:
         raise UserError(f"data source {spec!r} names no file; write '{layout}:PATH'{_offered(layout)}")
-    place, split = split_location(location)
-    if shipped := SHIPPED.get((layout, place)):
-        return layout, tuple(f"{split_location(one)[0]}@{split}" if split else one for one in shipped)
-    if not place.startswith((HUB, TFDS)) and not Path(place).exists():
-        raise UserError(f"data source {spec!r}: {place}: no such file or folder; check the path{_offered(layout)}")
+    address, split = split_location(location)
+    if shipped := SHIPPED.get((layout, address)):
+        return layout, tuple(f"{split_location(part)[0]}@{split}" if split else part for part in shipped)
+    if not address.startswith((HUB, TFDS)) and not Path(address).exists():
+        raise UserError(f"data source {spec!r}: {address}: no such file or folder; check the path{_offered(layout)}")
     return layout, (location,)
 
 

@@ -248,7 +248,7 @@ def _kept(folds: Mapping[str, Sequence[str]], keep: Mapping[str, np.ndarray]) ->
 
 
 def _need_examples(
-    sources: Mapping[str, Mapping[str, Sequence[Any]]], drops: Mapping[str, Counter[str]], found: int
+    sources: Mapping[str, Mapping[str, Sequence[Any]]], drops: Mapping[str, Counter[str]], pairs: int
 ) -> None:
     reasons = functools.reduce(Counter.__add__, drops.values(), Counter[str]())
     why = ", ".join(f"{count} x {reason}" for reason, count in reasons.most_common()) or "nothing"
@@ -263,7 +263,7 @@ def _need_examples(
         if not any(rows[fold] for rows in sources.values()):
             kept = sum(len(rows) for folds in sources.values() for rows in folds.values())
             raise UserError(
-                f"fold {fold} is empty: of {found} pairs read, {kept} were kept; dropped: {why}. "
+                f"fold {fold} is empty: of {pairs} pairs read, {kept} were kept; dropped: {why}. "
                 "Give more pairs, raise data.prompt_length or data.response_length, or change data.heldout_fraction"
             )
 
@@ -296,9 +296,9 @@ def _write_fold(folder: Path, fold: str, mixture: Any, layout: Layout, everythin
     arrays: Arrays = {}
     numbers = None
     for kind, rows in tasks.read(mixture, fold, FOLD_KINDS[fold], layout).items():
-        found = rows.pop("id")
-        assert numbers is None or np.array_equal(numbers, found), f"rows of {kind} are not aligned in fold {fold}"
-        numbers = found
+        ids = rows.pop("id")
+        assert numbers is None or np.array_equal(numbers, ids), f"rows of {kind} are not aligned in fold {fold}"
+        numbers = ids
         arrays |= {f"{kind}/{name}": array for name, array in rows.items()}
     assert numbers is not None
     np.savez(folder / f"{fold}.npz", allow_pickle=False, **arrays)

@@ -94,8 +94,8 @@ def build_mixture(
     features["margin"] = seqio.Feature(number, add_eos=False, dtype=tf.float32, rank=0)
     features["id"] = seqio.Feature(number, add_eos=False, dtype=tf.int32, rank=0)
     names = []
-    for place, (source, folds) in enumerate(sources.items()):  # seqio sorts tasks by name: the number keeps our order
-        name = f"pit_jax_{place:03}_{_hash([template.tokenizer.fingerprint, source, *_contents(folds)])}"
+    for index, (source, folds) in enumerate(sources.items()):  # seqio sorts tasks by name: the number keeps our order
+        name = f"pit_jax_{index:03}_{_hash([template.tokenizer.fingerprint, source, *_contents(folds)])}"
         names.append(name)
         if name not in seqio.TaskRegistry.names():
             filled = {fold: rows for fold, rows in folds.items() if rows}

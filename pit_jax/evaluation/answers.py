@@ -42,7 +42,7 @@ class AnswerFile:
 
     def rows(self, prompts: Sequence[str], keys: Sequence[str]) -> list[AnswerRow]:
         """A row for each prompt, with the drafts that are there. UserError where they were drawn from other inputs."""
-        found = []
+        rows = []
         for index, (prompt, key) in enumerate(zip(prompts, keys, strict=True)):
             row = self._rows.get(index, AnswerRow(index, prompt, key))
             if row.key != key or row.prompt != prompt:
@@ -50,8 +50,8 @@ class AnswerFile:
                     f"{self.path} holds answers to other prompts, or of other models or settings (prompt {index}); "
                     "delete it to draw them again, or use another --workdir"
                 )
-            found.append(row)
-        return found
+            rows.append(row)
+        return rows
 
     def add(self, rows: Sequence[AnswerRow]) -> None:
         """Keep rows that were just drawn."""

@@ -27,7 +27,9 @@ def said_twice(text: str) -> str:
 CONTROLS = (
     # Longer than the original and nothing more: a judge that prefers it likes length. The longer one of two samples
     # would not tell, since it may be longer by what the other forgot.
-    Control("longest", said_twice, "does not win", lambda found: found.low <= 0),
-    Control("copy", lambda text: text, "ties on every prompt", lambda found: found.win == found.lose == 0),
-    Control("empty", lambda text: "", "loses", lambda found: found.high < 0),
+    Control("longest", said_twice, "does not win", lambda comparison: comparison.low <= 0),
+    Control(
+        "copy", lambda text: text, "ties on every prompt", lambda comparison: comparison.win == comparison.lose == 0
+    ),
+    Control("empty", lambda text: "", "loses", lambda comparison: comparison.high < 0),
 )

@@ -116,8 +116,8 @@ def measure(
     if length_N.shape != wl.shape:
         raise UserError(f"asked for one length difference a pair, found {length_N.shape} for gaps of {wl.shape}")
     half_N = (wl - lw) / 2
-    found = {"wl": wl, "ww": ww, "ll": ll, "lw": lw}
-    means = {name: float(gap_N.mean()) for name, gap_N in found.items()}
+    by_name = {"wl": wl, "ww": ww, "ll": ll, "lw": lw}
+    means = {name: float(gap_N.mean()) for name, gap_N in by_name.items()}
     reference = (means["wl"] + means["ll"] - means["ww"] - means["lw"]) / 2
     candidate = (means["wl"] + means["ww"] - means["ll"] - means["lw"]) / 2
     steps = [means[better] - means[worse] for better, worse in COMPARISONS if (better, worse) != ("wl", "lw")]
@@ -125,7 +125,7 @@ def measure(
     by_confidence = _by_confidence(half_N)
     return GapQuality(
         pairs=len(wl),
-        accuracies={f"{a}_{b}": _accuracy(found[a] - found[b]) for a, b in COMPARISONS},
+        accuracies={f"{a}_{b}": _accuracy(by_name[a] - by_name[b]) for a, b in COMPARISONS},
         means=means,
         reference_share=reference / moved,
         candidate_share=candidate / moved,
@@ -215,14 +215,14 @@ def _most(name: str, figure: float | None, limit: float, knob: str) -> Gate:
 
 def _four(gaps: Mapping[str, np.ndarray]) -> list[np.ndarray]:
     """The four gaps as float64 [N]."""
-    found = [np.asarray(gaps[name], np.float64) for name in NAMES]
-    shapes = {gap_N.shape for gap_N in found}
-    if len(shapes) != 1 or found[0].ndim != 1 or not found[0].size:
-        raise UserError(f"asked for four gaps of every pair, found shapes {[gap_N.shape for gap_N in found]}")
-    bad = int((~np.isfinite(np.stack(found))).any(axis=0).sum())
+    arrays = [np.asarray(gaps[name], np.float64) for name in NAMES]
+    shapes = {gap_N.shape for gap_N in arrays}
+    if len(shapes) != 1 or arrays[0].ndim != 1 or not arrays[0].size:
+        raise UserError(f"asked for four gaps of every pair, found shapes {[gap_N.shape for gap_N in arrays]}")
+    bad = int((~np.isfinite(np.stack(arrays))).any(axis=0).sum())
     if bad:
-        raise UserError(f"{bad} of {found[0].size} pairs have a NaN or infinite gap; train the gap model again")
-    return found
+        raise UserError(f"{bad} of {arrays[0].size} pairs have a NaN or infinite gap; train the gap model again")
+    return arrays
 
 
 def _accuracy(difference_N: np.ndarray) -> float:

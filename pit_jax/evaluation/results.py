@@ -151,7 +151,7 @@ def comparison_row(
 ) -> ComparisonRow:
     """Win, lose and delta of a judgement with their intervals, and what length has to do with them."""
     knobs, scores = config.evaluate, (judgement.scores_N, np.zeros_like(judgement.scores_N))
-    found = compare(*scores, tie_margin=knobs.tie_margin, resamples=knobs.resamples, seed=config.seed)
+    comparison = compare(*scores, tie_margin=knobs.tie_margin, resamples=knobs.resamples, seed=config.seed)
     lengths = control_length(
         outcomes(*scores, tie_margin=knobs.tie_margin),
         left[1].lengths_N,
@@ -159,7 +159,7 @@ def comparison_row(
         resamples=knobs.resamples,
         seed=config.seed,
     )
-    numbers: dict[str, Any] = asdict(found) | asdict(lengths) | {"flipped": judgement.flipped}
+    numbers: dict[str, Any] = asdict(comparison) | asdict(lengths) | {"flipped": judgement.flipped}
     return ComparisonRow(temperature=temperature, judge=judge, left=left[0], right=right[0], **numbers)
 
 

@@ -36,8 +36,8 @@ class VerdictFile:
     """What one judge says of (left, right) at one temperature."""
 
     def __init__(self, folder: Path, judge: str, left: SystemId, right: SystemId, temperature: float | None):
-        at = "" if temperature is None else f"@{temperature:g}"
-        self.path = folder / judge / f"{left.stem}~{right.stem}{at}.jsonl"
+        suffix = "" if temperature is None else f"@{temperature:g}"
+        self.path = folder / judge / f"{left.stem}~{right.stem}{suffix}.jsonl"
         self._verdicts = {verdict.index: verdict for verdict in map(self._read, read_jsonl(self.path))}
 
     def judged(self, keys: Sequence[str], ask: Ask, *, batch: int) -> Judgement:
@@ -48,11 +48,11 @@ class VerdictFile:
             write_jsonl(self.path, map(asdict, kept))  # whatever a kill has cut off is gone
         for start in range(0, len(missing), batch):
             asked = missing[start : start + batch]
-            found = ask(asked)
-            flipped = [None] * len(asked) if found.flipped_N is None else found.flipped_N.tolist()
+            judgement = ask(asked)
+            flipped = [None] * len(asked) if judgement.flipped_N is None else judgement.flipped_N.tolist()
             new = [
                 Verdict(i, keys[i], float(score), flip)
-                for i, score, flip in zip(asked, found.scores_N.tolist(), flipped, strict=True)
+                for i, score, flip in zip(asked, judgement.scores_N.tolist(), flipped, strict=True)
             ]
             append_jsonl(self.path, map(asdict, new))
             self._verdicts |= {verdict.index: verdict for verdict in new}

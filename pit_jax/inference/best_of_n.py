@@ -40,11 +40,11 @@ def best_of_n(
     many = replace(chunk, rows=jax.tree.map(lambda x: jnp.repeat(x, n, axis=0), chunk.rows), real=n * chunk.real)
     drawn = texts.read(texts.engine.answer(policy, many.rows, key, sampling), many.real)
     scores_NC = texts.scores(reward, np.repeat(prompts, n).tolist(), drawn).reshape(len(prompts), n)
-    found = []
+    best = []
     for row, pick in enumerate(np.argmax(scores_NC, axis=1).tolist()):
         mine = drawn[row * n : (row + 1) * n]
-        found.append(Best(mine[pick], float(scores_NC[row, pick]), sum(len(answer.ids) for answer in mine)))
-    return found
+        best.append(Best(mine[pick], float(scores_NC[row, pick]), sum(len(answer.ids) for answer in mine)))
+    return best
 
 
 def n_for_budget(tokens: int, answer_tokens: int) -> int:

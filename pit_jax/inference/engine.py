@@ -30,15 +30,15 @@ class Engine:
 
     def answer(self, params: Params, rows: PromptBatch, key: jax.Array, sampling: Sampling) -> Completions:
         """y ~ M(x)."""
-        found: Completions = self.complete(params, rows.prompt_BP, rows.prompt_mask_BP, key, sampling)
-        return found
+        completions: Completions = self.complete(params, rows.prompt_BP, rows.prompt_mask_BP, key, sampling)
+        return completions
 
     def rewrite(
         self, params: Params, rows: PromptBatch, reference: Responses, key: jax.Array, sampling: Sampling
     ) -> Completions:
         """y ~ M(x, y_ref)."""
-        found: Completions = self.complete(params, *self.improver_prompt(rows, reference), key, sampling)
-        return found
+        completions: Completions = self.complete(params, *self.improver_prompt(rows, reference), key, sampling)
+        return completions
 
 
 @jax.tree_util.register_dataclass

@@ -60,9 +60,9 @@ def load_wording(folder: Path = PROMPTS) -> Wording:
         template = Template(path.read_text(encoding="utf-8").strip())
         if not template.is_valid():
             raise UserError(f"{path}: found a $ that begins no placeholder; write $$ for a dollar sign")
-        found = set(template.get_identifiers())
-        if found != expected:
-            asked, seen = (", ".join(f"${n}" for n in sorted(names)) or "none" for names in (expected, found))
+        placeholders = set(template.get_identifiers())
+        if placeholders != expected:
+            asked, seen = (", ".join(f"${n}" for n in sorted(names)) or "none" for names in (expected, placeholders))
             raise UserError(f"{path}: asked for the placeholders {asked}, found {seen}")
         templates[name] = template
     return Wording(**templates)
@@ -70,8 +70,8 @@ def load_wording(folder: Path = PROMPTS) -> Wording:
 
 def total_score(review: str) -> tuple[int, int] | None:
     """(points, of how many) of the first `Total score: a/b`; None where the review has none."""
-    found = _TOTAL.search(review)
-    return (int(found[1]), int(found[2])) if found else None
+    match = _TOTAL.search(review)
+    return (int(match[1]), int(match[2])) if match else None
 
 
 def self_refine(
@@ -146,7 +146,7 @@ def _ask(
     generate: Generate,
     count: Count,
     limit: int,
-    place: Callable[[Refined], list[str]],
+    target: Callable[[Refined], list[str]],
 ) -> list[Refined]:
     """The rows whose text fits, with the model's reply to it put in its place and paid for; the other rows stop."""
     fitting = []
@@ -159,6 +159,6 @@ def _ask(
     if len(replies) != len(fitting):
         raise UserError(f"generate was asked for {len(fitting)} replies and gave {len(replies)}; give one a prompt")
     for (row, _), reply in zip(fitting, replies, strict=True):
-        place(row).append(reply)
+        target(row).append(reply)
         row.tokens += count(reply)
     return [row for row, _ in fitting]

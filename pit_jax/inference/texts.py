@@ -150,8 +150,8 @@ class TextEngine:
             columns = {name: column[picked] for name, column in arrays.items()}
             for side, answers in sides.items():
                 rows = [self._with_end(answers[i]) for i in picked.tolist()]
-                found = response_arrays(rows, slot=spec.response_slot << doublings, pad_id=spec.pad_id)
-                columns |= {f"{side}/{name}": column for name, column in found.items()}
+                responses = response_arrays(rows, slot=spec.response_slot << doublings, pad_id=spec.pad_id)
+                columns |= {f"{side}/{name}": column for name, column in responses.items()}
             scores_N[picked] = self._over(columns, list(sides), self._rows(doublings), program)
         return scores_N
 

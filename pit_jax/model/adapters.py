@@ -77,11 +77,11 @@ def merge(params: Params, adapter: AdapterConfig) -> Params:
         return {**params, "trunk": merge(params["trunk"], adapter)}
     blocks = {name: part for name, part in params["blocks"].items() if name != "adapter"}
     updates = params["blocks"]["adapter"]
-    for place, names in (("attention", ATTENTION), ("ffn", FFN)):
-        merged = dict(blocks[place])
+    for sublayer, names in (("attention", ATTENTION), ("ffn", FFN)):
+        merged = dict(blocks[sublayer])
         for name in names:
             if f"{name}_a" in updates:
                 update = jnp.einsum("UXR,URY->UXY", updates[f"{name}_a"], updates[f"{name}_b"])
                 merged[name] = merged[name] + update.reshape(merged[name].shape) * (adapter.alpha / adapter.rank)
-        blocks[place] = merged
+        blocks[sublayer] = merged
     return {**params, "blocks": blocks}

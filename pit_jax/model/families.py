@@ -39,8 +39,8 @@ class Family:
 class _Reading(Mapping[str, Any]):
     """A config that remembers which of its fields were read."""
 
-    def __init__(self, found: HfConfig):
-        self._found, self.read = found, set[str]()
+    def __init__(self, fields: HfConfig):
+        self._found, self.read = fields, set[str]()
 
     def __getitem__(self, name: str) -> Any:
         self.read.add(name)
@@ -53,62 +53,62 @@ class _Reading(Mapping[str, Any]):
         return len(self._found)
 
 
-def architecture(found: HfConfig) -> TransformerConfig:
+def architecture(fields: HfConfig) -> TransformerConfig:
     """The transformer of a config as `AutoConfig.from_pretrained(..).to_dict()` gives it; vocab_rows is its vocabulary.
 
     Raises:
         UserError: an unknown family, a field that nothing reads, or a value that the transformer cannot follow.
     """
-    reading = _Reading(found)
-    config = replace(family_of(found).config(reading), vocab_rows=int(reading["vocab_size"]))
-    if unread := sorted(found.keys() - reading.read - WITHOUT_EFFECT):
-        named = ", ".join(f"{name}={found[name]!r}" for name in unread)
-        raise UserError(f"{found['model_type']} config: nothing here reads {named}; remove it if it has no effect")
+    reading = _Reading(fields)
+    config = replace(family_of(fields).config(reading), vocab_rows=int(reading["vocab_size"]))
+    if unread := sorted(fields.keys() - reading.read - WITHOUT_EFFECT):
+        named = ", ".join(f"{name}={fields[name]!r}" for name in unread)
+        raise UserError(f"{fields['model_type']} config: nothing here reads {named}; remove it if it has no effect")
     return config
 
 
-def family_of(found: HfConfig) -> Family:
+def family_of(fields: HfConfig) -> Family:
     """UserError that lists the families for another one."""
-    model_type = found.get("model_type")
+    model_type = fields.get("model_type")
     if model_type not in FAMILIES:
         raise UserError(f"model_type {model_type!r} is no family known here; known: {', '.join(FAMILIES)}")
     return FAMILIES[model_type]
 
 
-def _sizes(found: HfConfig, *, kv_heads: int, head_size: int | None) -> TransformerConfig:
+def _sizes(fields: HfConfig, *, kv_heads: int, head_size: int | None) -> TransformerConfig:
     """What all families say alike; heads share the width where no size of theirs is given."""
-    queries = found["num_attention_heads"]
+    queries = fields["num_attention_heads"]
     return TransformerConfig(
-        width=found["hidden_size"],
-        layers=found["num_hidden_layers"],
+        width=fields["hidden_size"],
+        layers=fields["num_hidden_layers"],
         query_heads=queries,
         kv_heads=kv_heads,
-        head_size=head_size or found["hidden_size"] // queries,
-        ffn=found["intermediate_size"],
-        tied=found["tie_word_embeddings"],
+        head_size=head_size or fields["hidden_size"] // queries,
+        ffn=fields["intermediate_size"],
+        tied=fields["tie_word_embeddings"],
         embedding_scale=False,
     )
 
 
-def _common(found: HfConfig) -> TransformerConfig:
+def _common(fields: HfConfig) -> TransformerConfig:
     """What all families but GPT-NeoX say alike."""
-    act = found.get("hidden_act") or found.get("hidden_activation")
+    act = fields.get("hidden_act") or fields.get("hidden_activation")
     if act not in ACTIVATIONS:
-        raise UserError(f"{found['model_type']} config: hidden activation {act!r}; known: {', '.join(ACTIVATIONS)}")
-    sizes = _sizes(found, kv_heads=found["num_key_value_heads"], head_size=found.get("head_dim"))
+        raise UserError(f"{fields['model_type']} config: hidden activation {act!r}; known: {', '.join(ACTIVATIONS)}")
+    sizes = _sizes(fields, kv_heads=fields["num_key_value_heads"], head_size=fields.get("head_dim"))
     activation: Literal["swiglu", "geglu"] = "swiglu" if ACTIVATIONS[act] == "swiglu" else "geglu"
-    config = replace(sizes, activation=activation, norm_eps=found["rms_norm_eps"])
-    return _with_windows(_with_rope(config, found), found)
+    config = replace(sizes, activation=activation, norm_eps=fields["rms_norm_eps"])
+    return _with_windows(_with_rope(config, fields), fields)
 
 
-def _with_rope(config: TransformerConfig, found: HfConfig) -> TransformerConfig:
+def _with_rope(config: TransformerConfig, fields: HfConfig) -> TransformerConfig:
     """Frequencies: one kind for all layers, or one for those with a window and one for the others."""
-    rope: Mapping[str, Any] = found["rope_parameters"]
+    rope: Mapping[str, Any] = fields["rope_parameters"]
     if SLIDING in rope or FULL in rope:
         local = rope[SLIDING]
         if local["rope_type"] != "default":
             raise UserError(
-                f"{found['model_type']} config: rope_type {local['rope_type']!r} for {SLIDING}; known: default"
+                f"{fields['model_type']} config: rope_type {local['rope_type']!r} for {SLIDING}; known: default"
             )
         config, rope = replace(config, window_rope_theta=local["rope_theta"]), rope[FULL]
     known = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
@@ -132,88 +132,88 @@ def _with_rope(config: TransformerConfig, found: HfConfig) -> TransformerConfig:
         case "default":
             pass
         case other:
-            raise UserError(f"{found['model_type']} config: rope_type {other!r}; known: default, linear, llama3")
+            raise UserError(f"{fields['model_type']} config: rope_type {other!r}; known: default, linear, llama3")
     if unread := sorted(rope.keys() - known):
-        raise UserError(f"{found['model_type']} config: nothing here reads {', '.join(unread)} of rope_parameters")
+        raise UserError(f"{fields['model_type']} config: nothing here reads {', '.join(unread)} of rope_parameters")
     return config
 
 
-def _with_windows(config: TransformerConfig, found: HfConfig) -> TransformerConfig:
+def _with_windows(config: TransformerConfig, fields: HfConfig) -> TransformerConfig:
     """Which layers see a window: those that layer_types names, or all where a window is given without it."""
-    window, kinds = found.get("sliding_window") or 0, found.get("layer_types")
-    if not found.get("use_sliding_window", True):
+    window, kinds = fields.get("sliding_window") or 0, fields.get("layer_types")
+    if not fields.get("use_sliding_window", True):
         window = 0
     if kinds is None:
         return replace(config, window=window)
     if other := sorted(set(kinds) - {SLIDING, FULL}):
-        raise UserError(f"{found['model_type']} config: layer_types {', '.join(other)}; known: {SLIDING}, {FULL}")
+        raise UserError(f"{fields['model_type']} config: layer_types {', '.join(other)}; known: {SLIDING}, {FULL}")
     if len(kinds) != config.layers:
         raise UserError(
-            f"{found['model_type']} config: {len(kinds)} layer_types for {config.layers} layers; give one a layer"
+            f"{fields['model_type']} config: {len(kinds)} layer_types for {config.layers} layers; give one a layer"
         )
     slides = tuple(kind == SLIDING for kind in kinds)
     if any(slides) and not window:
-        raise UserError(f"{found['model_type']} config: {SLIDING} in layer_types without a sliding_window")
+        raise UserError(f"{fields['model_type']} config: {SLIDING} in layer_types without a sliding_window")
     return replace(config, window=window if any(slides) else 0, windowed=slides if any(slides) else ())
 
 
-def _biased(config: TransformerConfig, found: HfConfig) -> TransformerConfig:
+def _biased(config: TransformerConfig, fields: HfConfig) -> TransformerConfig:
     """attention_bias is that of all four matrices of attention."""
-    bias = bool(found["attention_bias"])
+    bias = bool(fields["attention_bias"])
     return replace(config, qkv_bias=bias, out_bias=bias)
 
 
-def _llama(found: HfConfig) -> TransformerConfig:
-    return replace(_biased(_common(found), found), ffn_bias=bool(found["mlp_bias"]))
+def _llama(fields: HfConfig) -> TransformerConfig:
+    return replace(_biased(_common(fields), fields), ffn_bias=bool(fields["mlp_bias"]))
 
 
-def _qwen2(found: HfConfig) -> TransformerConfig:
-    return replace(_common(found), qkv_bias=True)
+def _qwen2(fields: HfConfig) -> TransformerConfig:
+    return replace(_common(fields), qkv_bias=True)
 
 
-def _qwen3(found: HfConfig) -> TransformerConfig:
-    return replace(_biased(_common(found), found), qk_norm=True)
+def _qwen3(fields: HfConfig) -> TransformerConfig:
+    return replace(_biased(_common(fields), fields), qk_norm=True)
 
 
-def _gemma(found: HfConfig) -> TransformerConfig:
-    if found.get("use_bidirectional_attention"):
-        raise UserError(f"{found['model_type']} config: use_bidirectional_attention: a decoder here looks back alone")
-    return replace(_biased(_common(found), found), embedding_scale=True, norm_offset=1.0)
+def _gemma(fields: HfConfig) -> TransformerConfig:
+    if fields.get("use_bidirectional_attention"):
+        raise UserError(f"{fields['model_type']} config: use_bidirectional_attention: a decoder here looks back alone")
+    return replace(_biased(_common(fields), fields), embedding_scale=True, norm_offset=1.0)
 
 
-def _gemma2(found: HfConfig) -> TransformerConfig:
+def _gemma2(fields: HfConfig) -> TransformerConfig:
     return replace(
-        _gemma(found),
+        _gemma(fields),
         post_norms=True,
-        attention_scale=found["query_pre_attn_scalar"] ** -0.5,
-        attention_softcap=found["attn_logit_softcapping"] or 0.0,
-        logit_softcap=found["final_logit_softcapping"] or 0.0,
+        attention_scale=fields["query_pre_attn_scalar"] ** -0.5,
+        attention_softcap=fields["attn_logit_softcapping"] or 0.0,
+        logit_softcap=fields["final_logit_softcapping"] or 0.0,
     )
 
 
-def _gemma3(found: HfConfig) -> TransformerConfig:
-    return replace(_gemma2(found), qk_norm=True)
+def _gemma3(fields: HfConfig) -> TransformerConfig:
+    return replace(_gemma2(fields), qk_norm=True)
 
 
-def _neox(found: HfConfig) -> TransformerConfig:
-    if found["hidden_act"] != "gelu":
-        raise UserError(f"gpt_neox config: hidden_act {found['hidden_act']!r}; known: gelu")
+def _neox(fields: HfConfig) -> TransformerConfig:
+    if fields["hidden_act"] != "gelu":
+        raise UserError(f"gpt_neox config: hidden_act {fields['hidden_act']!r}; known: gelu")
     config = replace(
-        _sizes(found, kv_heads=found["num_attention_heads"], head_size=None),
+        _sizes(fields, kv_heads=fields["num_attention_heads"], head_size=None),
         activation="gelu",
         norm="layer",
-        norm_eps=found["layer_norm_eps"],
-        parallel=found["use_parallel_residual"],
+        norm_eps=fields["layer_norm_eps"],
+        parallel=fields["use_parallel_residual"],
         ffn_bias=True,
     )
-    return _biased(_with_rope(config, found), found)
+    return _biased(_with_rope(config, fields), fields)
 
 
 def _decoder_entries(config: TransformerConfig) -> list[Entry]:
     """Tensors of every family but GPT-NeoX, in the names of LlamaForCausalLM."""
     n, k, h = config.query_heads, config.kv_heads, config.head_size
     layer, ours = "model.layers.{layer}.", "blocks/"
-    found = [
+    entries = [
         same("model.embed_tokens.weight", "embedding"),
         same("model.norm.weight", "final_norm/scale"),
         same(f"{layer}input_layernorm.weight", f"{ours}attention_norm/scale"),
@@ -224,23 +224,25 @@ def _decoder_entries(config: TransformerConfig) -> list[Entry]:
         *(linear(f"{layer}mlp.{name}_proj.weight", f"{ours}ffn/{name}") for name in ("gate", "up", "down")),
     ]
     if not config.tied:
-        found.append(linear("lm_head.weight", "unembedding"))
+        entries.append(linear("lm_head.weight", "unembedding"))
     if config.qkv_bias:
         for name, count in (("query", n), ("key", k), ("value", k)):
-            found.append(heads_bias(f"{layer}self_attn.{name[0]}_proj.bias", f"{ours}attention/{name}_bias", count, h))
+            entries.append(
+                heads_bias(f"{layer}self_attn.{name[0]}_proj.bias", f"{ours}attention/{name}_bias", count, h)
+            )
     if config.out_bias:
-        found.append(same(f"{layer}self_attn.o_proj.bias", f"{ours}attention/out_bias"))
+        entries.append(same(f"{layer}self_attn.o_proj.bias", f"{ours}attention/out_bias"))
     if config.ffn_bias:
-        found += [same(f"{layer}mlp.{name}_proj.bias", f"{ours}ffn/{name}_bias") for name in ("gate", "up", "down")]
+        entries += [same(f"{layer}mlp.{name}_proj.bias", f"{ours}ffn/{name}_bias") for name in ("gate", "up", "down")]
     if config.qk_norm:
-        found += [
+        entries += [
             same(f"{layer}self_attn.{n[0]}_norm.weight", f"{ours}attention/{n}_norm/scale") for n in ("query", "key")
         ]
     after = f"{layer}post_attention_layernorm.weight"
     if not config.post_norms:
-        return [*found, same(after, f"{ours}ffn_norm/scale")]
+        return [*entries, same(after, f"{ours}ffn_norm/scale")]
     return [
-        *found,
+        *entries,
         same(after, f"{ours}attention_post_norm/scale"),
         same(f"{layer}pre_feedforward_layernorm.weight", f"{ours}ffn_norm/scale"),
         same(f"{layer}post_feedforward_layernorm.weight", f"{ours}ffn_post_norm/scale"),
@@ -249,31 +251,31 @@ def _decoder_entries(config: TransformerConfig) -> list[Entry]:
 
 def _neox_entries(config: TransformerConfig) -> list[Entry]:
     layer, n, h = "gpt_neox.layers.{layer}.", config.query_heads, config.head_size
-    found = [same("gpt_neox.embed_in.weight", "embedding")]
+    entries = [same("gpt_neox.embed_in.weight", "embedding")]
     if not config.tied:
-        found.append(linear("embed_out.weight", "unembedding"))
+        entries.append(linear("embed_out.weight", "unembedding"))
     for theirs, ours in (
         ("gpt_neox.final_layer_norm", "final_norm"),
         (f"{layer}input_layernorm", "blocks/attention_norm"),
         (f"{layer}post_attention_layernorm", "blocks/ffn_norm"),
     ):
-        found += [same(f"{theirs}.weight", f"{ours}/scale"), same(f"{theirs}.bias", f"{ours}/shift")]
+        entries += [same(f"{theirs}.weight", f"{ours}/scale"), same(f"{theirs}.bias", f"{ours}/shift")]
     roles = ("query", "key", "value")
     attention = [f"blocks/attention/{role}" for role in roles]
-    found += [
+    entries += [
         fused_heads(f"{layer}attention.query_key_value.weight", attention, n, h),
         heads_out(f"{layer}attention.dense.weight", "blocks/attention/out", n, h),
     ]
     if config.qkv_bias:
         biases = [f"{name}_bias" for name in attention]
-        found += [
+        entries += [
             fused_heads(f"{layer}attention.query_key_value.bias", biases, n, h),
             same(f"{layer}attention.dense.bias", "blocks/attention/out_bias"),
         ]
     for theirs, role in (("dense_h_to_4h", "up"), ("dense_4h_to_h", "down")):
-        found.append(linear(f"{layer}mlp.{theirs}.weight", f"blocks/ffn/{role}"))
-        found.append(same(f"{layer}mlp.{theirs}.bias", f"blocks/ffn/{role}_bias"))
-    return found
+        entries.append(linear(f"{layer}mlp.{theirs}.weight", f"blocks/ffn/{role}"))
+        entries.append(same(f"{layer}mlp.{theirs}.bias", f"blocks/ffn/{role}_bias"))
+    return entries
 
 
 FAMILIES = {

@@ -10,7 +10,9 @@ from pit_jax.architecture import AdapterConfig
 from pit_jax.model.adapters import ATTENTION, FFN
 from pit_jax.model.tensors import Entry
 
-PATHS = {f"blocks/{place}/{name}": name for place, names in (("attention", ATTENTION), ("ffn", FFN)) for name in names}
+PATHS = {
+    f"blocks/{sublayer}/{name}": name for sublayer, names in (("attention", ATTENTION), ("ffn", FFN)) for name in names
+}
 HEAD = "score"  # of a sequence classifier, which is saved whole
 
 
@@ -31,10 +33,10 @@ def peft_tensors(adapters: Mapping[str, Any], entries: Sequence[Entry]) -> Itera
         held = [name for name in names if f"{name}_a" in adapters]
         for layer in range(len(adapters[f"{held[0]}_a"])):
             pairs = {n: [np.asarray(jax.device_get(adapters[f"{n}_{part}"][layer])) for part in "ab"] for n in held}
-            place = module.format(layer=layer)
+            prefix = module.format(layer=layer)
             rows_RX = np.concatenate([pairs[name][0].T for name in held])
-            yield f"{place}.lora_A.weight", np.ascontiguousarray(rows_RX)  # safetensors writes memory as it lies
-            yield f"{place}.lora_B.weight", _columns(entry, names, {name: b_RY for name, (_, b_RY) in pairs.items()})
+            yield f"{prefix}.lora_A.weight", np.ascontiguousarray(rows_RX)  # safetensors writes memory as it lies
+            yield f"{prefix}.lora_B.weight", _columns(entry, names, {name: b_RY for name, (_, b_RY) in pairs.items()})
 
 
 def _columns(entry: Entry, names: Sequence[str], updates: Mapping[str, np.ndarray]) -> np.ndarray:

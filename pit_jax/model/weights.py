@@ -50,17 +50,17 @@ def tensors_in(folder: Path) -> dict[str, Tensor]:
         placed = {None: folder / SINGLE}
     else:
         raise UserError(f"{folder}: asked for {SINGLE} or {INDEX}, found neither; export the weights as safetensors")
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for path in dict.fromkeys(placed.values()):
         with _open(path) as file:
             names = file.keys()
             for name in names:
                 piece = file.get_slice(name)
-                found[name] = Tensor(path, tuple(piece.get_shape()), piece.get_dtype())
-    lost = [name for name, path in placed.items() if name and (name not in found or found[name].file != path)]
+                tensors[name] = Tensor(path, tuple(piece.get_shape()), piece.get_dtype())
+    lost = [name for name, path in placed.items() if name and (name not in tensors or tensors[name].file != path)]
     if lost:
         raise UserError(f"{folder / INDEX} puts {_some(lost)} into files that do not hold them; download them again")
-    return found
+    return tensors
 
 
 def _index(folder: Path) -> dict[str | None, Path]:
@@ -99,13 +99,13 @@ def tensor_shapes(entries: Sequence[Entry], params: Any) -> Iterator[tuple[str, 
     leaves = named_leaves(params)
     for entry in entries:
         shapes = [leaves[path].shape for path in entry.ours]
-        one = [np.broadcast_to(np.float32(0), shape[1:] if entry.layered else shape) for shape in shapes]
-        shape = entry.write(one).shape
+        zeros = [np.broadcast_to(np.float32(0), shape[1:] if entry.layered else shape) for shape in shapes]
+        shape = entry.write(zeros).shape
         for name in _names(entry, shapes[0][0] if entry.layered else 1):
             yield name, shape
 
 
-def check_tensors(found: Mapping[str, Tensor], entries: Sequence[Entry], params: Any, *, tied: str | None) -> None:
+def check_tensors(tensors: Mapping[str, Tensor], entries: Sequence[Entry], params: Any, *, tied: str | None) -> None:
     """UserError that names the tensors which are missing, which nothing reads, and whose shape or dtype is another.
 
     `params` are shapes, as `abstract_params` gives them; `tied` is the name under which a tied embedding may be
@@ -114,14 +114,14 @@ def check_tensors(found: Mapping[str, Tensor], entries: Sequence[Entry], params:
     missing, wrong = [], []
     expected = dict(tensor_shapes(entries, params))
     for name, shape in expected.items():
-        tensor = found.get(name)
+        tensor = tensors.get(name)
         if tensor is None:
             missing.append(name)
         elif tensor.shape != shape:
             wrong.append(f"{name} has shape {list(tensor.shape)}, asked for {list(shape)}")
         elif tensor.dtype not in DTYPES:
             wrong.append(f"{name} has dtype {tensor.dtype}, asked for one of {', '.join(DTYPES)}")
-    extra = [name for name in sorted(found.keys() - expected.keys()) if not BUFFERS.search(name) and name != tied]
+    extra = [name for name in sorted(tensors.keys() - expected.keys()) if not BUFFERS.search(name) and name != tied]
     problems = [
         *([f"missing {_some(missing)}"] if missing else []),
         *([f"nothing reads {_some(extra)}"] if extra else []),
@@ -146,15 +146,15 @@ def load(folder: Path, entries: Sequence[Entry], shapes: Any, mesh: Mesh, *, tie
     Raises:
         UserError: as `tensors_in` and `check_tensors`.
     """
-    found = tensors_in(folder)
-    check_tensors(found, entries, shapes, tied=tied)
+    tensors = tensors_in(folder)
+    check_tensors(tensors, entries, shapes, tied=tied)
     shardings = param_sharding(shapes, mesh)
     zeros = jax.jit(lambda: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes), out_shardings=shardings)
     placed, places = named_leaves(zeros()), named_leaves(shardings)
     for entry in entries:
         names = _names(entry, placed[entry.ours[0]].shape[0] if entry.layered else 1)
         for layer, name in enumerate(names):
-            parts = entry.read(_array(name, found[name]))
+            parts = entry.read(_array(name, tensors[name]))
             for path, part in zip(entry.ours, parts, strict=True):
                 put = _put_layer if entry.layered else _put_whole
                 placed[path] = put(placed[path], part, layer, places[path])
@@ -167,23 +167,23 @@ def _array(name: str, tensor: Tensor) -> np.ndarray:
     return array.view(DTYPES[tensor.dtype]) if array.dtype != DTYPES[tensor.dtype] else array
 
 
-def _put_whole(old: jax.Array, part: np.ndarray, layer: int, place: NamedSharding) -> jax.Array:
-    return jax.make_array_from_callback(part.shape, place, lambda index: part[index].astype(old.dtype))
+def _put_whole(old: jax.Array, part: np.ndarray, layer: int, sharding: NamedSharding) -> jax.Array:
+    return jax.make_array_from_callback(part.shape, sharding, lambda index: part[index].astype(old.dtype))
 
 
-def _put_layer(stack: jax.Array, part: np.ndarray, layer: int, place: NamedSharding) -> jax.Array:
-    spec = PartitionSpec(*tuple(place.spec)[1:])
-    whole = _put_whole(stack, part, layer, NamedSharding(place.mesh, spec))
-    return _fill(place)(stack, whole, np.int32(layer))
+def _put_layer(stack: jax.Array, part: np.ndarray, layer: int, sharding: NamedSharding) -> jax.Array:
+    spec = PartitionSpec(*tuple(sharding.spec)[1:])
+    whole = _put_whole(stack, part, layer, NamedSharding(sharding.mesh, spec))
+    return _fill(sharding)(stack, whole, np.int32(layer))
 
 
 @functools.cache
-def _fill(place: NamedSharding) -> Callable[..., jax.Array]:
+def _fill(sharding: NamedSharding) -> Callable[..., jax.Array]:
     """fill(stack, part, layer): one layer of a stack replaced, in its own memory."""
     return jax.jit(
         lambda stack, part, layer: jax.lax.dynamic_update_index_in_dim(stack, part, layer, 0),
         donate_argnums=0,
-        out_shardings=place,
+        out_shardings=sharding,
     )
 
 

@@ -274,16 +274,16 @@ def selected(config: Config) -> list[Stage]:
             f"--stage={config.stage}: no such stage{did_you_mean(config.stage, stage_names())}; known: {known}. A "
             "fork's stages are known with --fork=FILE"
         )
-    found = stages.get(StageId(config.stage, config.model)) or (mine[0] if len(mine) == 1 else None)
-    if found is None or (config.model == "second-gap" and found.role != config.model):
+    chosen = stages.get(StageId(config.stage, config.model)) or (mine[0] if len(mine) == 1 else None)
+    if chosen is None or (config.model == "second-gap" and chosen.role != config.model):
         roles = ", ".join(stage.role for stage in mine if stage.role)
         raise UserError(f"--stage={config.stage} --model={config.model}: this stage is for {roles or 'no model'} alone")
-    if found.role == "second-gap" and not has_second_gap(config):
+    if chosen.role == "second-gap" and not has_second_gap(config):
         raise UserError("--model=second-gap is a second gap model: ask for its updates with --rm.second-gap-steps")
     for other in stages.values():
-        if other.replaces == found.id:
-            raise UserError(f"stage {found.id}: {other.id} stands in for it; run {other.id.flags}")
-    return [found]
+        if other.replaces == chosen.id:
+            raise UserError(f"stage {chosen.id}: {other.id} stands in for it; run {other.id.flags}")
+    return [chosen]
 
 
 def _in_order(stages: list[Stage], config: Config) -> Iterator[Stage]:

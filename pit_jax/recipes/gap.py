@@ -90,11 +90,11 @@ def measure_gates(context: Context, params: Params) -> list[Gate]:
     """Run the gap model over held-out pairs; gaps.json and quality.json in its folder, and the gates for a person."""
     gaps, folder = heldout_gaps(context, params), context.folder_of(GAP)
     quality = measure(gaps, *known_differences(context, len(gaps["wl"])))
-    found = gates(quality, context.config.rm.gates)
+    checked_gates = gates(quality, context.config.rm.gates)
     write_json(folder.path / "gaps.json", {name: gap_N.tolist() for name, gap_N in gaps.items()})
-    write_quality(context, quality, found)
-    context.screen.say(gates_table(found))
-    return found
+    write_quality(context, quality, checked_gates)
+    context.screen.say(gates_table(checked_gates))
+    return checked_gates
 
 
 def heldout_gaps(context: Context, params: Params) -> dict[str, np.ndarray]:
@@ -103,8 +103,8 @@ def heldout_gaps(context: Context, params: Params) -> dict[str, np.ndarray]:
     rows = {name: column[:HELDOUT_PAIRS] for name, column in context.data.arrays("heldout", "gap").items()}
     pieces = []
     for arrays, real in sequential(rows, context.config.rm.batch_size):
-        found = jax.device_get(gaps_of(params, put_rows(context.mesh, GapBatch, arrays)))
-        pieces.append({name: gap_B[:real] for name, gap_B in found.items()})
+        batch_gaps = jax.device_get(gaps_of(params, put_rows(context.mesh, GapBatch, arrays)))
+        pieces.append({name: gap_B[:real] for name, gap_B in batch_gaps.items()})
     return {name: np.concatenate([piece[name] for piece in pieces]) for name in NAMES}
 
 
@@ -118,11 +118,11 @@ def known_differences(context: Context, count: int) -> tuple[np.ndarray, np.ndar
     return chosen_N - rejected_N, np.array([truth(p.prompt, p.chosen) - truth(p.prompt, p.rejected) for p in pairs])
 
 
-def write_quality(context: Context, quality: GapQuality, found: list[Gate]) -> None:
+def write_quality(context: Context, quality: GapQuality, checked_gates: list[Gate]) -> None:
     """quality.json: the figures, and the gates under the limits of this run. A parent run keeps its own."""
     folder = context.folder_of(GAP)
     if folder.run.workdir == context.run.workdir:
-        content = {"quality": asdict(quality), "gates": [asdict(gate) for gate in found]}
+        content = {"quality": asdict(quality), "gates": [asdict(gate) for gate in checked_gates]}
         write_json(folder.path / "quality.json", content)
 
 
@@ -143,12 +143,12 @@ def require_gates(context: Context) -> dict[str, str]:
     """
     folder, figures = context.folder_of(GAP).path, read_quality(context)
     if figures is None:
-        found = measure_gates(context, Models(context).load(GAP))
+        checked_gates = measure_gates(context, Models(context).load(GAP))
     else:
         quality = restore(figures)
-        found = gates(quality, context.config.rm.gates)
-        write_quality(context, quality, found)
-    failed = [gate for gate in found if not gate.passed]
+        checked_gates = gates(quality, context.config.rm.gates)
+        write_quality(context, quality, checked_gates)
+    failed = [gate for gate in checked_gates if not gate.passed]
     if not failed:
         return {}
     listed = "; ".join(verdict(gate) for gate in failed)

@@ -84,8 +84,10 @@ def run_stage(context: Context, stage: Stage) -> None:
             context.screen.say(f"{stage.id}: {id}, in {other.workdir}")
         run_stage(replace(context, config=other, run=Run(other, stages), stage=first), first)
     if not stage.always_runs and folder.done() is not None and not is_stale(context, stage):
-        own = folder.run.workdir == context.run.workdir
-        context.screen.say(f"{folder.name}: finished before{'' if own else f' in {folder.run.workdir}'}, skipped")
+        same_workdir = folder.run.workdir == context.run.workdir
+        context.screen.say(
+            f"{folder.name}: finished before{'' if same_workdir else f' in {folder.run.workdir}'}, skipped"
+        )
         return
     devices: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
     if context.devices is not None:

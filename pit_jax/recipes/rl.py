@@ -100,13 +100,13 @@ def train(context: Context, roles: Roles) -> tuple[tuple[int, str] | None, list[
             if done == rounds or watch.stops:
                 break
             screen.rollout()
-            place = advance(config.curriculum, Place.read(session.state.extras["curriculum"]), done, gap)
-            anchor = trainer.anchor(session.state, place)
-            experience, metrics = trainer.round(session.state, done, place, anchor)
+            progress = advance(config.curriculum, Place.read(session.state.extras["curriculum"]), done, gap)
+            anchor = trainer.anchor(session.state, progress)
+            experience, metrics = trainer.round(session.state, done, progress, anchor)
             learn(session, step, trainer, experience, done, watch, screen)
-            extras, own = trainer.next_extras(session.state, place, anchor, metrics)
+            extras, extra_metrics = trainer.next_extras(session.state, progress, anchor, metrics)
             extras["watched"] = watch.stepped(session.totals)
-            session.end_round(done, metrics=metrics | own, extras=extras)
+            session.end_round(done, metrics=metrics | extra_metrics, extras=extras)
         return session.best(), watch.over
 
 
@@ -214,9 +214,9 @@ def check(config: Config, role: str) -> None:
 def contents(config: Config, role: str) -> Mapping[str, str]:
     """The code of forks' algorithms, rewards and references that this RL uses."""
     rl = config.rl
-    found = ALGORITHMS.code(algorithm_of(rl, role).name)
-    found |= TEXT_REWARDS.code(*(reward.name for reward in text_rewards_of(rl, role)))
-    return found | (REFERENCES.code(*every_provider(rl.curriculum)) if role == "improver" else {})
+    code = ALGORITHMS.code(algorithm_of(rl, role).name)
+    code |= TEXT_REWARDS.code(*(reward.name for reward in text_rewards_of(rl, role)))
+    return code | (REFERENCES.code(*every_provider(rl.curriculum)) if role == "improver" else {})
 
 
 RECIPE = Recipe(

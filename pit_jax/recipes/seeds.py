@@ -35,11 +35,13 @@ def run(config: Config) -> None:
     first = config.seeds[0]
     pipeline.check(replace(config, seed=first, workdir=str(folders[first])))  # with its seeds, which data refuse
     configs = [replace(config, seed=seed, seeds=(), workdir=str(folder)) for seed, folder in folders.items()]
-    for one in configs:
-        pipeline.check(one)
-    for place, one in enumerate(configs, start=1):
-        console.print(f"seed {one.seed} ({place} of {len(configs)}): {one.workdir}", style="bold", soft_wrap=True)
-        pipeline.run(one, workdir / "data")
+    for seed_config in configs:
+        pipeline.check(seed_config)
+    for number, seed_config in enumerate(configs, start=1):
+        console.print(
+            f"seed {seed_config.seed} ({number} of {len(configs)}): {seed_config.workdir}", style="bold", soft_wrap=True
+        )
+        pipeline.run(seed_config, workdir / "data")
     tables = collect(folders, console)
     write_json(workdir / "seeds.json", {"seeds": list(config.seeds), **tables})
     page = seeds_page.build(workdir, tables, folders)
@@ -51,9 +53,9 @@ def run(config: Config) -> None:
 def check_shared(workdir: Path) -> None:
     """UserError when an ordinary run lies beside the seeds: their report would take the place of its own."""
     ids = [id for id, stage in catalogue().items() if not stage.always_runs]
-    if found := [str(id) for id in ids if (workdir / str(id)).exists()]:
+    if existing := [str(id) for id in ids if (workdir / str(id)).exists()]:
         raise UserError(
-            f"--seeds needs a workdir of its own, found the run of one seed in {workdir} ({', '.join(found)}); "
+            f"--seeds needs a workdir of its own, found the run of one seed in {workdir} ({', '.join(existing)}); "
             "pass another --workdir"
         )
 
@@ -63,10 +65,10 @@ def collect(folders: Mapping[int, Path], console: Console) -> dict[str, dict[str
     tables = {}
     for stage, kind in KINDS.items():
         read = {seed: read_results(folder / stage / "results.json", kind) for seed, folder in folders.items()}
-        found = {seed: by_name(results) for seed, results in read.items() if results is not None}
-        missing = [str(seed) for seed in folders if seed not in found]
-        if missing and found:
+        by_seed = {seed: by_name(results) for seed, results in read.items() if results is not None}
+        missing = [str(seed) for seed in folders if seed not in by_seed]
+        if missing and by_seed:
             console.print(f"{stage}: not compared, seed {', '.join(missing)} has not run it yet", soft_wrap=True)
-        elif found and (lists := aggregate(found, file=f"{stage}/results.json")):
+        elif by_seed and (lists := aggregate(by_seed, file=f"{stage}/results.json")):
             tables[stage] = lists
     return tables

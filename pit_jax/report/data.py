@@ -44,8 +44,8 @@ def build(config: Config, data: Prepared, console: Console) -> Path:
         folder=str(data.folder),
         sources=data.report["sources"],
         folds=data.report["folds"],
-        duplicates=[asdict(one) for one in repeated],
-        overlaps=[asdict(one) for one in shared],
+        duplicates=[asdict(counts) for counts in repeated],
+        overlaps=[asdict(overlap) for overlap in shared],
         lengths=data.report["lengths before drops"],
         limits=limits(config),
         examples=rows,
@@ -95,21 +95,23 @@ def marked(row: list[Span]) -> Text:
     return Text.assemble(*pieces)
 
 
-def folds_table(found: list[Duplicates]) -> Table:
+def folds_table(repeated: list[Duplicates]) -> Table:
     """Rows of each fold, and how many repeat an earlier one."""
     table = _table("fold", "rows", "prompt", "near prompt", "pair", "near pair")
-    for one in found:
-        numbers = (one.rows, one.prompts, one.near_prompts, one.pairs, one.near_pairs)
-        table.add_row(one.fold, *(f"{number:,}" for number in numbers))
+    for counts in repeated:
+        numbers = (counts.rows, counts.prompts, counts.near_prompts, counts.pairs, counts.near_pairs)
+        table.add_row(counts.fold, *(f"{number:,}" for number in numbers))
     return table
 
 
-def overlap_table(found: list[Overlap]) -> Table:
+def overlap_table(shared: list[Overlap]) -> Table:
     """Held-out rows whose prompt a training fold holds."""
     table = _table("fold", "of", "exact", "near", "example")
-    for one in found:
+    for overlap in shared:
         table.add_row(
-            one.fold, *(f"{n:,}" for n in (one.heldout, one.exact, one.near)), Text(visible(one.example[:200]))
+            overlap.fold,
+            *(f"{n:,}" for n in (overlap.heldout, overlap.exact, overlap.near)),
+            Text(visible(overlap.example[:200])),
         )
     return table
 

@@ -37,16 +37,16 @@ def changes(before: str, after: str) -> list[Change]:
     """What turns `before` into `after`, word by word; joining `same` and `added` gives back `after`."""
     old, new = re.findall(r"\S+\s*|\s+", before), re.findall(r"\S+\s*|\s+", after)
     plain_old, plain_new = [word.strip() for word in old], [word.strip() for word in new]
-    found: list[Change] = []
+    pieces: list[Change] = []
     for tag, i, j, k, m in difflib.SequenceMatcher(None, plain_old, plain_new, autojunk=False).get_opcodes():
         if tag == "equal":
-            found.append(Change("same", "".join(new[k:m])))
+            pieces.append(Change("same", "".join(new[k:m])))
             continue
         if j > i:
-            found.append(Change("removed", "".join(old[i:j])))
+            pieces.append(Change("removed", "".join(old[i:j])))
         if m > k:
-            found.append(Change("added", "".join(new[k:m])))
-    return found
+            pieces.append(Change("added", "".join(new[k:m])))
+    return pieces
 
 
 def trail(row: dict[str, Any]) -> Trail:

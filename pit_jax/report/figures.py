@@ -108,9 +108,9 @@ def _name(axes: Axes, mark: Mark, *, lines_down: int) -> None:
     left, right = axes.get_xlim()
     after = mark.step <= (left + right) / 2
     offset = (4 if after else -4, -1 - 12 * lines_down)
-    place, side = axes.get_xaxis_transform(), "left" if after else "right"
+    transform, side = axes.get_xaxis_transform(), "left" if after else "right"
     axes.annotate(
-        mark.label, (mark.step, 1.0), xycoords=place, xytext=offset, textcoords="offset points", ha=side, va="top"
+        mark.label, (mark.step, 1.0), xycoords=transform, xytext=offset, textcoords="offset points", ha=side, va="top"
     )
 
 
@@ -152,16 +152,23 @@ def error_bars(panels: Mapping[str, Sequence[Series]], *, xlabel: str, ylabel: s
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7.2, 0.5 + 2.4 * len(panels)), layout="constrained")
         rows = figure.subplots(len(panels), 1, sharex=True, squeeze=False)
-        places = [place for series in panels.values() for one in series for place in one.places]
+        places = [position for series in panels.values() for bars in series for position in bars.places]
         apart = 0.012 * (max(places) - min(places) or 1.0)
         for axes, (title, series) in zip(rows[:, 0], panels.items(), strict=True):
             axes.axhline(0.0, color=INK, linewidth=0.9, alpha=0.55)
-            for number, one in enumerate(series):
-                values = np.asarray(one.values)
-                ends = [np.maximum(values - one.lows, 0.0), np.maximum(one.highs - values, 0.0)]
-                at = np.asarray(one.places) + apart * (number - (len(series) - 1) / 2)
+            for number, bars in enumerate(series):
+                values = np.asarray(bars.values)
+                ends = [np.maximum(values - bars.lows, 0.0), np.maximum(bars.highs - values, 0.0)]
+                positions = np.asarray(bars.places) + apart * (number - (len(series) - 1) / 2)
                 axes.errorbar(
-                    at, values, yerr=ends, label=one.label, color=one.color, marker="o", markersize=3.5, capsize=2.5
+                    positions,
+                    values,
+                    yerr=ends,
+                    label=bars.label,
+                    color=bars.color,
+                    marker="o",
+                    markersize=3.5,
+                    capsize=2.5,
                 )
             axes.set_title(title)
             axes.set_ylabel(ylabel)
@@ -200,10 +207,10 @@ def repeats(rows: Sequence[Repeated], *, xlabel: str) -> str:
         figure = Figure(figsize=(7.2, 0.7 + 0.27 * len(rows)), layout="constrained")
         axes = figure.subplots()
         axes.axvline(0, color=INK, linewidth=0.9, alpha=0.55)
-        for place, row in enumerate(rows):
-            axes.plot([row.low, row.high], [place, place], color=row.color, linewidth=1.6)
-            axes.plot([row.mean], [place], "|", color=row.color, markersize=11, markeredgewidth=2.2)
-            axes.plot(row.values, [place] * len(row.values), "o", color=INK, markersize=3.4, alpha=0.55)
+        for index, row in enumerate(rows):
+            axes.plot([row.low, row.high], [index, index], color=row.color, linewidth=1.6)
+            axes.plot([row.mean], [index], "|", color=row.color, markersize=11, markeredgewidth=2.2)
+            axes.plot(row.values, [index] * len(row.values), "o", color=INK, markersize=3.4, alpha=0.55)
         axes.set_yticks(range(len(rows)), [row.label for row in rows], parse_math=False)
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.set_xlabel(xlabel)

@@ -135,8 +135,10 @@ def _curves(run: Run) -> list[Section]:
 
 def _documents(run: Run) -> list[tuple[str, str]]:
     """(name, pretty JSON) of the configs, lineages and the data report that exist."""
-    found = [("data/report.json", files.read_json(run.data_folder / "report.json"))]
+    contents = [("data/report.json", files.read_json(run.data_folder / "report.json"))]
     for id in run.catalogue:
         path = run.folder(id).path
-        found += [(f"{id}/{name}.json", files.read_json(path / f"{name}.json")) for name in ("config", "lineage")]
-    return [(name, json.dumps(content, indent=2, ensure_ascii=False)) for name, content in found if content is not None]
+        contents += [(f"{id}/{name}.json", files.read_json(path / f"{name}.json")) for name in ("config", "lineage")]
+    return [
+        (name, json.dumps(content, indent=2, ensure_ascii=False)) for name, content in contents if content is not None
+    ]

@@ -81,8 +81,8 @@ def build(workdir: Path, improver: Path) -> Paper | None:
     results = read_results(workdir / "paper" / "results.json", PaperResults)
     if results is None:
         return None
-    places = {label: improver if place == "rl-improver" else workdir / place for label, place in CURRICULA.items()}
-    metrics = {label: records.read_metrics(place / "metrics.jsonl") for label, place in places.items()}
+    places = {label: improver if name == "rl-improver" else workdir / name for label, name in CURRICULA.items()}
+    metrics = {label: records.read_metrics(folder / "metrics.jsonl") for label, folder in places.items()}
     ablated = any(rows for label, rows in metrics.items() if CURRICULA[label] != "rl-improver")
     return Paper(
         temperature=results.headline_temperature,
@@ -106,11 +106,11 @@ def build(workdir: Path, improver: Path) -> Paper | None:
 def lines(rows: Sequence[ComparisonRow], judges: Sequence[str]) -> list[PaperLine]:
     """One line a comparison with a cell a judge, in the order of the rows. The policy on the right is left unsaid."""
     pairs = dict.fromkeys((row.left, row.right) for row in rows)
-    found = {(row.left, row.right, row.judge): row for row in rows}
+    cells = {(row.left, row.right, row.judge): row for row in rows}
     return [
         PaperLine(
             str(left) if right == POLICY else f"{left} vs {right}",
-            [found.get((left, right, judge)) for judge in judges],
+            [cells.get((left, right, judge)) for judge in judges],
         )
         for left, right in pairs
     ]
@@ -158,10 +158,10 @@ def curves(metrics: Mapping[str, list[Row]]) -> str:
         ("held-out gap over the policy's answers", "eval", "objective/scores"),
         ("truth: the hidden score on held-out prompts", "eval", "truth/score"),
     ):
-        found = [(label, *records.curve(rows, phase, name)) for label, rows in metrics.items()]
+        measured = [(label, *records.curve(rows, phase, name)) for label, rows in metrics.items()]
         drawn = [
             Line(label, steps, values, color, faint=phase == "train", dots=phase == "eval")
-            for (label, steps, values), color in zip(found, COLORS, strict=False)
+            for (label, steps, values), color in zip(measured, COLORS, strict=False)
             if steps
         ]
         if drawn:
@@ -170,5 +170,5 @@ def curves(metrics: Mapping[str, list[Row]]) -> str:
 
 
 def _gap_loss(row: GapLossRow, quality: GapQuality, table: Sequence[ComparisonRow]) -> GapLoss:
-    improved = [found for found in table if found.left == row.system and found.right == POLICY]
+    improved = [comparison for comparison in table if comparison.left == row.system and comparison.right == POLICY]
     return GapLoss(row.name, quality, min(quality.accuracies.values()), improved)

@@ -14,8 +14,8 @@ def read_metrics(path: Path) -> list[Row]:
 
 def curve(rows: list[Row], phase: str, name: str) -> tuple[list[int], list[float]]:
     """(steps, values) of one metric in one phase, without the steps at which it is absent or not finite."""
-    found = [(row["step"], row.get(name)) for row in rows if row["phase"] == phase]
-    kept = [(step, float(value)) for step, value in found if isinstance(value, int | float) and math.isfinite(value)]
+    pairs = [(row["step"], row.get(name)) for row in rows if row["phase"] == phase]
+    kept = [(step, float(value)) for step, value in pairs if isinstance(value, int | float) and math.isfinite(value)]
     return [step for step, _ in kept], [value for _, value in kept]
 
 

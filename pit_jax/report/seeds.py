@@ -103,17 +103,17 @@ def _dots(rows: Sequence[Row]) -> str:
 
 
 def _label(row: Row) -> str:
-    at = "" if row["temperature"] is None else f", T {row['temperature']:g}"
-    return f"{row['left']} vs {row['right']}{at}"
+    suffix = "" if row["temperature"] is None else f", T {row['temperature']:g}"
+    return f"{row['left']} vs {row['right']}{suffix}"
 
 
 def _curves(metrics: Sequence[list[Row]]) -> str:
     """The curves that every seed has, drawn; empty when there is none."""
     panels = []
     for color, (name, title) in zip(COLORS, CURVES.items(), strict=False):
-        steps, found = curve_over([records.curve(rows, "eval", name) for rows in metrics])
+        steps, spreads = curve_over([records.curve(rows, "eval", name) for rows in metrics])
         if steps:
-            mean = [at.mean for at in found]
-            band = [at.mean - at.sd for at in found], [at.mean + at.sd for at in found]
+            mean = [spread.mean for spread in spreads]
+            band = [spread.mean - spread.sd for spread in spreads], [spread.mean + spread.sd for spread in spreads]
             panels.append(Panel(title, [Line(name, steps, mean, color, dots=True, band=band)]))
     return figures.curves(panels, xlabel="round") if panels else ""

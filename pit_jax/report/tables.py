@@ -13,12 +13,12 @@ from pit_jax.report.render import number, signed, visible
 STYLES = {"good": "green", "bad": "red", "even": ""}
 
 
-def gates_table(found: Sequence[Gate]) -> Table:
+def gates_table(gates: Sequence[Gate]) -> Table:
     """The gates of the gap model; red where one failed."""
     table = Table(title="gates of the gap model", title_justify="left", box=None, padding=(0, 2, 0, 0))
     for column in ("gate", "figure", "limit", ""):
         table.add_column(column, justify="right" if column in ("figure", "limit") else "left", no_wrap=True)
-    for gate in found:
+    for gate in gates:
         figure = "–" if gate.figure is None else f"{gate.figure:.3f}"
         limit = f"{'≥' if gate.least else '≤'} {gate.limit:.3f}"
         table.add_row(
@@ -51,15 +51,15 @@ def summary_table(results: Results) -> Table:
 
 def control_lines(results: Results) -> Text:
     """One line a judge with the deltas of the controls; what does not hold says so."""
-    found = []
+    rendered = []
     for judge in results.judges:
         controls = [control for control in results.controls if control.row.judge == judge]
         told = [
             f"{control.row.left} {signed(control.row.delta)}{'' if control.holds else ' (does not hold)'}"
             for control in controls
         ]
-        found.append(f"controls at T {results.headline_temperature:g}, {judge}: {', '.join(told)}")
-    return Text(visible("\n".join(found)))
+        rendered.append(f"controls at T {results.headline_temperature:g}, {judge}: {', '.join(told)}")
+    return Text(visible("\n".join(rendered)))
 
 
 def paper_table(results: PaperResults) -> Table:

@@ -72,7 +72,7 @@ class Place:
         }
 
 
-def advance(config: CurriculumConfig, place: Place, round: int, heldout_gap: float | None) -> Place:
+def advance(config: CurriculumConfig, progress: Place, round: int, heldout_gap: float | None) -> Place:
     """The place at the start of `round`; `heldout_gap` is that of the evaluation before it, None where none was made.
 
     A phase ends after its rounds, and sooner by config.switch: "plateau" after `patience` evaluations without a
@@ -80,20 +80,20 @@ def advance(config: CurriculumConfig, place: Place, round: int, heldout_gap: flo
     ends, so the number of rounds in all is the same under every rule.
     """
     if heldout_gap is not None:
-        better = heldout_gap > place.best
-        place = replace(place, best=max(place.best, heldout_gap), stale=0 if better else place.stale + 1)
-    while place.phase + 1 < len(config.references) and _is_over(config, place, round):
-        place = Place(phase=place.phase + 1, entered=round)
-    return place
+        better = heldout_gap > progress.best
+        progress = replace(progress, best=max(progress.best, heldout_gap), stale=0 if better else progress.stale + 1)
+    while progress.phase + 1 < len(config.references) and _is_over(config, progress, round):
+        progress = Place(phase=progress.phase + 1, entered=round)
+    return progress
 
 
-def _is_over(config: CurriculumConfig, place: Place, round: int) -> bool:
-    if round - place.entered >= config.rounds[place.phase]:
+def _is_over(config: CurriculumConfig, progress: Place, round: int) -> bool:
+    if round - progress.entered >= config.rounds[progress.phase]:
         return True
     match config.switch:
         case "plateau":
-            return place.stale >= config.patience
+            return progress.stale >= config.patience
         case "success":
-            return round > place.entered and place.success >= config.success
+            return round > progress.entered and progress.success >= config.success
         case "rounds":
             return False

@@ -99,24 +99,24 @@ def noted(
     arrays: Mapping[str, np.ndarray | jax.Array], round: int, metrics: Mapping[str, float]
 ) -> dict[str, np.ndarray]:
     """`arrays` with one more evaluation, that of the state after `round` rounds."""
-    found, place = _opened(arrays)
-    for name in FIGURES.keys() & found.keys():
-        found[name][place] = metrics[FIGURES[name]]
-    found["round"][place] = round
-    return found
+    copies, index = _opened(arrays)
+    for name in FIGURES.keys() & copies.keys():
+        copies[name][index] = metrics[FIGURES[name]]
+    copies["round"][index] = round
+    return copies
 
 
 def stepped(arrays: Mapping[str, np.ndarray | jax.Array], step: float) -> dict[str, np.ndarray]:
     """`arrays` after a round whose updates went `step` far, which the next evaluation looks at."""
-    found, place = _opened(arrays)
-    found["step"][place] = max(found["step"][place], step)
-    return found
+    copies, index = _opened(arrays)
+    copies["step"][index] = max(copies["step"][index], step)
+    return copies
 
 
 def _opened(arrays: Mapping[str, np.ndarray | jax.Array]) -> tuple[dict[str, np.ndarray], int]:
     """(copies, index of the next evaluation)."""
-    found = {name: np.array(array) for name, array in arrays.items()}
-    return found, int(np.sum(found["round"] > NEVER))
+    copies = {name: np.array(array) for name, array in arrays.items()}
+    return copies, int(np.sum(copies["round"] > NEVER))
 
 
 def read(arrays: Mapping[str, np.ndarray]) -> list[Evaluation]:
@@ -142,12 +142,12 @@ def over_limit(evaluations: Sequence[Evaluation], limits: MonitorsConfig) -> lis
     disagreement   mean |gap - second gap| > max_disagreement * the first one: the spread of an ensemble of two, which
                    says where a reward model has not learned (arXiv 2310.02743)
     """
-    found: dict[str, Monitor] = {}
+    monitors: dict[str, Monitor] = {}
     for count, now in enumerate(evaluations, 1):
         for name, figure, limit, over in _checks(evaluations[:count], limits):
-            if over and name not in found:
-                found[name] = Monitor(name, now.round, figure, limit, MEANINGS[name])
-    return list(found.values())
+            if over and name not in monitors:
+                monitors[name] = Monitor(name, now.round, figure, limit, MEANINGS[name])
+    return list(monitors.values())
 
 
 def _checks(evaluations: Sequence[Evaluation], limits: MonitorsConfig) -> Iterator[tuple[str, float, float, bool]]:
@@ -207,8 +207,8 @@ class Watch:
         """True where the updates since the last evaluation went too far and no monitor has said so: evaluate now."""
         if not self.arrays or any(monitor.name == "step" for monitor in self.over):
             return False
-        steps, (_, place) = self.arrays["step"], _opened(self.arrays)
-        return place < len(steps) and bool(steps[place] > self._limits.max_step_kl)
+        steps, (_, index) = self.arrays["step"], _opened(self.arrays)
+        return index < len(steps) and bool(steps[index] > self._limits.max_step_kl)
 
     @property
     def stops(self) -> bool:

@@ -108,8 +108,8 @@ def _stacked(rows: PromptBatch, references: list[Responses]) -> tuple[PromptBatc
 @partial(jax.jit, static_argnames="samples")
 def in_groups(prompts: RolloutPrompts, samples: int) -> RolloutPrompts:
     """Every row `samples` times, its copies side by side."""
-    found: RolloutPrompts = jax.tree.map(lambda x: jnp.repeat(x, samples, axis=0), prompts)
-    return found
+    grouped: RolloutPrompts = jax.tree.map(lambda x: jnp.repeat(x, samples, axis=0), prompts)
+    return grouped
 
 
 def prompt_rows(arrays: Mapping[str, np.ndarray], response_slot: int) -> dict[str, np.ndarray]:

@@ -102,10 +102,10 @@ class Weighted:
             )
         bad = np.flatnonzero(~np.isfinite(values_N))
         if bad.size:
-            at = int(bad[0])
+            index = int(bad[0])
             raise UserError(
-                f"text reward {self.name}: found {values_N[at]} for the response {responses[at]!r:.200} to the prompt "
-                f"{prompts[at]!r:.200}; return a finite number for every text"
+                f"text reward {self.name}: found {values_N[index]} for the response {responses[index]!r:.200} to the "
+                f"prompt {prompts[index]!r:.200}; return a finite number for every text"
             )
         return values_N
 
@@ -113,19 +113,19 @@ class Weighted:
 def text_rewards_of(config: RlConfig, role: str) -> list[Weighted]:
     """The text rewards of a model's RL. UserError for an unknown name, one named twice, or a weight that is none."""
     asked = config.policy_rewards if role == "policy" else config.improver_rewards
-    found = []
+    rewards = []
     for entry in asked:
         name, colon, weight = entry.partition(":")
         reward = TEXT_REWARDS[name]
         try:
-            found.append(Weighted(reward, float(weight) if colon else reward.weight))
+            rewards.append(Weighted(reward, float(weight) if colon else reward.weight))
         except ValueError as error:
             raise UserError(f"--rl.{role}-rewards {entry}: the weight must be a number, as in {name}:0.5") from error
-        if not math.isfinite(found[-1].weight):
+        if not math.isfinite(rewards[-1].weight):
             raise UserError(f"--rl.{role}-rewards {entry}: the weight must be finite")
-    if len({one.name for one in found}) != len(found):
+    if len({weighted.name for weighted in rewards}) != len(rewards):
         raise UserError(f"--rl.{role}-rewards {' '.join(asked)}: name each text reward once")
-    return found
+    return rewards
 
 
 @dataclass(frozen=True)

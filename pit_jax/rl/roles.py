@@ -38,8 +38,8 @@ class Roles:
     @property
     def under(self) -> dict[str, Params] | None:
         """The frozen weights under what is trained; None where all weights are."""
-        found = {name: partition.frozen for name, partition in self.learning.items()}
-        return {name: params for name, params in found.items() if params is not None} or None
+        frozen = {name: partition.frozen for name, partition in self.learning.items()}
+        return {name: params for name, params in frozen.items() if params is not None} or None
 
     def whole(self, trainable: Any) -> dict[str, Params]:
         """The networks' parameters."""

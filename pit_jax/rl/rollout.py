@@ -68,17 +68,17 @@ def make_score(
         kl_BT = kl_estimate(drawn.logprobs_BT, anchor_BT, kind=config.kl_kind)
         shaping_kl = kl_coef if algorithm.kl == "reward" else jnp.zeros_like(kl_coef)
         rewards_BT = shaped_rewards(penalised(total_B, drawn, config), kl_BT, mask_BT, kl_coef=shaping_kl)
-        found = algorithm.advantages(rewards_BT, values_BT, mask_BT, samples=samples, config=config)
+        advantages = algorithm.advantages(rewards_BT, values_BT, mask_BT, samples=samples, config=config)
         in_loss = algorithm.kl == "loss"
         experience = Experience(
             tokens_BL=tokens_BL,
             segments_BL=segments_BL,
             mask_BT=mask_BT,
             old_logprobs_BT=drawn.logprobs_BT,
-            advantages_BT=found.advantages_BT,
+            advantages_BT=advantages.advantages_BT,
             scores_B=score_B,
             old_values_BT=values_BT,
-            returns_BT=found.returns_BT,
+            returns_BT=advantages.returns_BT,
             anchor_logprobs_BT=anchor_BT if in_loss else None,
             kl_coef_B=jnp.broadcast_to(kl_coef, score_B.shape) if in_loss else None,
         )

@@ -62,10 +62,10 @@ class Trainer:
         experience, metrics = self.score(params, frozen, prompts, drawn, text_B, state.extras["kl_coef"])
         return drawn, experience, metrics | text_metrics
 
-    def round(self, state: TrainState, round: int, place: Place, anchor: Params) -> tuple[Experience, Metrics]:
+    def round(self, state: TrainState, round: int, progress: Place, anchor: Params) -> tuple[Experience, Metrics]:
         """The experience of one round."""
         improver = self.role == "improver"
-        names = providers_of(self.config.curriculum.references[place.phase])
+        names = providers_of(self.config.curriculum.references[progress.phase])
         if improver:
             prompts, numbers = self.supply.improving(round, names, self.roles.policy.combine(state.params["policy"]))
         else:
@@ -75,11 +75,11 @@ class Trainer:
         _, experience, metrics = self.rollout(state, prompts, triples, key, self.roles.policy.combine(anchor))
         return experience, metrics | (_of_providers(experience.scores_B, names=names) if improver else {})
 
-    def anchor(self, state: TrainState, place: Place) -> Params:
+    def anchor(self, state: TrainState, progress: Place) -> Params:
         """The anchor's trainable part in this phase; a moving one follows when a phase begins."""
         if "anchor" not in state.extras:
             return self.roles.policy.trainable
-        moved = place.phase > Place.read(state.extras["curriculum"]).phase
+        moved = progress.phase > Place.read(state.extras["curriculum"]).phase
         source = state.params["policy"] if moved else state.extras["anchor"]["policy"]
         return jax.tree.map(jnp.copy, source)  # the step donates the state
 
@@ -93,21 +93,24 @@ class Trainer:
                 yield _take(rows, experience, sharding=batch_sharding(self.mesh))
 
     def next_extras(
-        self, state: TrainState, place: Place, anchor: Params, metrics: Metrics
+        self, state: TrainState, progress: Place, anchor: Params, metrics: Metrics
     ) -> tuple[dict[str, Any], Metrics]:
         """(extras after a round, with the KL coefficient moved; what is logged of them)."""
         config, extras = self.config, dict(state.extras)
-        one = jnp.ones((), jnp.float32)
-        own = {"kl_coef": Mean(extras["kl_coef"], one), "curriculum/phase": Mean(jnp.float32(place.phase), one)}
+        count = jnp.ones((), jnp.float32)
+        logged = {
+            "kl_coef": Mean(extras["kl_coef"], count),
+            "curriculum/phase": Mean(jnp.float32(progress.phase), count),
+        }
         if config.kl_target > 0:
             controller = AdaptiveKL(target=config.kl_target, horizon=config.kl_horizon)
             kl = jnp.float32(metrics["objective/kl"].value)
             extras["kl_coef"] = controller.update(extras["kl_coef"], kl, config.batch_size)
         success = float(metrics["objective/success"].value)
-        extras["curriculum"] = dataclasses.replace(place, success=success).arrays()
+        extras["curriculum"] = dataclasses.replace(progress, success=success).arrays()
         if "anchor" in extras:
             extras["anchor"] = {"policy": anchor}
-        return extras, own
+        return extras, logged
 
 
 _of_providers = jax.jit(provider_metrics, static_argnames="names")

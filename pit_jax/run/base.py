@@ -36,15 +36,17 @@ def with_base(config: Config) -> Config:
             f"--tokenizer.path={config.tokenizer.path} beside --base={folder}: the weights know their own tokenizer "
             "alone; leave --tokenizer.path out"
         )
-    found = architecture(described(folder))
+    transformer = architecture(described(folder))
     ids = ids_of_file(folder)
-    if ids > found.vocab_rows:
+    if ids > transformer.vocab_rows:
         raise UserError(
-            f"--base={folder}: the tokenizer has {ids} ids, the embedding {found.vocab_rows} rows; the two do not "
-            "belong together"
+            f"--base={folder}: the tokenizer has {ids} ids, the embedding {transformer.vocab_rows} rows; the two do "
+            "not belong together"
         )
     kept = {name: getattr(config.transformer, name) for name in OURS}
-    return replace(config, transformer=replace(found, **kept), tokenizer=replace(config.tokenizer, path=str(folder)))
+    return replace(
+        config, transformer=replace(transformer, **kept), tokenizer=replace(config.tokenizer, path=str(folder))
+    )
 
 
 def described(folder: Path) -> Mapping[str, Any]:
@@ -58,10 +60,10 @@ def described(folder: Path) -> Mapping[str, Any]:
         from transformers import AutoConfig
 
     try:
-        found: dict[str, Any] = AutoConfig.from_pretrained(str(folder), local_files_only=True).to_dict()
+        fields: dict[str, Any] = AutoConfig.from_pretrained(str(folder), local_files_only=True).to_dict()
     except (ValueError, OSError, KeyError, TypeError) as error:
         raise UserError(f"{folder / 'config.json'}: asked for the config of a model, found {error}") from error
-    return found
+    return fields
 
 
 def base_entries(config: Config) -> list[Entry]:

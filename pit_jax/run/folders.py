@@ -39,9 +39,9 @@ class Run:
     def data_folder(self) -> Path:
         """`data` of the run, or of its parent; one seed of a run over seeds has it beside its folder."""
         run = self.parent.workdir if self.parent else self.workdir
-        own, shared = run / "data", run.parent / "data"
-        among_seeds = re.fullmatch(r"seed-\d+", run.name) and not own.exists()
-        return shared if among_seeds and (shared / DONE).exists() else own
+        inside, shared = run / "data", run.parent / "data"
+        among_seeds = re.fullmatch(r"seed-\d+", run.name) and not inside.exists()
+        return shared if among_seeds and (shared / DONE).exists() else inside
 
     def stage(self, id: StageId) -> Provenance:
         """The stage of an id, or the one that stands in for it."""
@@ -57,14 +57,14 @@ class Run:
         and this run has not begun its own.
         """
         stage = self.stage(id)
-        own = StageFolder(self, stage)
-        if self.parent is None or not stage.leaves or own.begun():
-            return own
+        here = StageFolder(self, stage)
+        if self.parent is None or not stage.leaves or here.begun():
+            return here
         there = StageFolder(self.parent, stage)
         if there.done() is None or there.changed(self.config):
-            return own
+            return here
         same = all(self.folder(parent).run is self.parent for parent in stage.parents(self.config))
-        return there if same else own
+        return there if same else here
 
 
 @dataclass(frozen=True)
@@ -84,16 +84,16 @@ class StageFolder:
 
     def done(self) -> dict[str, Any] | None:
         """The done marker of a finished stage."""
-        found: dict[str, Any] | None = read_json(self.path / DONE)
-        return found
+        marker: dict[str, Any] | None = read_json(self.path / DONE)
+        return marker
 
     def begun(self) -> bool:
         return (self.path / CONFIG).exists()
 
     def lineage(self) -> dict[str, Any]:
         """What this folder was made from; empty before the stage has begun."""
-        found: dict[str, Any] = read_json(self.path / LINEAGE) or {}
-        return found
+        lineage: dict[str, Any] = read_json(self.path / LINEAGE) or {}
+        return lineage
 
     def parents(self, config: Config) -> tuple["StageFolder", ...]:
         """Beside this folder, or in the run that it branches off."""
@@ -107,11 +107,11 @@ class StageFolder:
         asked = [parent for parent in self.parents(config) if parent.stage.id not in but]
         missing = [parent for parent in asked if parent.done() is None]
         if missing:
-            found = sorted(path.parent.name for path in self.run.workdir.glob(f"*/{DONE}"))
+            finished = sorted(path.parent.name for path in self.run.workdir.glob(f"*/{DONE}"))
             commands = "; ".join(parent.stage.id.flags for parent in missing)
             raise UserError(
                 f"stage {self.name} needs finished {', '.join(p.name for p in missing)} in {self.run.workdir}, "
-                f"found {', '.join(found) or 'no finished stage'}; run first: {commands} (or --stage=all)"
+                f"found {', '.join(finished) or 'no finished stage'}; run first: {commands} (or --stage=all)"
             )
         for parent in asked:
             parent.made_from(config)

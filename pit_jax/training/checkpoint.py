@@ -155,8 +155,10 @@ class Checkpoints:
             raise UserError(f"no checkpoint of round {round} in {self._folder}; found rounds {rounds}")
         best = self.best_round()
         newest_first = [best, *(r for r in rounds[::-1] if r != best)] if best is not None else rounds[::-1]
-        found, tree = self._first_readable([round] if round is not None else newest_first, {"params": abstract_params})
-        return found, tree["params"]
+        restored_round, tree = self._first_readable(
+            [round] if round is not None else newest_first, {"params": abstract_params}
+        )
+        return restored_round, tree["params"]
 
     def _first_readable(self, rounds: list[int], abstract: Any) -> tuple[int, Any]:
         failures: dict[int, str] = {}
@@ -253,13 +255,13 @@ class MismatchError(UserError):
     """A checkpoint holds other leaves than asked for: a different model or optimizer, not damage."""
 
 
-def _require_match(found: dict[str, Any], asked: dict[str, Any], partial: bool, where: str) -> None:
-    lines = [f"{name}: missing in the checkpoint" for name in asked if name not in found]
-    lines += [] if partial else [f"{name}: only in the checkpoint" for name in found if name not in asked]
-    for name in asked.keys() & found.keys():
+def _require_match(saved: dict[str, Any], asked: dict[str, Any], partial: bool, where: str) -> None:
+    lines = [f"{name}: missing in the checkpoint" for name in asked if name not in saved]
+    lines += [] if partial else [f"{name}: only in the checkpoint" for name in saved if name not in asked]
+    for name in asked.keys() & saved.keys():
         for what in ("shape", "dtype"):
-            if asked[name][what] != found[name][what]:
-                lines.append(f"{name}: {what} {asked[name][what]} asked, {found[name][what]} found")
+            if asked[name][what] != saved[name][what]:
+                lines.append(f"{name}: {what} {asked[name][what]} asked, {saved[name][what]} found")
     if lines:
         shown = "; ".join(sorted(lines)[:8]) + (f"; and {len(lines) - 8} more" if len(lines) > 8 else "")
         raise MismatchError(f"{where} does not fit the model: {shown}. Use the config it was trained with")

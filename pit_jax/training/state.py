@@ -68,10 +68,10 @@ def state_sharding(state: TrainState, param_sharding: Any, replicated: NamedShar
     replicated.
     """
     shapes = {_path(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(state.params)}
-    places = {_path(path): place for path, place in jax.tree_util.tree_leaves_with_path(param_sharding)}
+    places = {_path(path): sharding for path, sharding in jax.tree_util.tree_leaves_with_path(param_sharding)}
     assert shapes.keys() == places.keys(), f"params and their shardings differ: {shapes.keys() ^ places.keys()}"
 
-    def place(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+    def sharding_of(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
         parts = _path(path)
         for start in range(1, len(parts)):
             tail = parts[start:]
@@ -79,7 +79,7 @@ def state_sharding(state: TrainState, param_sharding: Any, replicated: NamedShar
                 return places[tail]
         return replicated
 
-    return jax.tree_util.tree_map_with_path(place, state)
+    return jax.tree_util.tree_map_with_path(sharding_of, state)
 
 
 @dataclass(frozen=True)

@@ -36,8 +36,8 @@ def around(fast: Any, messages: Sequence[Message], marks: Sequence[str], *, answ
         raise Refusal("the chat template does not show every message once and unchanged")
     pieces = []
     for word in marks:
-        piece, found, rest = rest.partition(word)
-        if not found:
+        piece, separator, rest = rest.partition(word)
+        if not separator:
             raise Refusal("the chat template does not show the messages in order")
         pieces.append(piece)
     return [*pieces, rest]

@@ -22,9 +22,9 @@ def model_file(folder: Path) -> Path | None:
     """
     if (folder / "tokenizer.json").is_file():
         return None
-    found = sorted(folder.glob("*.model"))
-    named = [path for path in found if path.name == "tokenizer.model"]
-    return (named or found)[0] if len(named or found) == 1 else None
+    models = sorted(folder.glob("*.model"))
+    named = [path for path in models if path.name == "tokenizer.model"]
+    return (named or models)[0] if len(named or models) == 1 else None
 
 
 def convert(path: Path) -> tuple[tokenizers.Tokenizer, dict[str, str]]:

@@ -55,13 +55,14 @@ class Template:
         """
         if self.tokenizer.chat is None:
             return _plain_frame(self.tokenizer)
-        found = _chat_frame(self.tokenizer, ("user",))
-        if isinstance(found, str):
+        frame_or_reason = _chat_frame(self.tokenizer, ("user",))
+        if isinstance(frame_or_reason, str):
             raise UserError(
                 f"tokenizer folder {self.tokenizer.chat.name_or_path}: asked its chat template for one message of the "
-                f"user; {found}, so it cannot hold a prompt; change chat_template, or remove it to use plain separators"
+                f"user; {frame_or_reason}, so it cannot hold a prompt; change chat_template, or remove it to use plain "
+                "separators"
             )
-        return found
+        return frame_or_reason
 
     @property
     def improver_suffix(self) -> list[int]:
@@ -132,16 +133,16 @@ class Template:
         roles = tuple(role for role, _ in self._messages(x))
         if roles == ("user",):
             return self.frame
-        found = _chat_frame(self.tokenizer, roles)
-        if isinstance(found, str):
-            raise chat.Refusal(f"{found} (roles {', '.join(roles)})")
-        if found.suffix != self.frame.suffix:
+        frame_or_reason = _chat_frame(self.tokenizer, roles)
+        if isinstance(frame_or_reason, str):
+            raise chat.Refusal(f"{frame_or_reason} (roles {', '.join(roles)})")
+        if frame_or_reason.suffix != self.frame.suffix:
             raise UserError(
                 f"tokenizer folder {self.tokenizer.chat.name_or_path}: what its chat template writes between the last "
                 f"message and the answer is not the same after the roles {', '.join(roles)} as after one message; "
                 "change chat_template, or remove it to use plain separators"
             )
-        return found
+        return frame_or_reason
 
     def _filled(self, runs: Sequence[Run], x: str, encode: Callable[[str], Sequence[int]] | None) -> list[int]:
         encode = encode or self.tokenizer.encode

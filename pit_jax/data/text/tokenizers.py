@@ -164,8 +164,8 @@ def _ids(backend: tokenizers.Tokenizer) -> int:
 def _read(folder: Path) -> Any:
     """The PreTrainedTokenizerFast of a folder."""
     if not folder.is_dir():
-        found = "a file" if folder.exists() else "nothing"
-        raise UserError(f"tokenizer folder {folder}: found {found}; give a folder with tokenizer.json")
+        kind = "a file" if folder.exists() else "nothing"
+        raise UserError(f"tokenizer folder {folder}: found {kind}; give a folder with tokenizer.json")
     model = sentencepiece.model_file(folder)
     if model is not None:
         return _read_sentencepiece(folder, model)
@@ -188,10 +188,10 @@ def _read_sentencepiece(folder: Path, model: Path) -> Any:
             for path in filter(Path.is_file, folder.glob(pattern)):
                 shutil.copy(path, together)
         try:
-            found = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+            settings = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
         except (UnicodeDecodeError, json.JSONDecodeError) as error:
             raise UserError(f"tokenizer folder {folder} cannot be read: {config.name}: {error}") from error
-        named = {**special, **found}
+        named = {**special, **settings}
         config.write_text(json.dumps(named), encoding="utf-8")
         bos = named.get("bos_token") or ""
         bos = bos["content"] if isinstance(bos, dict) else bos

@@ -39,12 +39,12 @@ def judges_of(config: Config) -> list[Judge]:
     names = config.evaluate.judges
     if not names:
         return [judge for judge in (RUBRIC, GAP) if judge.applies(config)]
-    found = [JUDGES[name] for name in names]
+    judges = [JUDGES[name] for name in names]
     if len(set(names)) != len(names):
         raise UserError(f"--evaluate.judges {' '.join(names)}: name each judge once")
-    if unfit := [judge.name for judge in found if not judge.applies(config)]:
+    if unfit := [judge.name for judge in judges if not judge.applies(config)]:
         raise UserError(f"--evaluate.judges: {', '.join(unfit)} cannot judge the answers to {config.data.sources}")
-    return found
+    return judges
 
 
 def truth_scores(config: Config, prompts: Sequence[str], texts: Sequence[str]) -> np.ndarray | None:

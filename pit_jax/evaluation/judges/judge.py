@@ -105,10 +105,10 @@ def _asked(judge: Judge, bench: Bench | None, prompts: Sequence[str], *sides: An
     """float64, so that differences of grades are not rounded a second time."""
     if judge.needs:
         assert bench is not None, f"judge {judge.name} asks models"
-        found = judge.score(bench, list(prompts), *sides)
+        scores = judge.score(bench, list(prompts), *sides)
     else:
-        found = judge.score(list(prompts), *([answer.text for answer in side] for side in sides))
-    values_N = np.asarray(found, np.float64)
+        scores = judge.score(list(prompts), *([answer.text for answer in side] for side in sides))
+    values_N = np.asarray(scores, np.float64)
     if values_N.shape != (len(prompts),):
         raise UserError(
             f"judge {judge.name}: asked for a number for each of {len(prompts)} prompts, found shape {values_N.shape}"

@@ -141,9 +141,9 @@ def _table(games: Sequence[Game]) -> tuple[list[str], np.ndarray, np.ndarray, np
         if score not in (0, 0.5, 1):
             raise UserError(f"game {i} ({left!r}, {right!r}): score {score}; pass 1 (left won), 0.5 (draw) or 0")
     names = sorted({name for left, right, _ in games for name in (left, right)})
-    place = {name: i for i, name in enumerate(names)}
-    left_N = np.array([place[left] for left, _, _ in games])
-    right_N = np.array([place[right] for _, right, _ in games])
+    indices = {name: i for i, name in enumerate(names)}
+    left_N = np.array([indices[left] for left, _, _ in games])
+    right_N = np.array([indices[right] for _, right, _ in games])
     return names, left_N, right_N, np.array([score for _, _, score in games], np.float64)
 
 
@@ -163,8 +163,8 @@ def _stacked(outcomes: Outcomes) -> tuple[list[str], np.ndarray, np.ndarray, np.
                 f"({left!r}, {right!r}) has {scores_N[bad[0]]} on prompt {bad[0]}; pass 1 (left won), 0.5 (draw) or 0"
             )
     names = sorted({name for pair in outcomes for name in pair})
-    place = {name: i for i, name in enumerate(names)}
-    left_P, right_P = (np.array([place[pair[side]] for pair in outcomes]) for side in (0, 1))
+    indices = {name: i for i, name in enumerate(names)}
+    left_P, right_P = (np.array([indices[pair[side]] for pair in outcomes]) for side in (0, 1))
     return names, np.array(list(outcomes.values()), np.float64), left_P, right_P
 
 

@@ -59,8 +59,8 @@ def aggregate(results: Mapping[int, Mapping[str, Any]], *, file: str) -> dict[st
         UserError: a seed lacks a row that another one has, has it twice, or over another number of prompts.
     """
     tables: dict[str, list[Row]] = {}
-    found = dict.fromkeys(name for content in results.values() for name in content)
-    for name in sorted(found, key=lambda name: name not in HEADLINES):
+    list_names = dict.fromkeys(name for content in results.values() for name in content)
+    for name in sorted(list_names, key=lambda name: name not in HEADLINES):
         for field, names in NAMES.items():
             rows = {seed: _rows(content.get(name), (*names, field)) for seed, content in results.items()}
             if any(rows.values()):
@@ -68,37 +68,37 @@ def aggregate(results: Mapping[int, Mapping[str, Any]], *, file: str) -> dict[st
     return tables
 
 
-def _rows(found: Any, required: Sequence[str]) -> list[Row]:
+def _rows(content: Any, required: Sequence[str]) -> list[Row]:
     """The rows that hold what is required."""
-    rows = found if isinstance(found, list) else []
+    rows = content if isinstance(content, list) else []
     return [row for row in rows if isinstance(row, dict) and all(row.get(name) is not None for name in required)]
 
 
 def _table(rows: Mapping[int, list[Row]], field: str, names: Sequence[str], *, where: str) -> list[Row]:
     """One row for each combination of names that a seed has; every seed must have it once."""
-    keys = {seed: [tuple(row.get(name) for name in names) for row in found] for seed, found in rows.items()}
+    keys = {seed: [tuple(row.get(name) for name in names) for row in seed_rows] for seed, seed_rows in rows.items()}
     table = []
-    for key in dict.fromkeys(key for found in keys.values() for key in found):
+    for key in dict.fromkeys(key for seed_keys in keys.values() for key in seed_keys):
         what = ", ".join(f"{name} {value}" for name, value in zip(names, key, strict=True) if value is not None)
-        for seed, found in keys.items():
-            if (times := found.count(key)) != 1:
+        for seed, seed_keys in keys.items():
+            if (times := seed_keys.count(key)) != 1:
                 raise UserError(
                     f"seed {seed}: {where}: found {times} rows of {what}, asked for one in every seed; "
                     "run every seed with the same knobs"
                 )
-        matched = [found[keys[seed].index(key)] for seed, found in rows.items()]
+        matched = [seed_rows[keys[seed].index(key)] for seed, seed_rows in rows.items()]
         counts = [row.get("n") for row in matched]
         if len(set(counts)) > 1:
             listed = ", ".join(f"{n} in seed {seed}" for seed, n in zip(rows, counts, strict=True))
             raise UserError(f"{where}: {what} is over different prompts ({listed}); run every seed with the same knobs")
         values = [float(row[field]) for row in matched]
         row = dict(zip(names, key, strict=True)) | asdict(spread(values)) | {"values": values, "n": counts[0]}
-        table.append(row | ({"above": sum(found["low"] > 0 for found in matched)} if field == "delta" else {}))
+        table.append(row | ({"above": sum(seed_row["low"] > 0 for seed_row in matched)} if field == "delta" else {}))
     return table
 
 
 def curve_over(curves: Sequence[tuple[Sequence[int], Sequence[float]]]) -> tuple[list[int], list[Spread]]:
     """(steps, spread at each) over the (steps, values) of every seed, at the steps that all of them have."""
     by_step = [dict(zip(steps, values, strict=True)) for steps, values in curves]
-    shared = [step for step in by_step[0] if all(step in found for found in by_step)]
-    return shared, [spread([found[step] for found in by_step]) for step in shared]
+    shared = [step for step in by_step[0] if all(step in curve for curve in by_step)]
+    return shared, [spread([curve[step] for curve in by_step]) for step in shared]

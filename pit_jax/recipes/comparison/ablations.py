@@ -30,21 +30,21 @@ class Ablation:
         return SystemId("branch-policy", source=self.name)
 
 
-def one_phase(config: Config, place: int, rounds: int) -> Config:
+def one_phase(config: Config, phase: int, rounds: int) -> Config:
     """So many rounds of RL on the references of one phase of the curriculum alone (PIT Sec. 4.6)."""
     curriculum = config.rl.curriculum
-    alone = replace(curriculum, references=(curriculum.references[place],), rounds=(rounds,))
+    alone = replace(curriculum, references=(curriculum.references[phase],), rounds=(rounds,))
     return replace(config, rl=replace(config.rl, curriculum=alone))
 
 
-def instead(config: Config, place: int) -> Config:
+def instead(config: Config, phase: int) -> Config:
     """One phase of the curriculum with the rounds of all."""
-    return one_phase(config, place, sum(config.rl.curriculum.rounds))
+    return one_phase(config, phase, sum(config.rl.curriculum.rounds))
 
 
-def left_alone(config: Config, place: int) -> Config:
+def left_alone(config: Config, phase: int) -> Config:
     """One phase of the curriculum with the rounds that it has there, the others left out: less RL in all."""
-    return one_phase(config, place, config.rl.curriculum.rounds[place])
+    return one_phase(config, phase, config.rl.curriculum.rounds[phase])
 
 
 def longer_policy(config: Config) -> Config:

@@ -22,8 +22,8 @@ def costs(context: Context, outputs: Mapping[SystemId, Output]) -> Costs:
     """Of the trainings in the catalogue that this run has finished, of the ablations', and of one answer."""
     training = {str(stage.id): cost for stage, cost in trainings(context)}
     for name in context.config.paper.ablations:
-        own = {stage.id: cost for stage, cost in trainings(branched(context, name))}
-        training |= {f"{name}: {id}": own[id] for id in ABLATIONS[name].stages}
+        ablated = {stage.id: cost for stage, cost in trainings(branched(context, name))}
+        training |= {f"{name}: {id}": ablated[id] for id in ABLATIONS[name].stages}
     answers = {str(system): answer_work(context, system, output) for system, output in outputs.items()}
     replied = {str(system) for system, output in outputs.items() if output.replies}
     return Costs(
@@ -34,11 +34,11 @@ def costs(context: Context, outputs: Mapping[SystemId, Output]) -> Costs:
 
 def trainings(context: Context) -> list[tuple[Stage, Work]]:
     """The stages that train, with what each costs in this run; those that it has not finished are left out."""
-    shapes, found = shapes_of(context), []
+    shapes, finished = shapes_of(context), []
     for stage in context.run.catalogue.values():
         if isinstance(stage, Stage) and stage.cost and context.folder_of(stage.id).done():
-            found.append((stage, stage.cost(shapes)))
-    return found
+            finished.append((stage, stage.cost(shapes)))
+    return finished
 
 
 def answer_work(context: Context, system: SystemId, output: Output) -> Work:

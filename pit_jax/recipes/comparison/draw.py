@@ -150,9 +150,9 @@ class Answering:
         def draw(chunk: Chunk, rows: list[AnswerRow], key: jax.Array) -> bool:
             trails = [Trail(row.prompt, original.answers[row.index], list(row.drafts), list(row.gaps)) for row in rows]
             gap = None if scorer is None else lambda *sides: self.texts.gaps(scorer.params, *sides)
-            at = self.sampling(temperature)
+            sampling = self.sampling(temperature)
             drew = extend(
-                self.texts, improver.params, chunk, trails, key, at, rounds=rounds, gap=gap, threshold=threshold
+                self.texts, improver.params, chunk, trails, key, sampling, rounds=rounds, gap=gap, threshold=threshold
             )
             for row, trail in zip(rows, trails, strict=True):
                 for draft in trail.drafts[len(row.drafts) :]:
@@ -177,9 +177,9 @@ class Answering:
         keys = self._keys(system, temperature, policy.digest, reward.digest)
 
         def draw(chunk: Chunk, rows: list[AnswerRow], key: jax.Array) -> bool:
-            prompts, at = [row.prompt for row in rows], self.sampling(temperature)
-            found = best_of_n(self.texts, policy.params, reward.params, chunk, prompts, key, at, n=n)
-            for row, best in zip(rows, found, strict=True):
+            prompts, sampling = [row.prompt for row in rows], self.sampling(temperature)
+            picks = best_of_n(self.texts, policy.params, reward.params, chunk, prompts, key, sampling, n=n)
+            for row, best in zip(rows, picks, strict=True):
                 if not row.drafts:
                     row.add(best.answer, tokens=best.tokens, replies=n)
             return True
@@ -195,9 +195,9 @@ class Answering:
             wanted = [given[row.index] is None and not row.drafts for row in rows]
             drawn: Sequence[Answer] = [written(self.texts.template, given[row.index] or "") for row in rows]
             if any(wanted):
-                at = self.sampling(temperature)
-                found = self.texts.answer(source.params, chunk, jax.random.fold_in(key, 0), at, wanted=wanted)
-                drawn = [new if asked else old for new, old, asked in zip(found, drawn, wanted, strict=True)]
+                sampling = self.sampling(temperature)
+                fresh = self.texts.answer(source.params, chunk, jax.random.fold_in(key, 0), sampling, wanted=wanted)
+                drawn = [new if asked else old for new, old, asked in zip(fresh, drawn, wanted, strict=True)]
             for row, answer, asked in zip(rows, drawn, wanted, strict=True):
                 if not row.drafts:
                     row.add(answer, tokens=None if asked else 0, replies=int(asked))
@@ -253,10 +253,10 @@ class Answering:
         config, knobs = self.context.config, self.context.config.improve
         settings = f"{temperature:g} {knobs.top_k} {knobs.top_p} {knobs.batch_size} {config.seed}"
         shared = (system.stem, settings, self.context.data.fingerprint, *digests)
-        own = each or [""] * len(self.prompts.texts)
+        per_row = each or [""] * len(self.prompts.texts)
         return [
             digest_of(*shared, str(index), prompt, mine)
-            for index, (prompt, mine) in enumerate(zip(self.prompts.texts, own, strict=True))
+            for index, (prompt, mine) in enumerate(zip(self.prompts.texts, per_row, strict=True))
         ]
 
 

@@ -111,7 +111,7 @@ def measure_gap_on_outputs(context: Context, answering: Answering) -> None:
 def headline_temperature(config: Config) -> float:
     """The temperature of --stage=improve where it is evaluated, else the first that is."""
     wanted = config.improve.temperature
-    return min(config.evaluate.temperatures, key=lambda found: found != wanted, default=wanted)
+    return min(config.evaluate.temperatures, key=lambda temperature: temperature != wanted, default=wanted)
 
 
 def show(context: Context) -> None:

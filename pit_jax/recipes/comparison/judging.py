@@ -61,12 +61,12 @@ class Judging:
             pairs = zip(written.answers, source.answers, strict=True)
             answers = [old if new.text == old.text else new for new, old in pairs]
             made[SystemId("control", source=control.name)] = replace(written, answers=answers)
-        found = []
+        control_rows = []
         for judge in self.judges:
             for control, system in zip(CONTROLS, made, strict=True):
                 row = self.row(judge, (system, original), {**outputs, **made}, temperature)
-                found.append(ControlRow(row, control.expected, control.holds(row)))
-        return found
+                control_rows.append(ControlRow(row, control.expected, control.holds(row)))
+        return control_rows
 
     def _identity(self, judge: Judge) -> str:
         """The judge by all that its verdicts depend on: its name, a fork's code, the models that it asks."""

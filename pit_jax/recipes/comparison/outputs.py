@@ -44,14 +44,14 @@ def measure_outputs(context: Context, texts: TextEngine) -> dict[str, dict[str, 
     `gap`, the share of `copies`.
     """
     models = Models(context)
-    params, found = models.load(GAP), {}
+    params, measured = models.load(GAP), {}
     for name, pairs in drawn_pairs(context, texts, models):
-        found[name] = figures = output_figures(context, texts, params, pairs)
+        measured[name] = figures = output_figures(context, texts, params, pairs)
         right = figures["quality"] and figures["quality"]["accuracies"]["wl_lw"]
         accuracy = "" if right is None else f", right {right:.3f} of {figures['quality']['pairs']} that differ in truth"
         antisymmetry = f"antisymmetry {figures['agreement']['antisymmetry']:.3f}"
         context.screen.say(f"gap model on outputs: {name}: {antisymmetry}{accuracy}")
-    return found
+    return measured
 
 
 def drawn_pairs(context: Context, texts: TextEngine, models: Models) -> Iterator[tuple[str, Pairs]]:
@@ -75,19 +75,19 @@ def rewrites(
     """(references, rewrites) of each provider, an answer for every held-out prompt."""
     config, sampling = context.config.rl, Sampling(context.config.rl.temperature)
     names = list(dict.fromkeys([*every_provider(config.curriculum), POLICY]))
-    found: dict[str, tuple[list[Answer], list[Answer]]] = {name: ([], []) for name in names}
+    rewritten: dict[str, tuple[list[Answer], list[Answer]]] = {name: ([], []) for name in names}
     samplers = {stage: models.load(stage) for stage in models_needed(names)}
     arrays = prompt_rows(context.data.arrays("heldout", "prompts"), context.data.response_slot)
     columns = {name: column[: config.heldout_prompts] for name, column in arrays.items()}
     for i, (batch, real) in enumerate(sequential(columns, config.batch_size)):
         rows, key = put_rows(context.mesh, PromptBatch, batch), jax.random.fold_in(context.key("outputs"), i)
-        for name, sides in found.items():
+        for name, sides in rewritten.items():
             draw = Draw(rows, jax.random.fold_in(key, 0), texts.engine, sampling, samplers, improver)
             before = REFERENCES[name].draw(draw)
             after = texts.engine.rewrite(improver, rows, before, jax.random.fold_in(key, 1), sampling)
             for answers, responses in zip(sides, (before, after.responses), strict=True):
                 answers += texts.read(responses, real)
-    return found
+    return rewritten
 
 
 def output_figures(context: Context, texts: TextEngine, params: Params, pairs: Pairs) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def run(context: Context) -> None:
     """Write results.json; the ablations and the DPO policy are trained."""
     config, knobs, folder = context.config, context.config.paper, context.folder
     lineage = folder.begin(config, data_fingerprint=context.data.fingerprint, package=package_code())
-    prompts, at = heldout_prompts(context), knobs.temperature
+    prompts, temperature = heldout_prompts(context), knobs.temperature
     answering = Answering(context, prompts)
     judging, refining = Judging(answering), Refining(answering)
     outputs = every_system(context, answering, refining)
@@ -64,15 +64,15 @@ def run(context: Context) -> None:
     improvers = [SFT_IMPROVER, *(ABLATIONS[name].system for name in knobs.ablations if is_improver(name))]
     ablated = [(pit(1), system) for system in improvers]
     pairs = [*((system, POLICY) for system in systems if system != POLICY), *ablated]
-    rows = judging.rows(pairs, outputs, at)
+    rows = judging.rows(pairs, outputs, temperature)
     curriculum = {(system, POLICY) for system in (pit(1), *improvers)} | set(ablated)
     results = PaperResults(
         judges=[judge.name for judge in judging.judges],
-        headline_temperature=at,
+        headline_temperature=temperature,
         max_score=largest_truth(config.data),
         prompts=len(prompts.texts),
         systems=[
-            describe(system, at, outputs[system], truth_scores(config, prompts.texts, outputs[system].texts))
+            describe(system, temperature, outputs[system], truth_scores(config, prompts.texts, outputs[system].texts))
             for system in systems
         ],
         table=[row for row in rows if row.right == POLICY],
@@ -81,7 +81,7 @@ def run(context: Context) -> None:
         ratings=ratings(context, judging, outputs),
         gap_losses=gap_losses(context),
         costs=costs(context, {system: outputs[system] for system in systems}),
-        failures=failures(judging, prompts.texts, outputs, at),
+        failures=failures(judging, prompts.texts, outputs, temperature),
     )
     write_results(folder.path / "results.json", results)
     folder.finish(round=knobs.rounds, digest=lineage["config"])
@@ -113,28 +113,28 @@ def is_improver(name: str) -> bool:
 
 def every_system(context: Context, answering: Answering, refining: Refining) -> Outputs:
     """Table 1 and Table 3: all systems at the headline temperature."""
-    knobs, at = context.config.paper, context.config.paper.temperature
-    trail = answering.trail(at, knobs.rounds)
+    knobs, temperature = context.config.paper, context.config.paper.temperature
+    trail = answering.trail(temperature, knobs.rounds)
     outputs: Outputs = {POLICY: trail[0], **{pit(round): trail[round] for round in range(1, knobs.rounds + 1)}}
     outputs[CHOSEN] = answering.chosen(
         [triple.chosen for triple in context.data.triples("heldout")[: len(trail[0].answers)]]
     )
     sft = answering.source(StageId("sft", "improver"))
-    outputs[SFT_IMPROVER] = answering.improved_by(SFT_IMPROVER, at, 1, sft)[1]
+    outputs[SFT_IMPROVER] = answering.improved_by(SFT_IMPROVER, temperature, 1, sft)[1]
     for name in knobs.ablations:
         system, source = ABLATIONS[name].system, answering.source(ABLATIONS[name].stages[-1], branched(context, name))
         if system.improves:
-            outputs[system] = answering.improved_by(system, at, 1, source)[1]
+            outputs[system] = answering.improved_by(system, temperature, 1, source)[1]
         else:
-            outputs[system] = answering.answered_by(system, at, source)
-    outputs[DPO] = answering.answered_by(DPO, at, answering.source(StageId("dpo", "policy")))
+            outputs[system] = answering.answered_by(system, temperature, source)
+    outputs[DPO] = answering.answered_by(DPO, temperature, answering.source(StageId("dpo", "policy")))
     n = n_for_budget(int(trail[1].drawn_N.sum()), int(trail[0].drawn_N.sum()))
     best = SystemId("best-of-n", n)
-    outputs[best] = answering.best_of_n(best, at)
-    for round, output in enumerate(refining.refined(at, max(ROUNDS, knobs.rounds)), 1):
+    outputs[best] = answering.best_of_n(best, temperature)
+    for round, output in enumerate(refining.refined(temperature, max(ROUNDS, knobs.rounds)), 1):
         if round <= knobs.rounds or round == ROUNDS:
             outputs[SystemId("self-refine", round)] = output
-    outputs[ONE_LINE] = refining.reflected(at)
+    outputs[ONE_LINE] = refining.reflected(temperature)
     return outputs
 
 
@@ -143,7 +143,7 @@ def ratings(context: Context, judging: Judging, outputs: Outputs) -> dict[str, l
     config, seed = context.config, context.config.seed
     rounds = range(1, config.paper.rounds + 1)
     rated = [POLICY, *map(pit, rounds), *(SystemId("self-refine", round) for round in rounds)]
-    found = {}
+    by_judge = {}
     for judge in judging.judges:
         games = {}
         for pair in combinations(rated, 2):
@@ -160,10 +160,12 @@ def ratings(context: Context, judging: Judging, outputs: Outputs) -> dict[str, l
         elo = shuffled_elo(games_of(games), k=ELO_K, initial=ELO_START, shuffles=SHUFFLES, seed=seed)
         rows = []
         for system in rated:
-            one, other = strengths[str(system)], elo[str(system)]
-            rows.append(RatingRow(system, one.rating, one.low, one.high, other.rating, other.low, other.high))
-        found[judge.name] = sorted(rows, key=lambda row: -row.rating)
-    return found
+            strength, other = strengths[str(system)], elo[str(system)]
+            rows.append(
+                RatingRow(system, strength.rating, strength.low, strength.high, other.rating, other.low, other.high)
+            )
+        by_judge[judge.name] = sorted(rows, key=lambda row: -row.rating)
+    return by_judge
 
 
 def sweep(answering: Answering, judging: Judging, refining: Refining) -> list[ComparisonRow]:
@@ -189,13 +191,13 @@ def failures(judging: Judging, prompts: Sequence[str], outputs: Outputs, tempera
 def gap_losses(context: Context) -> list[GapLossRow]:
     """The gap model, its ablation, and the difference of two scores of the reward model, on held-out pairs."""
     five = read_quality(context)
-    found = [GapLossRow("five terms", restore(five) if five else None, pit(1))]
+    rows = [GapLossRow("five terms", restore(five) if five else None, pit(1))]
     if "pair-gap" in context.config.paper.ablations:
         pair = read_quality(branched(context, "pair-gap"))
         system = ABLATIONS["pair-gap"].system
-        found.append(GapLossRow("wl over lw alone", restore(pair) if pair else None, system))
+        rows.append(GapLossRow("wl over lw alone", restore(pair) if pair else None, system))
     difference = ABLATIONS["score-difference"].system
-    return [*found, GapLossRow("difference of two scores", score_difference(context), difference)]
+    return [*rows, GapLossRow("difference of two scores", score_difference(context), difference)]
 
 
 def score_difference(context: Context) -> GapQuality:

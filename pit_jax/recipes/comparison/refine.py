@@ -56,9 +56,9 @@ class Refining:
         file = AnswerFile(prompts.folder, named, temperature)
         rows = file.rows(prompts.texts, keys)
         if not all(len(row.drafts) == rounds for row in rows):
-            found = self._ask(system, method, temperature, original, wording)
+            refinements = self._ask(system, method, temperature, original, wording)
             rows = [AnswerRow(row.index, row.prompt, row.key) for row in rows]
-            for row, refined in zip(rows, found, strict=True):
+            for row, refined in zip(rows, refinements, strict=True):
                 self._add(row, refined, rounds)
             file.add(rows)
             file.close()
@@ -75,13 +75,13 @@ class Refining:
         answering, context = self._answering, self._context
         writer = Writer(answering, temperature, key=answering.key(temperature, system.stem), longest=self._longest)
         ask = partial(method, limit=writer.limit, wording=wording)
-        found = ask(answering.prompts.texts, original.texts, writer, writer.count)
-        if over := sum(row.stopped == "length" for row in found):
+        refinements = ask(answering.prompts.texts, original.texts, writer, writer.count)
+        if over := sum(row.stopped == "length" for row in refinements):
             context.screen.say(
-                f"{system.kind} at temperature {temperature:g}: {over} of {len(found)} prompts would take over "
+                f"{system.kind} at temperature {temperature:g}: {over} of {len(refinements)} prompts would take over "
                 f"{writer.limit} tokens and keep their answers; --paper.refine-length gives room"
             )
-        return found
+        return refinements
 
     @property
     def _longest(self) -> int:
@@ -124,11 +124,11 @@ class Writer:
         key, answering = jax.random.fold_in(self._key, self._calls), self._answering
         self._calls += 1
         chunks = answering.texts.chunks(texts, least=self._slot, longest=self._longest)
-        params, at = answering.source(POLICY_RL).params, answering.sampling(self._temperature)
-        found: list[Answer] = []
+        params, sampling = answering.source(POLICY_RL).params, answering.sampling(self._temperature)
+        replies: list[Answer] = []
         for chunk in chunks:
-            found += answering.texts.answer(params, chunk, jax.random.fold_in(key, chunk.index), at)
-        return [answer.text for answer in found]
+            replies += answering.texts.answer(params, chunk, jax.random.fold_in(key, chunk.index), sampling)
+        return [answer.text for answer in replies]
 
     def count(self, text: str) -> int:
         """Tokens that the model draws to write a text: its own and EOS."""
