@@ -31,7 +31,8 @@ class NotedEngine(Engine):
 
     def noted(self, params: Any, prompt_BP: Any, mask_BP: Any, *rest: Any) -> Any:
         found = self.compiled(params, prompt_BP, mask_BP, *rest)
-        live_B, drawn_B = np.any(mask_BP, axis=1), np.asarray(found.mask_BT).sum(axis=1)
+        live_B: Any = np.asarray(mask_BP).any(axis=1)
+        drawn_B: Any = np.asarray(found.mask_BT).sum(axis=1)
         self.decodes.append((live_B.tolist(), drawn_B.tolist()))
         return found
 

@@ -131,7 +131,7 @@ def test_gaps_are_the_gap_models(bench: Any, texts: TextEngine, trails: Any, mod
     assert np.abs([trail.gaps for trail in found]).max() > 0.05
 
 
-def test_a_trail_stops_behind_its_first_small_gap(texts: TextEngine, trails: Any) -> None:
+def test_a_trail_stops_behind_its_first_small_gap(texts: Any, trails: Any) -> None:
     """Row by row from the trail that never stops: both draw the same drafts until a row stops."""
     free, gap = trails(ROUNDS, gap=HashedGap()), HashedGap()
     stopped = trails(ROUNDS, gap=gap, threshold=THRESHOLD)

@@ -36,7 +36,7 @@ def gaps(world: Any) -> Any:
     return jax.jit(partial(tree_gaps, world.scalar))
 
 
-def four_rows(examples: list[Example]) -> tuple[np.ndarray, np.ndarray]:
+def four_rows(examples: list[Example]) -> tuple[Any, Any]:
     """The readable form: [prefix + reference + suffix + candidate EOS], a row each, in the order of NAMES [4 B, L]."""
     plain = four_sequences(examples)
     longest = max(plain[f"tokens_{name}_BL"].shape[1] for name in NAMES)

@@ -84,9 +84,8 @@ def test_a_plan_is_the_state_that_it_begins(toy: ModuleType) -> None:
 
 def test_a_partition_puts_the_trained_part_in_its_place() -> None:
     """Nested dicts, joined leaf by leaf; nothing is copied, and without a frozen part nothing is joined."""
-    frozen = {"trunk": {"blocks": {"ffn": jnp.ones(2)}, "embedding": jnp.ones(3)}}
-    halves: list[Any] = [{"trunk": {"blocks": {"adapter": x}}, "head": x} for x in (jnp.zeros(1), jnp.ones(1))]
-    begun, moved = halves
+    frozen: dict[str, Any] = {"trunk": {"blocks": {"ffn": jnp.ones(2)}, "embedding": jnp.ones(3)}}
+    begun, moved = ({"trunk": {"blocks": {"adapter": x}}, "head": x} for x in (jnp.zeros(1), jnp.ones(1)))
     whole = Partition(begun, frozen).combine(moved)
     assert whole["trunk"]["blocks"]["adapter"] is whole["head"] is moved["head"]
     assert whole["trunk"]["blocks"]["ffn"] is frozen["trunk"]["blocks"]["ffn"]
