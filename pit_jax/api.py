@@ -215,6 +215,8 @@ def _texts(values: Sequence[Text], name: str, column: str) -> list[str]:
         if column == "answer" and isinstance(value, str):
             texts.append(value)  # an empty one is an answer too
             continue
+        if not isinstance(value, Sequence):
+            raise UserError(f"{name}: number {number} is {value!r}; pass a text or a list of messages")
         plain = value if isinstance(value, str) else list(value)
         row = {"prompt": plain} if column == "prompt" else {"prompt": "x", "answer": plain}
         try:

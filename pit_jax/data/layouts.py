@@ -264,11 +264,13 @@ def _messages(name: str, value: list[Any]) -> list[Message]:
 
 
 def _transcript(messages: Sequence[Message]) -> str:
+    """The prompt of a dialogue; a single message of the user is its text."""
     if not messages or messages[-1][0] != "user":
         raise Unusable("the prompt must end with a user message")
     if not messages[-1][1].strip():
         raise Unusable("prompt is empty", "every pair needs a prompt and two answers")
     try:
-        return transcript(messages)
+        text = transcript(messages)
     except ValueError as error:
         raise Unusable("a message holds what begins a turn", str(error)) from error
+    return text if len(messages) > 1 else messages[0][1]

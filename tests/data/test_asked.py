@@ -31,7 +31,8 @@ SYSTEM = {"role": "system", "content": "be kind"}
         ({"messages": turns("one", "two", "three")}, (TEXT, None)),
         ({"messages": turns("one", "two", "three", "a")}, (TEXT, "a")),
         ({"messages": [SYSTEM, *turns("q")]}, ("\n\nSystem: be kind\n\nHuman: q\n\nAssistant:", None)),
-        ({"messages": turns("q", "a")}, ("\n\nHuman: q\n\nAssistant:", "a")),
+        ({"messages": turns("q", "a")}, ("q", "a")),
+        ({"prompt": turns("q")}, ("q", None)),
         ({"prompt": " é\n🙂\u2028", "answer": "<eos>\u0000 "}, (" é\n🙂\u2028", "<eos>\u0000 ")),
     ],
 )
@@ -79,7 +80,7 @@ MIXED = (
     {"messages": turns("q", "a")},
     {"prompt": turns("q"), "completion": "3"},
 )
-READ = (["one", "two", TEXT[:0] + "\n\nHuman: q\n\nAssistant:", "\n\nHuman: q\n\nAssistant:"], [None, "2", "a", "3"])
+READ = (["one", "two", "q", "q"], [None, "2", "a", "3"])
 
 
 @pytest.mark.parametrize("name", ["asked.jsonl", "asked.jsonl.gz", "folder/part.jsonl"])

@@ -48,6 +48,18 @@ def test_system_message_and_string_prompt_with_full_dialogues() -> None:
 
 
 @pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": turns("q"), "chosen": "a", "rejected": "b"},
+        {"prompt": "q", "chosen": "a", "rejected": "b"},
+        {"chosen": turns("q", "a"), "rejected": turns("q", "b")},
+    ],
+)
+def test_one_message_of_the_user_is_its_text(row: dict[str, Any]) -> None:
+    assert pairs(row) == Triple("q", "a", "b")
+
+
+@pytest.mark.parametrize(
     ("chosen", "rejected", "expected"),
     [
         ("The sky is blue.", "The sky is green.", ("The sky is", " blue.", " green.")),  # TRL's own example

@@ -88,7 +88,10 @@ def test_messages_are_texts(pit: Pit) -> None:
         (lambda pit: pit.answer(["fine", 3]), "prompts: number 2"),
         (lambda pit: pit.answer(["fine", [{"role": "owner", "content": "x"}]]), "prompts: number 2"),
         (lambda pit: pit.answer(["fine", " "]), "prompts: number 2"),
-        (lambda pit: pit.answer(["fine", "word " * 400]), "400"),
+        (
+            lambda pit: pit.answer(["fine", "word " * 400]),
+            "prompt 2 has 1202 tokens, the models were trained on at most 33",
+        ),
         (lambda pit: pit.answer(PROMPTS, temperature=-1.0), "temperature"),
         (lambda pit: pit.improve(PROMPTS, ANSWERS[:2]), "found 3 prompts and 2 answers"),
         (lambda pit: pit.improve(PROMPTS, ANSWERS, rounds=0), "rounds=0"),
