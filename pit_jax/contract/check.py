@@ -114,7 +114,8 @@ def check_rl(world: World, file: Path, flags: list[str]) -> Iterator[Check]:
 
 def check_stage(world: World, file: Path, stage: Stage) -> Iterator[Check]:
     """A fork's stage: its parents, its folder, its hash, lowered, run, killed, resumed."""
-    asked = (f"--stage={stage.name}", *((f"--model={stage.role}",) if stage.role in ("policy", "improver") else ()))
+    role = (f"--model={stage.role}",) if stage.role in ("policy", "improver") else ()
+    asked = (f"--stage={stage.name}", *role, *stage.trial)
     if stage.leaves:
         yield f"{stage.id}: it lowers for a TPU on meshes of 1 and 2x2x2", lambda: lower(world, file, stage.id, asked)
         yield from _trained(world, file, stage.id, asked)

@@ -78,6 +78,8 @@ class Stage(Provenance):
     """Held-out metrics that the report draws beside the loss, of a stage that has no section of its own there."""
     config: type[Any] | None = None
     """A dataclass of flags of its own, --<name>.<field>; in the config they are `<name>`."""
+    trial: tuple[str, ...] = ()
+    """Flags that make it short on configs/micro.py, for `pit_jax.fork check`: a dozen updates are enough."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,13 +27,15 @@ LEFT = {  # what a page leaves behind, in the folder where its commands were run
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_a_page_shows_files_as_they_are(page: Path) -> None:
     text = page.read_text()
-    shown = re.findall(r"<!-- file: (\S+) -->\n```python\n(.*?)```", text, flags=re.DOTALL)
+    shown = re.findall(r"<!-- file: (\S+) -->\n```python\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
     assert len(shown) == text.count("```python"), "python that is no file is run by nobody"
     assert [name for name, code in shown if (ROOT / name).read_text() != code] == []
 
 
 def test_every_fork_of_the_examples_is_checked_by_a_page() -> None:
-    checked = re.findall(r"pit_jax\.fork check (\S+)", "".join(page.read_text() for page in PAGES))
+    checked = re.findall(
+        r"^python -m pit_jax\.fork check (\S+)$", "\n".join(page.read_text() for page in PAGES), re.MULTILINE
+    )
     assert sorted(checked) == sorted(str(path.relative_to(ROOT)) for path in (ROOT / "examples/forks").glob("*.py"))
 
 
