@@ -1,12 +1,12 @@
-"""Do alarms go off before the truth falls? The improver's RL of a finished run again, at settings that over-optimise.
+"""Do monitors speak before the truth falls? The improver's RL of a finished run again, at settings that over-optimise.
 
     python -m benchmarks.hot_settings --workdir=runs/tiny --seeds=5 --scratch=runs/hot [flags of the run's config]
 
-Learning rates x5, KL coefficient / 6, alarms that only warn. Everything before the improver's RL is copied from
---workdir into --scratch/seed-<n>, never written. A seed that is finished there is only read.
+Learning rates x5, KL coefficient / 6. Everything before the improver's RL is copied from --workdir into
+--scratch/seed-<n>, never written. A seed that is finished there is only read.
 
-A seed is caught when an alarm went off and the checkpoint kept is no worse in truth than the start. --every=1 evaluates
-after every round, and so tells when the alarm came more finely than the run's rl.evaluate_every does.
+A seed is caught when a monitor was over its limit and the checkpoint kept is no worse in truth than the start.
+--every=1 evaluates after every round, and so tells when that was more finely than the run's rl.evaluate_every does.
 """
 
 import shutil
@@ -36,9 +36,9 @@ FASTER, LOOSER = 5.0, 6.0
 
 @dataclass(frozen=True)
 class Outcome:
-    """The first alarm, and the truth before RL, at the alarm (without one: at the end), at its lowest, and kept."""
+    """The first monitor over its limit; the truth at the start, there (without one: at the end), at its lowest, kept."""
 
-    alarm: dict[str, Any] | None
+    monitor: dict[str, Any] | None
     start: float
     there: float
     lowest: float
@@ -74,24 +74,24 @@ def outcome(folder: StageFolder) -> Outcome:
     if "truth/score" not in rows[0]:
         raise UserError(f"{folder.path}: asked for truth/score, found none; pass a run on the embedded notes set")
     truth = {row["step"]: row["truth/score"] for row in rows}
-    alarm, last = next(iter(done["alarms"]), None), max(truth)
-    there = truth[alarm["round"] if alarm else last]
-    return Outcome(alarm, truth[0], there, min(truth.values()), truth[done["round"]])
+    monitor, last = next(iter(done["monitors"]), None), max(truth)
+    there = truth[monitor["round"] if monitor else last]
+    return Outcome(monitor, truth[0], there, min(truth.values()), truth[done["round"]])
 
 
 def table_of(outcomes: Sequence[Outcome]) -> Table:
-    caught = sum(run.alarm is not None and run.kept >= run.start for run in outcomes)
+    caught = sum(run.monitor is not None and run.kept >= run.start for run in outcomes)
     table = Table(
-        title=f"learning rates x{FASTER:g}, KL / {LOOSER:g}: alarm, and nothing worse than the start kept, in {caught} "
-        f"of {len(outcomes)} seeds",
+        title=f"learning rates x{FASTER:g}, KL / {LOOSER:g}: a monitor, and nothing worse than the start kept, in "
+        f"{caught} of {len(outcomes)} seeds",
         title_justify="left",
     )
-    for column in ("seed", "first alarm", "at round", "truth at the start", "at the alarm", "lowest", "kept"):
+    for column in ("seed", "first monitor", "at round", "truth at the start", "there", "lowest", "kept"):
         table.add_column(column)
     for seed, run in enumerate(outcomes):
-        alarm = (run.alarm["name"], str(run.alarm["round"])) if run.alarm else ("none", "")
+        monitor = (run.monitor["name"], str(run.monitor["round"])) if run.monitor else ("none", "")
         numbers = (f"{value:.2f}" for value in (run.start, run.there, run.lowest, run.kept))
-        table.add_row(str(seed), *alarm, *numbers)
+        table.add_row(str(seed), *monitor, *numbers)
     return table
 
 

@@ -31,6 +31,7 @@ def keep(folder: Path, name: str, figures: Mapping[str, Any]) -> None:
         "machine": machine(),
         "figures": dict(figures),
     }
+    folder.mkdir(parents=True, exist_ok=True)
     append_jsonl(folder / f"{name}.jsonl", [line])
 
 
