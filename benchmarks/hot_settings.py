@@ -36,7 +36,7 @@ FASTER, LOOSER = 5.0, 6.0
 
 @dataclass(frozen=True)
 class Outcome:
-    """The first monitor over its limit; the truth at the start, there (without one: at the end), at its lowest, kept."""
+    """The first monitor over its limit; the truth at the start, there (or at the end), at its lowest, and kept."""
 
     monitor: dict[str, Any] | None
     start: float

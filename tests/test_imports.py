@@ -40,7 +40,7 @@ ROOMS: dict[str, str] = {
     "api": "errors batch config parallel model data inference run recipes forks",
     "flags": "errors config shipped run recipes forks",
     "cli": "errors config parallel recipes forks flags",
-    "contract": "errors files table batch config parallel data run rl evaluation recipes forks flags cli",
+    "contract": "errors files table batch config parallel data run rl evaluation recipes forks flags",
     "fork": "errors table masked batch config model data run rl evaluation recipes contract",
     "__init__": "api",
 }
