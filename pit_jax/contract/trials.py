@@ -25,6 +25,7 @@ from pit_jax.run.stage import no_programs
 
 CHECKPOINTS = "checkpoints"
 CACHE = "JAX_COMPILATION_CACHE_DIR"
+DEVICES = "--xla_force_host_platform_device_count"
 EVERYTHING_SAVED = ("--checkpoint.every=1", "--checkpoint.keep=20")
 """So that a kill anywhere meets a checkpoint."""
 ATTEMPTS = 3  # of killing a run before it ends by itself
@@ -86,7 +87,8 @@ class World:
     def environment(self) -> dict[str, str]:
         """One CPU device; every program is compiled once for all processes."""
         cache = {CACHE: os.environ.get(CACHE, str(self.folder / "compiled"))}
-        cache |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+        cache |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PLATFORMS": "cpu"}
+        cache["XLA_FLAGS"] = " ".join(flag for flag in os.environ.get("XLA_FLAGS", "").split() if DEVICES not in flag)
         path = os.pathsep.join([str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")])
         return {**os.environ, **cache, "PYTHONPATH": path.rstrip(os.pathsep)}
 
@@ -146,7 +148,7 @@ def lower(world: World, file: Path, id: StageId, asked: tuple[str, ...]) -> None
     if catalogue()[id].programs is not no_programs:
         code = f"from pit_jax.contract.trials import lower_programs; lower_programs({str(world.folder)!r}, {asked!r})"
         process = [sys.executable, "-c", f"from pit_jax.forks import load_forks; load_forks([{str(file)!r}]); {code}"]
-        world.execute(process, XLA_FLAGS="--xla_force_host_platform_device_count=8")
+        world.execute(process, XLA_FLAGS=f"{DEVICES}=8")
         return
     mesh = ("--mesh.simulate=8", "--mesh.data=2", "--mesh.fsdp=2", "--mesh.tensor=2")
     world.run(file, world.folder / f"{file.stem}-{id}-mesh", (*asked, *mesh))
