@@ -1,11 +1,12 @@
-"""python -m pit_jax.fork check FILE ..: what a fork promises, tried before anybody trains with it.
+"""python -m pit_jax.fork check FILE .. [--parent-run=DIR]: what a fork promises, tried before anybody trains with it.
 
 Functions are called on small inputs; stages, and RL with what a fork adds to it, are run on configs/micro.py in a
 temporary folder: to the end, killed and resumed in new processes, and lowered for a TPU on meshes of 1 and 2x2x2.
+The stages that come before are those of a finished run of that config (--parent-run), or are trained for it.
 """
 
+import argparse
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -27,19 +28,22 @@ from pit_jax.run.provenance import StageId
 from pit_jax.run.stage import Stage
 from pit_jax.table import Table, source_of
 
-USAGE = "usage: python -m pit_jax.fork check FILE [FILE ...]"
 RL_IMPROVER = StageId("rl", "improver")
 
 
 def main(argv: Sequence[str]) -> int:
     """Check every file that is named; the exit code is 0 where all of them keep what they promise, else 1."""
-    if len(argv) < 2 or argv[0] != "check":
-        print(USAGE, file=sys.stderr)
-        return 2
+    parser = argparse.ArgumentParser(prog="python -m pit_jax.fork", description="Try what a fork promises.")
+    parser.add_argument("verb", choices=["check"])
+    parser.add_argument("files", metavar="FILE", type=Path, nargs="+")
+    parser.add_argument(
+        "--parent-run", type=Path, help="a finished run of configs/micro.py to take the stages before from"
+    )
+    asked = parser.parse_args(argv)
     console, broken = Console(), 0
     with tempfile.TemporaryDirectory(prefix="pit_jax-fork-") as folder:
-        world = World(Path(folder))
-        for file in map(Path, argv[1:]):
+        world = World(Path(folder), asked.parent_run)
+        for file in asked.files:
             console.print(f"{file}", style="bold", soft_wrap=True, markup=False)
             for name, check in checks(world, file):
                 try:

@@ -33,14 +33,15 @@ ATTEMPTS = 3  # of killing a run before it ends by itself
 
 @dataclass(frozen=True)
 class World:
-    """A folder with a parent run, whose stages are made when they are first needed."""
+    """A folder for runs that branch off a parent run: a finished one, or one whose stages are made when needed."""
 
     folder: Path
+    finished: Path | None = None
 
     @property
     def parent(self) -> Path:
         """The workdir of the parent run."""
-        return self.folder / "parent"
+        return self.finished or self.folder / "parent"
 
     def commands(self, fork: Path, workdir: Path, *asked: Sequence[str]) -> list[str]:
         """A process that runs commands on configs/micro.py, in the parent run or in a branch of it, until one fails."""
@@ -96,6 +97,11 @@ class World:
 def prepare(world: World, file: Path, id: StageId, asked: tuple[str, ...]) -> None:
     """Finish, in the parent run, the stages above a stage."""
     missing = [above for above in ancestors(Run(config_of(asked), catalogue()), id) if not world.has(above)]
+    if missing and world.finished:
+        names = ", ".join(map(str, missing))
+        raise UserError(
+            f"--parent-run={world.finished} has not finished {names}; pass a run of --config=micro that has"
+        )
     if missing:
         world.run(file, world.parent, *(above.flags.split() for above in missing))
 
@@ -146,7 +152,7 @@ def lower(world: World, file: Path, id: StageId, asked: tuple[str, ...]) -> None
     """Lower the stage's programs from shapes; where it names none, run it on eight simulated devices instead."""
     prepare(world, file, id, asked)
     if catalogue()[id].programs is not no_programs:
-        code = f"from pit_jax.contract.trials import lower_programs; lower_programs({str(world.folder)!r}, {asked!r})"
+        code = f"from pit_jax.contract.trials import lower_programs; lower_programs({str(world.parent)!r}, {asked!r})"
         process = [sys.executable, "-c", f"from pit_jax.forks import load_forks; load_forks([{str(file)!r}]); {code}"]
         world.execute(process, XLA_FLAGS=f"{DEVICES}=8")
         return
@@ -154,10 +160,10 @@ def lower(world: World, file: Path, id: StageId, asked: tuple[str, ...]) -> None
     world.run(file, world.folder / f"{file.stem}-{id}-mesh", (*asked, *mesh))
 
 
-def lower_programs(folder: str, asked: tuple[str, ...]) -> None:
+def lower_programs(parent: str, asked: tuple[str, ...]) -> None:
     """Lower every program of the stage that a command asks for, on meshes of 1 and 2x2x2 of this process's devices."""
     config = replace(config_of(asked), mesh=MeshConfig())
-    data = open_data(Path(folder) / "parent" / "data")
+    data = open_data(Path(parent) / "data")
     layout = Layout(**data.report["layout"])
     (stage,) = selected(config)
     for shape in ((1, 1, 1), (2, 2, 2)):

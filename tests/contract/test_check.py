@@ -76,8 +76,13 @@ def check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[[str],
 
 @pytest.mark.parametrize("argv", [[], ["check"], ["try", "mine.py"]])
 def test_the_command_says_how_it_is_used(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(argv) == 2
-    assert capsys.readouterr().err == "usage: python -m pit_jax.fork check FILE [FILE ...]\n"
+    with pytest.raises(SystemExit) as stopped:
+        main(argv)
+    assert stopped.value.code == 2
+    assert (
+        "usage: python -m pit_jax.fork [-h] [--parent-run PARENT_RUN] {check} FILE [FILE ...]"
+        in capsys.readouterr().err
+    )
 
 
 def test_it_is_a_command(tmp_path: Path) -> None:

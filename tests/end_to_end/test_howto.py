@@ -34,7 +34,7 @@ def test_a_page_shows_files_as_they_are(page: Path) -> None:
 
 def test_every_fork_of_the_examples_is_checked_by_a_page() -> None:
     checked = re.findall(
-        r"^python -m pit_jax\.fork check (\S+)$", "\n".join(page.read_text() for page in PAGES), re.MULTILINE
+        r"^python -m pit_jax\.fork check (\S+)", "\n".join(page.read_text() for page in PAGES), re.MULTILINE
     )
     assert sorted(checked) == sorted(str(path.relative_to(ROOT)) for path in (ROOT / "examples/forks").glob("*.py"))
 

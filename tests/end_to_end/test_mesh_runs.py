@@ -1,4 +1,4 @@
-"""Eight simulated devices (fsdp x tensor = 4 x 2) give the metrics of one device, in every stage."""
+"""Eight simulated devices (fsdp x tensor = 4 x 2) give the metrics of one device, in every kind of training."""
 
 import json
 import shutil
@@ -14,10 +14,8 @@ TOLERANCES = {
 }
 STAGES = {
     ("sft", "policy"): (),
-    ("sft", "improver"): ("sft-policy",),
     ("rm", "policy"): ("sft-policy",),
     ("rm", "improver"): ("sft-improver", "sft-policy"),
-    ("rl", "policy"): ("sft-policy", "rm-policy"),
     ("rl", "improver"): ("sft-improver", "rm-improver", "sft-policy", "rm-policy", "rl-policy"),
 }
 
