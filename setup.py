@@ -55,6 +55,6 @@ setup(
         "judge": ["torch>=2.6", "transformers>=5.12,<6"],
         # What checkpoints and adapters are compared with; on Python 3.12 and later torch brings gigabytes of CUDA.
         "parity": ["torch>=2.6; python_version < '3.12'", "peft>=0.18; python_version < '3.12'"],
-        "dev": ["pytest>=8.3", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.15", "mypy>=1.18"],
+        "dev": ["pytest>=8.3", "pytest-xdist>=3.6", "filelock>=3.12", "hypothesis>=6.100", "ruff>=0.15", "mypy>=1.18"],
     },
 )

@@ -1,12 +1,14 @@
 """One finished micro run, shared by the tests of this folder, and a way to run commands as a user does."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from pit_jax import cli
 
@@ -40,10 +42,28 @@ def execute(command: Command, environment: dict[str, str]) -> Callable[..., str]
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory, execute: Callable[..., str]) -> tuple[Path, str]:
+def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], str]], tuple[Path, str]]:
+    """once(name, make) -> (a folder of this xdist worker's own, output): the first worker to ask makes it by
+    make(folder) -> output, the others copy it."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def run(name: str, make: Callable[[Path], str]) -> tuple[Path, str]:
+        first, output = shared / f"{name}-first", shared / f"{name}-output.txt"
+        with FileLock(shared / f"{name}.lock"):
+            if not output.exists():
+                shutil.rmtree(first, ignore_errors=True)
+                first.mkdir()
+                output.write_text(make(first))
+        return shutil.copytree(first, tmp_path_factory.mktemp(name), dirs_exist_ok=True), output.read_text()
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def finished(once: Callable[..., tuple[Path, str]], execute: Callable[..., str]) -> tuple[Path, str]:
     """(workdir, output) of an uninterrupted `--stage=all`."""
-    workdir = tmp_path_factory.mktemp("finished")
-    return workdir, execute(workdir, "--stage=all")
+    return once("finished", lambda workdir: execute(workdir, "--stage=all"))
 
 
 @pytest.fixture

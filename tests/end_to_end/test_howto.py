@@ -1,5 +1,7 @@
 """The pages of docs/howto are true: what they show is a file of the checkout, and their commands run as they stand."""
 
+import importlib.util
+import json
 import os
 import re
 import shutil
@@ -13,8 +15,8 @@ from tests import tiny_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted((ROOT / "docs" / "howto").glob("*.md"))
+EXPORT = ROOT / "docs" / "howto" / "export_and_serve.md"
 LEFT = {  # what a page leaves behind, in the folder where its commands were run
-    "export_and_serve": ("runs/llama/export/gap/model.safetensors",),
     "improve_my_answers": ("runs/mine/improve/trails.jsonl",),
     "own_data": ("runs/mixed/inspect/index.html", "runs/ranked/inspect/index.html"),
     "own_judge": ("runs/micro/verdicts/overlap",),
@@ -39,25 +41,59 @@ def test_every_fork_of_the_examples_is_checked_by_a_page() -> None:
     assert sorted(checked) == sorted(str(path.relative_to(ROOT)) for path in (ROOT / "examples/forks").glob("*.py"))
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [page for page in PAGES if page != EXPORT], ids=lambda page: page.stem)
 def test_the_commands_of_a_page_run(
     page: Path, finished: tuple[Path, str], environment: dict[str, str], tmp_path: Path
 ) -> None:
-    """In a folder with the checkout's examples, the finished run that the pages go on from, and a checkpoint."""
-    if "serve_exported" in page.read_text():
-        pytest.importorskip("torch")
-        tiny_checkpoint.write(tmp_path / "checkpoints" / "llama")
-    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    """In a folder with the checkout's examples and the finished run that the pages go on from."""
     shutil.copytree(finished[0], tmp_path / "runs" / "micro")
-    blocks = re.findall(r"```bash\n(.*?)```", page.read_text(), flags=re.DOTALL)
+    run_lines(blocks(page), environment, tmp_path)
+    assert [name for name in LEFT.get(page.stem, ()) if not (tmp_path / name).exists()] == []
+
+
+def test_an_export_is_made_and_served(environment: dict[str, str], tmp_path: Path) -> None:
+    """From a Llama of a few thousand weights with adapters, through every stage; without torch all but the serving."""
+    tiny_checkpoint.write(tmp_path / "checkpoints" / "llama")
+    everything = blocks(EXPORT)
+    make = [block for block in everything if "serve_exported" not in block]
+    output = run_lines(everything if importlib.util.find_spec("torch") else make, environment, tmp_path)
+    workdir = tmp_path / "runs" / "llama"
+    assert "PIT x1 vs policy" in output and (workdir / "report" / "index.html").exists()
+    config = json.loads((workdir / "sft-policy" / "config.json").read_text())
+    assert config["transformer.width"] == 16 and config["transformer.embedding_scale"] is False
+    models = ["gap", "improver", "policy", "reward"]
+    assert sorted(path.name for path in (workdir / "export").iterdir()) == models
+    card = (workdir / "export" / "improver" / "README.md").read_text()
+    assert "PIT x1 vs policy" in card and "rm-improver" in card
+    whole = (workdir / "export" / "policy" / "model.safetensors").stat().st_size
+
+    again = run_lines(
+        [line.replace("--stage=export", "--stage=export --export.adapters=peft") for line in make],
+        environment,
+        tmp_path,
+    )
+    assert again.count("finished before, skipped") == 8
+    sizes = [(workdir / "export" / name / "adapter_model.safetensors").stat().st_size for name in models]
+    assert max(sizes) < whole / 2
+
+
+def blocks(page: Path) -> list[str]:
+    """What a page asks a shell to run."""
+    return re.findall(r"```bash\n(.*?)```", page.read_text(), flags=re.DOTALL)
+
+
+def run_lines(lines: list[str], environment: dict[str, str], folder: Path) -> str:
+    """Run commands in a folder beside the checkout's examples; what they printed."""
+    if not (folder / "examples").exists():
+        (folder / "examples").symlink_to(ROOT / "examples")
     path = os.pathsep.join([str(Path(sys.executable).parent), environment["PATH"]])
     done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", "\n".join(blocks)],
+        ["bash", "-euo", "pipefail", "-c", "\n".join(lines)],
         env={**environment, "PATH": path},
-        cwd=tmp_path,
+        cwd=folder,
         capture_output=True,
         text=True,
         timeout=1200,
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
-    assert [name for name in LEFT.get(page.stem, ()) if not (tmp_path / name).exists()] == []
+    return done.stdout

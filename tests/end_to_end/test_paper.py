@@ -14,13 +14,16 @@ TRAINED = ("data", "sft-policy", "sft-improver", "rm-policy", "rm-improver", "rl
 
 @pytest.fixture(scope="module")
 def paper(
-    finished: tuple[Path, str], execute: Callable[..., str], tmp_path_factory: pytest.TempPathFactory
+    finished: tuple[Path, str], execute: Callable[..., str], once: Callable[..., tuple[Path, str]]
 ) -> tuple[Path, str]:
     """(workdir, output) of --stage=paper on a copy of the finished run."""
-    workdir = tmp_path_factory.mktemp("paper")
-    for stage in TRAINED:
-        shutil.copytree(finished[0] / stage, workdir / stage)
-    return workdir, execute(workdir, "--stage=paper")
+
+    def make(workdir: Path) -> str:
+        for stage in TRAINED:
+            shutil.copytree(finished[0] / stage, workdir / stage)
+        return execute(workdir, "--stage=paper")
+
+    return once("paper", make)
 
 
 def test_the_ablations_are_trained_as_branches(paper: tuple[Path, str]) -> None:

@@ -10,10 +10,10 @@ from pit_jax import cli
 
 
 @pytest.fixture(scope="module")
-def repeated(tmp_path_factory: pytest.TempPathFactory, execute: Callable[..., str]) -> Path:
+def repeated(once: Callable[..., tuple[Path, str]], execute: Callable[..., str]) -> Path:
     """The workdir of the policy's SFT over two seeds."""
-    workdir = tmp_path_factory.mktemp("repeated")
-    output = execute(workdir, "--stage=sft", "--model=policy", "--seeds=0,1", "--sft.policy-steps=3")
+    flags = ("--stage=sft", "--model=policy", "--seeds=0,1", "--sft.policy-steps=3")
+    workdir, output = once("repeated", lambda folder: execute(folder, *flags))
     assert output.count("data: reading notes") == 1
     return workdir
 
