@@ -16,12 +16,13 @@ from pit_jax.data.layouts import Unusable, asked
 from pit_jax.data.store import Prepared, open_data
 from pit_jax.errors import UserError
 from pit_jax.forks import config_class, load_forks
-from pit_jax.inference.engine import Engine
+from pit_jax.inference.prompts import check_length
 from pit_jax.inference.sampling import Sampling, check_sampling
 from pit_jax.inference.texts import Chunk, TextEngine, written
 from pit_jax.model.networks import Params
 from pit_jax.parallel.mesh import make_mesh, mesh_shape
 from pit_jax.recipes.catalogue import catalogue
+from pit_jax.recipes.comparison.draw import text_engine
 from pit_jax.run.context import Context
 from pit_jax.run.folders import Run
 from pit_jax.run.params import Models
@@ -131,11 +132,8 @@ class Pit:
         template, tokenised = self._context.data.template, []
         for number, text in enumerate(_texts(answers, name, "answer"), 1):
             tokenised.append(written(template, text))
-            if most is not None and len(tokenised[-1].ids) > most:
-                raise UserError(
-                    f"{name}: number {number} has {len(tokenised[-1].ids)} tokens, the models were trained on at most "
-                    f"{most}; shorten it (an answer is never cut)"
-                )
+            if most is not None:
+                check_length(f"{name}: number {number}", len(tokenised[-1].ids), most, kind="an answer")
         if len(tokenised) != len(prompts):
             raise UserError(f"found {len(prompts)} prompts and {len(tokenised)} {name}; pass one of each per prompt")
         return tokenised
@@ -146,16 +144,8 @@ class Pit:
         shards = mesh.shape["data"] * mesh.shape["fsdp"]
         size = min(most, 1 << (max(rows, 1) - 1).bit_length())
         size = -(-size // shards) * shards
-        if size not in self._engines:
-            context = self._context
-            self._engines[size] = TextEngine(
-                engine=self._programs,
-                scalar=context.scalar_model,
-                template=context.data.template,
-                mesh=mesh,
-                prompt_length=self.config.data.prompt_length,
-                batch_size=size,
-            )
+        if size not in self._engines:  # each keeps what it has compiled
+            self._engines[size] = replace(self._texts, batch_size=size)
         return self._engines[size]
 
     def _model(self, id: StageId) -> Params:
@@ -172,8 +162,8 @@ class Pit:
         return self._params[id]
 
     @cached_property
-    def _programs(self) -> Engine:
-        return Engine(self._context.language_model, self._context.decode_spec)
+    def _texts(self) -> TextEngine:
+        return text_engine(self._context)
 
     @cached_property
     def _models(self) -> Models:

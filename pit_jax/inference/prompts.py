@@ -11,6 +11,14 @@ from pit_jax.errors import UserError
 SLOTS = 4  # a prompt slot is a multiple of it, so that few shapes are compiled
 
 
+def check_length(name: str, tokens: int, most: int, *, kind: str) -> None:
+    """UserError for a text of more tokens than the models were trained on; `kind` is "a prompt" or "an answer"."""
+    if tokens > most:
+        raise UserError(
+            f"{name} has {tokens} tokens, the models were trained on at most {most}; shorten it ({kind} is never cut)"
+        )
+
+
 def prompt_arrays(template: Template, prompts: Sequence[str], *, longest: int, least: int = 0) -> Arrays:
     """Arrays of a PromptBatch (its references empty) for any prompts, in slots of at least `least` tokens.
 
@@ -26,12 +34,7 @@ def prompt_arrays(template: Template, prompts: Sequence[str], *, longest: int, l
             examples.append(template.example(Triple(prompt, "", "")))
         except Refusal as refusal:
             raise UserError(f"prompt {number}, {prompt[:80]!r}: {refusal}; change or remove it") from refusal
-        tokens = len(examples[-1].prompt)
-        if tokens > longest:
-            raise UserError(
-                f"prompt {number} has {tokens} tokens, the models were trained on at most {longest}; "
-                "shorten it (a prompt is never cut)"
-            )
+        check_length(f"prompt {number}", len(examples[-1].prompt), longest, kind="a prompt")
     slot = max([least, *(len(ids) for example in examples for ids in (example.prompt, example.prefix))])
     tokenizer = template.tokenizer
     layout = Layout(

@@ -147,18 +147,17 @@ class Answering:
         made_by = improver.digest, scorer.digest if scorer else ""
         keys = self._keys(system.trail, temperature, *made_by, each=original.keys)
 
-        def draw(chunk: Chunk, rows: list[AnswerRow], key: jax.Array) -> bool:
+        def draw(chunk: Chunk, rows: list[AnswerRow], key: jax.Array) -> None:
             trails = [Trail(row.prompt, original.answers[row.index], list(row.drafts), list(row.gaps)) for row in rows]
             gap = None if scorer is None else lambda *sides: self.texts.gaps(scorer.params, *sides)
             sampling = self.sampling(temperature)
-            drew = extend(
+            extend(
                 self.texts, improver.params, chunk, trails, key, sampling, rounds=rounds, gap=gap, threshold=threshold
             )
             for row, trail in zip(rows, trails, strict=True):
                 for draft in trail.drafts[len(row.drafts) :]:
                     row.add(draft)
                 row.gaps = trail.gaps
-            return drew
 
         def enough(row: AnswerRow) -> bool:
             return len(row.drafts) >= rounds or any(gap < threshold for gap in row.gaps)
@@ -176,13 +175,12 @@ class Answering:
         policy, reward, n = self.source(POLICY_RL), self.source(REWARD), system.round
         keys = self._keys(system, temperature, policy.digest, reward.digest)
 
-        def draw(chunk: Chunk, rows: list[AnswerRow], key: jax.Array) -> bool:
+        def draw(chunk: Chunk, rows: list[AnswerRow], key: jax.Array) -> None:
             prompts, sampling = [row.prompt for row in rows], self.sampling(temperature)
             picks = best_of_n(self.texts, policy.params, reward.params, chunk, prompts, key, sampling, n=n)
             for row, best in zip(rows, picks, strict=True):
                 if not row.drafts:
                     row.add(best.answer, tokens=best.tokens, replies=n)
-            return True
 
         return self._output(self._drawn(system, temperature, keys, _has_one, draw, "best"))
 
@@ -191,7 +189,7 @@ class Answering:
         given = self.prompts.given or [None] * len(self.prompts.texts)
         keys = self._keys(system, temperature, source.digest, each=[text or "" for text in given])
 
-        def draw(chunk: Chunk, rows: list[AnswerRow], key: jax.Array) -> bool:
+        def draw(chunk: Chunk, rows: list[AnswerRow], key: jax.Array) -> None:
             wanted = [given[row.index] is None and not row.drafts for row in rows]
             drawn: Sequence[Answer] = [written(self.texts.template, given[row.index] or "") for row in rows]
             if any(wanted):
@@ -201,7 +199,6 @@ class Answering:
             for row, answer, asked in zip(rows, drawn, wanted, strict=True):
                 if not row.drafts:
                     row.add(answer, tokens=None if asked else 0, replies=int(asked))
-            return True
 
         return self._output(self._drawn(system, temperature, keys, _has_one, draw, *names))
 
@@ -211,7 +208,7 @@ class Answering:
         temperature: float,
         keys: list[str],
         enough: Callable[[AnswerRow], bool],
-        draw: Callable[[Chunk, list[AnswerRow], jax.Array], bool],
+        draw: Callable[[Chunk, list[AnswerRow], jax.Array], None],
         *names: str,
     ) -> list[AnswerRow]:
         """The rows of a system, a chunk of prompts after the other; those that have `enough` are left as they are.

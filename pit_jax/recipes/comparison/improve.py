@@ -14,8 +14,10 @@ from pit_jax.errors import UserError
 from pit_jax.evaluation.answers import AnswerRow
 from pit_jax.evaluation.systems import Output, pit
 from pit_jax.files import digest_of, file_digest, write_jsonl
+from pit_jax.inference.prompts import check_length
 from pit_jax.inference.sampling import Sampling, check_sampling
 from pit_jax.inference.stopping import check_stop, chosen_round
+from pit_jax.inference.texts import written
 from pit_jax.recipes.comparison.draw import IMPROVER_RL, Answering, Prompts, heldout_prompts
 from pit_jax.run.code import package_code
 from pit_jax.run.context import Context
@@ -72,11 +74,9 @@ def asked_prompts(context: Context) -> Prompts:
         raise UserError(f"--improve.prompts={config.prompts} holds no prompt; give one JSON object a line")
     slot, template = context.data.response_slot, context.data.template
     for number, answer in enumerate(given, 1):
-        if answer is not None and (tokens := len(template.response(answer)) + 1) > slot:
-            raise UserError(
-                f"{config.prompts}: answer {number} has {tokens} tokens, the models were trained on at most {slot}; "
-                "shorten it (an answer is never cut)"
-            )
+        if answer is not None:
+            tokens = len(written(template, answer).ids)
+            check_length(f"{config.prompts}: answer {number}", tokens, slot, kind="an answer")
     return Prompts(texts, context.folder.path / "answers", given)
 
 
