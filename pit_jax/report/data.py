@@ -13,7 +13,7 @@ from pit_jax.config import Config
 from pit_jax.data.folds import FOLDS
 from pit_jax.data.inspection import Duplicates, Overlap, Span, duplicates, overlaps, spans, spread
 from pit_jax.data.store import Prepared
-from pit_jax.report.render import render, visible
+from pit_jax.report.render import plain_text, render, visible
 
 EXAMPLES = 10  # of a page: what a person reads
 OPEN, CLOSE = "⟦", "⟧"
@@ -26,7 +26,7 @@ def build(config: Config, data: Prepared, console: Console) -> Path:
     repeated, shared = duplicates(folds), overlaps(folds)
     rows = examples(data)
     for line in source_lines(data.report):
-        console.print(Text(visible(line)), soft_wrap=True)
+        console.print(plain_text(line), soft_wrap=True)
     for title, table in (
         ("rows of each fold that repeat an earlier one (near: the same words)", folds_table(repeated)),
         ("held-out rows whose prompt a training fold holds", overlap_table(shared)),
@@ -111,7 +111,7 @@ def overlap_table(shared: list[Overlap]) -> Table:
         table.add_row(
             overlap.fold,
             *(f"{n:,}" for n in (overlap.heldout, overlap.exact, overlap.near)),
-            Text(visible(overlap.example[:200])),
+            plain_text(overlap.example[:200]),
         )
     return table
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from rich.text import Text
 
 from pit_jax.files import write_text
 
@@ -61,3 +62,8 @@ def scaled(value: Any) -> str:
 def visible(text: str) -> str:
     """Text of data or of a fork for a terminal: characters that would command it become pictures of themselves."""
     return text.translate(PICTURES)
+
+
+def plain_text(text: str) -> Text:
+    """A cell or a line for a terminal of text from data or a fork: no markup, and `visible`."""
+    return Text(visible(text))

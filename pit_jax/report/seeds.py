@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.table import Table
-from rich.text import Text
 
 from pit_jax.evaluation.stats.seeds import curve_over
 from pit_jax.files import Row
 from pit_jax.report import figures, records
 from pit_jax.report.figures import COLORS, Line, Panel, Repeated
-from pit_jax.report.render import number, render, signed, visible
+from pit_jax.report.render import number, plain_text, render, signed
 
 Tables = Mapping[str, Mapping[str, list[Row]]]  # by stage and name of the list: what seeds.aggregate returns
 STYLES = {"good": "green", "bad": "red", "even": ""}
@@ -66,12 +65,12 @@ def summary_table(tables: Tables, seeds: Sequence[int]) -> Table:
             compared = [row for row in rows if "judge" in row]
             if compared:
                 table.add_section()
-                table.add_row("", "", Text(visible(f"{stage}: {name}")), style="bold")
+                table.add_row("", "", plain_text(f"{stage}: {name}"), style="bold")
             for row in compared:
                 table.add_row(
                     "–" if row["temperature"] is None else f"{row['temperature']:g}",
-                    Text(visible(row["judge"])),
-                    Text(visible(f"{row['left']} vs {row['right']}")),
+                    plain_text(row["judge"]),
+                    plain_text(f"{row['left']} vs {row['right']}"),
                     signed(row["mean"]),
                     number(row["sd"], 1),
                     f"{signed(row['low'])} to {signed(row['high'])}",

@@ -8,7 +8,7 @@ from rich.text import Text
 from pit_jax.evaluation.gap_quality import Gate
 from pit_jax.evaluation.results import PaperResults, Results
 from pit_jax.report.paper import lines
-from pit_jax.report.render import number, signed, visible
+from pit_jax.report.render import number, plain_text, signed
 
 STYLES = {"good": "green", "bad": "red", "even": ""}
 
@@ -38,8 +38,8 @@ def summary_table(results: Results) -> Table:
         following = results.rows[position + 1 : position + 2]
         table.add_row(
             f"{row.temperature:g}",
-            Text(visible(row.judge)),
-            Text(visible(row.systems)),
+            plain_text(row.judge),
+            plain_text(row.systems),
             "/".join(number(share, 1) for share in (row.win, row.lose, row.tie)),
             signed(row.delta),
             f"{signed(row.low)} to {signed(row.high)}",
@@ -59,7 +59,7 @@ def control_lines(results: Results) -> Text:
             for control in controls
         ]
         rendered.append(f"controls at T {results.headline_temperature:g}, {judge}: {', '.join(told)}")
-    return Text(visible("\n".join(rendered)))
+    return plain_text("\n".join(rendered))
 
 
 def paper_table(results: PaperResults) -> Table:
@@ -71,11 +71,11 @@ def paper_table(results: PaperResults) -> Table:
     table.add_column("system", no_wrap=True)
     table.add_column("tokens", justify="right", no_wrap=True)
     for judge in results.judges:
-        table.add_column(Text(visible(judge)), justify="right", no_wrap=True)
+        table.add_column(plain_text(judge), justify="right", no_wrap=True)
         table.add_column("95% interval", justify="right", no_wrap=True)
     tokens = {system.name: system.tokens_mean for system in results.systems}
     for line in lines(results.table, results.judges):
-        cells: list[str | Text] = [Text(visible(line.label)), number(tokens.get(line.label), 1)]
+        cells: list[str | Text] = [plain_text(line.label), number(tokens.get(line.label), 1)]
         for row in line.cells:
             texts = (signed(row.delta), f"{signed(row.low)} to {signed(row.high)}") if row else ("–", "–")
             cells += [Text(text, STYLES[row.tone] if row else "") for text in texts]
