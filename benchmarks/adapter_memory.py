@@ -6,19 +6,15 @@ Both runs are made here, on the embedded set, from the same random weights: a fe
 does not depend on what is learned. On a CPU the weights are resident memory too, so one figure holds all of it.
 """
 
-import os
 import subprocess
-import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.command import BEFORE_IMPROVER_RL, execute
 from benchmarks.results import keep, parser_of
 
-ENTRY = Path(__file__).resolve().parents[1] / "launch" / "tpu_run.py"
-STAGES = (("sft", "policy"), ("sft", "improver"), ("rm", "policy"), ("rm", "improver"), ("rl", "policy"))
 QUICK = (
     *("--data.notes-pairs=4000", "--sft.policy-steps=2", "--sft.improver-steps=2", "--sft.batch-size=16"),
     *("--rm.policy-steps=2", "--rm.improver-steps=2", "--rm.batch-size=16", "--rl.policy-rounds=1"),
@@ -27,29 +23,14 @@ QUICK = (
 )
 
 
-@dataclass(frozen=True)
-class Cost:
-    resident: int  # bytes, at the peak
-    checkpoint: int  # bytes on disk
-
-
-def execute(arguments: list[str]) -> int:
-    """Run the command; returns its peak resident bytes."""
-    process = subprocess.Popen([sys.executable, str(ENTRY), *arguments], stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(f"{' '.join(arguments)} ended with {os.waitstatus_to_exitcode(status)}")
-    return usage.ru_maxrss * 1024
-
-
-def measure(workdir: Path, flags: list[str]) -> Cost:
-    """The improver's RL in `workdir`, after whatever it needs."""
+def measure(workdir: Path, flags: list[str]) -> tuple[int, int]:
+    """(peak resident bytes, bytes of a checkpoint) of the improver's RL in `workdir`, after whatever it needs."""
     common = [f"--workdir={workdir}", *QUICK, *flags]
-    for stage, model in STAGES:
-        execute([f"--stage={stage}", f"--model={model}", *common])
-    resident = execute(["--stage=rl", *common])
+    for stage, model in BEFORE_IMPROVER_RL:
+        execute([f"--stage={stage}", f"--model={model}", *common], stdout=subprocess.DEVNULL)
+    resident = execute(["--stage=rl", *common], stdout=subprocess.DEVNULL).resident
     newest = max((workdir / "rl-improver" / "checkpoints").glob("[0-9]*"), key=lambda path: int(path.name))
-    return Cost(resident, sum(path.stat().st_size for path in newest.rglob("*") if path.is_file()))
+    return resident, sum(path.stat().st_size for path in newest.rglob("*") if path.is_file())
 
 
 def main() -> None:
@@ -67,9 +48,9 @@ def main() -> None:
         table.add_column(column, justify="right")
     figures = {}
     for name, rank in (("all weights", 0), (f"adapters of rank {given.rank}", given.rank)):
-        cost = measure(given.scratch / f"rank-{rank}", [*size, f"--adapter.rank={rank}"])
-        table.add_row(name, f"{cost.resident / 2**20:,.0f}", f"{cost.checkpoint / 2**20:,.1f}")
-        figures[name] = {"MiB resident": cost.resident >> 20, "MiB of checkpoint": round(cost.checkpoint / 2**20, 1)}
+        resident, checkpoint = measure(given.scratch / f"rank-{rank}", [*size, f"--adapter.rank={rank}"])
+        table.add_row(name, f"{resident / 2**20:,.0f}", f"{checkpoint / 2**20:,.1f}")
+        figures[name] = {"MiB resident": resident >> 20, "MiB of checkpoint": round(checkpoint / 2**20, 1)}
     Console().print(table)
     keep(given.results, "adapter_memory", {"width": given.width, "layers": given.layers, **figures})
 

@@ -8,10 +8,7 @@ T 1.0 on 1,024 held-out prompts. NAME:K draws K responses a (prompt, reference).
 """
 
 import json
-import os
-import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,14 +17,13 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.command import BEFORE_IMPROVER_RL, execute
 from benchmarks.results import keep, parser_of
 from pit_jax.evaluation.results import ComparisonRow, Results, read_results
 from pit_jax.evaluation.stats.seeds import spread
 from pit_jax.evaluation.systems import POLICY, pit
 from pit_jax.files import read_json, write_json
 
-ENTRY = Path(__file__).resolve().parents[1] / "launch" / "tpu_run.py"
-PARENTS = (("sft", "policy"), ("sft", "improver"), ("rm", "policy"), ("rm", "improver"), ("rl", "policy"))
 JUDGED = (
     *("--stage=evaluate", "--evaluate.prompts=1024", "--evaluate.temperatures", "1.0"),
     *("--evaluate.judges", "rubric", "--improve.rounds=1"),
@@ -35,20 +31,10 @@ JUDGED = (
 COST = "cost.json"
 
 
-def execute(flags: Sequence[str]) -> dict[str, float]:
-    """Run the command; its seconds and its peak resident memory in MiB."""
-    start = time.perf_counter()
-    process = subprocess.Popen([sys.executable, str(ENTRY), *flags])
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(f"{' '.join(flags)} ended with {os.waitstatus_to_exitcode(status)}")
-    return {"seconds": round(time.perf_counter() - start), "MiB": usage.ru_maxrss >> 10}
-
-
 def judged(scratch: Path, seed: int, algorithm: str, flags: Sequence[str]) -> tuple[ComparisonRow, dict[str, float]]:
     """PIT x1 against the policy by one algorithm from one seed, and what its RL cost."""
     parent, branch = (scratch / f"seed-{seed}" / name for name in ("parent", algorithm.replace(":", "-")))
-    for stage, model in PARENTS:
+    for stage, model in BEFORE_IMPROVER_RL:
         if not (parent / f"{stage}-{model}" / "done.json").exists():
             execute([f"--stage={stage}", f"--model={model}", f"--seed={seed}", f"--workdir={parent}", *flags])
     name, _, samples = algorithm.partition(":")
@@ -56,7 +42,8 @@ def judged(scratch: Path, seed: int, algorithm: str, flags: Sequence[str]) -> tu
     shared = [f"--seed={seed}", f"--workdir={branch}", f"--parent-run={parent}", *chosen, *flags]
     cost: dict[str, float] | None = read_json(branch / COST)
     if cost is None:
-        cost = execute(["--stage=rl", *shared])
+        took = execute(["--stage=rl", *shared])
+        cost = {"seconds": round(took.seconds), "MiB": took.resident >> 20}
         write_json(branch / COST, cost)
     if not (branch / "evaluate" / "results.json").exists():
         execute([*JUDGED, *shared])
