@@ -14,16 +14,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType, Mesh
+from jax.sharding import Mesh
 from rich.console import Console
 
-from pit_jax.batch import DecodeSpec, Experience, RolloutPrompts, Triple
+from pit_jax.batch import DecodeSpec, Experience, RolloutPrompts, SftBatch, Triple
 from pit_jax.config import Config, TransformerConfig
 from pit_jax.data import notes
 from pit_jax.data.features import FEATURES, KINDS, Example, Layout, build, right_padded, row_lengths
 from pit_jax.inference.engine import Engine
 from pit_jax.model.networks import LanguageModel, ScalarModel
-from pit_jax.parallel.mesh import AXES
+from pit_jax.parallel.mesh import mesh_of
 from pit_jax.parallel.sharding import param_sharding
 from pit_jax.recipes.catalogue import catalogue
 from pit_jax.run import params
@@ -150,14 +150,21 @@ def four_sequences(examples: Sequence[Example]) -> dict[str, np.ndarray]:
     return arrays
 
 
+def with_junk(batch: SftBatch) -> SftBatch:
+    """The same rows with other tokens, targets and positions wherever nothing may read them."""
+    padding = batch.segments_BL == 0
+    assert padding.any()
+    changes: dict[str, Any] = {
+        "tokens_BL": np.where(padding, 33, batch.tokens_BL),
+        "targets_BL": np.where(batch.mask_BL, batch.targets_BL, 17),
+        "positions_BL": np.where(padding, 9, batch.positions_BL),
+    }
+    return replace(batch, **changes)
+
+
 @pytest.fixture(scope="session")
 def world() -> World:
     return World()
-
-
-def mesh_of(data: int, fsdp: int, tensor: int) -> Mesh:
-    devices = np.array(jax.devices()[: data * fsdp * tensor]).reshape(data, fsdp, tensor)
-    return Mesh(devices, AXES, axis_types=(AxisType.Auto,) * 3)
 
 
 @pytest.fixture(scope="session")

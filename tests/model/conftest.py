@@ -6,9 +6,17 @@ from types import ModuleType
 
 import pytest
 
-from tests.world import world
+from pit_jax.data.features import Example
+from tests.world import World, world
 
 __all__ = ["plain", "world"]
+
+
+@pytest.fixture(scope="module")
+def examples(world: World) -> list[Example]:
+    """Random ones, and the corners: empty answers, equal answers."""
+    corners = [Example([9], [3, 9], [], [7, 8]), Example([9], [3], [7, 8], []), Example([8], [3, 8], [7], [7])]
+    return [*world.examples(5), *corners]
 
 
 @pytest.fixture(scope="session")

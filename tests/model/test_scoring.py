@@ -15,6 +15,7 @@ from pit_jax.batch import DpoBatch, PromptBatch, Responses, SftBatch
 from pit_jax.data.features import Example
 from pit_jax.model import scoring
 from pit_jax.objectives.sft import token_loss
+from tests.world import with_junk
 
 SHARED = [Example([9, 8], [3], [10, 11, 12], [10, 11]), Example([9], [3], [7, 7], [6, 7]), Example([9], [3], [], [7])]
 PROMPT, SLOT = 6, 5
@@ -28,13 +29,6 @@ def policy(world: Any) -> Any:
 @pytest.fixture(scope="module")
 def reward(world: Any) -> Any:
     return world.draw(world.scalar, 0)
-
-
-@pytest.fixture(scope="module")
-def examples(world: Any) -> list[Example]:
-    """Random ones, and the corners: empty answers, equal answers."""
-    corners = [Example([9], [3, 9], [], [7, 8]), Example([9], [3], [7, 8], []), Example([8], [3, 8], [7], [7])]
-    return [*world.examples(5), *corners]
 
 
 @pytest.fixture(scope="module")
@@ -146,14 +140,7 @@ def test_only_counted_slots_make_logits_and_more_slots_change_nothing(world: Any
 
 def test_junk_in_padding_changes_no_counted_logit_and_no_gradient(world: Any, policy: Any) -> None:
     batch: SftBatch = world.batch("sft-policy", world.examples(6, seed=3))
-    padding = batch.segments_BL == 0
-    assert padding.any()
-    changes: dict[str, Any] = {
-        "tokens_BL": np.where(padding, 33, batch.tokens_BL),
-        "targets_BL": np.where(batch.mask_BL, batch.targets_BL, 17),
-        "positions_BL": np.where(padding, 9, batch.positions_BL),
-    }
-    junk = replace(batch, **changes)
+    junk = with_junk(batch)
     read = partial(scoring.counted_logits, world.language, slots=8)
     gradient = jax.jit(jax.value_and_grad(lambda p, b: token_loss(*read(p, b))[0]))
     clean, dirty = gradient(policy, batch), gradient(policy, junk)

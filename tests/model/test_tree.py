@@ -25,13 +25,6 @@ def params(world: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def examples(world: Any) -> list[Example]:
-    """Random ones, and the corners: empty answers, equal answers."""
-    corners = [Example([9], [3, 9], [], [7, 8]), Example([9], [3], [7, 8], []), Example([8], [3, 8], [7], [7])]
-    return [*world.examples(5), *corners]
-
-
-@pytest.fixture(scope="module")
 def gaps(world: Any) -> Any:
     return jax.jit(partial(tree_gaps, world.scalar))
 

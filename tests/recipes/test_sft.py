@@ -17,7 +17,7 @@ from pit_jax.run.context import Context
 from pit_jax.run.params import Models
 from pit_jax.run.supervised import Task
 from tests.model import plain_forward as plain
-from tests.world import MakeContext, World, finish_parents
+from tests.world import MakeContext, World, finish_parents, with_junk
 
 KEY = jax.random.key(0)
 
@@ -64,14 +64,7 @@ def test_only_answers_slots_make_logits_and_more_slots_change_nothing(
 
 def test_tokens_in_padding_change_neither_loss_nor_gradient(world: World, params: Any, examples: list[Example]) -> None:
     batch: SftBatch = world.batch("sft-policy", examples)
-    padding = batch.segments_BL == 0
-    assert padding.any()
-    changes: dict[str, Any] = {
-        "tokens_BL": np.where(padding, 33, batch.tokens_BL),
-        "targets_BL": np.where(batch.mask_BL, batch.targets_BL, 17),
-        "positions_BL": np.where(padding, 9, batch.positions_BL),
-    }
-    junk = replace(batch, **changes)
+    junk = with_junk(batch)
     gradient = jax.jit(jax.value_and_grad(lambda p, b: make_loss(world.language, slots=8)(p, b, KEY)[0]))
     for found, expected in zip(
         jax.tree.leaves(gradient(params, junk)), jax.tree.leaves(gradient(params, batch)), strict=True

@@ -1,7 +1,7 @@
 """Stage folders in a temporary workdir, begun and finished as trainings do it."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,18 @@ from tests.world import finish as mark
 
 CONFIG = Config()
 TRAINED = (SFT_POLICY, SFT_IMPROVER, REWARD, GAP, RL_POLICY)
+
+
+@dataclass(frozen=True)
+class MineConfig:
+    margin: float = 0.5
+
+
+@dataclass(frozen=True)
+class Forked(Config):
+    """A config with the flags of a fork's stage."""
+
+    mine: MineConfig = field(default_factory=MineConfig)
 
 
 def run_in(workdir: Path, config: Config = CONFIG) -> Run:

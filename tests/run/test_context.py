@@ -1,6 +1,6 @@
 """What a stage is given: keys by name, flags of a fork's stage, folders of others."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -10,17 +10,8 @@ from pit_jax.config import Config
 from pit_jax.errors import UserError
 from pit_jax.recipes.catalogue import GAP
 from pit_jax.run.provenance import StageId
+from tests.run.on_disk import Forked, MineConfig
 from tests.world import MakeContext
-
-
-@dataclass(frozen=True)
-class MineConfig:
-    margin: float = 0.5
-
-
-@dataclass(frozen=True)
-class Forked(Config):
-    mine: MineConfig = field(default_factory=MineConfig)
 
 
 def test_a_key_is_a_function_of_the_seed_and_the_names(context: MakeContext, make_mesh: Any) -> None:

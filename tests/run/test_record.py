@@ -1,7 +1,7 @@
 """run.json: a run is opened from its folder alone, also after it has moved."""
 
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +10,7 @@ import pytest
 from pit_jax.config import Config, flatten
 from pit_jax.errors import UserError
 from pit_jax.run.record import read_record, recorded_forks, write_record
-
-
-@dataclass(frozen=True)
-class MineConfig:
-    margin: float = 0.5
-
-
-@dataclass(frozen=True)
-class Forked(Config):
-    mine: MineConfig = field(default_factory=MineConfig)
+from tests.run.on_disk import Forked, MineConfig
 
 
 def changed(workdir: Path, **more: Any) -> Config:

@@ -7,6 +7,7 @@ from types import ModuleType
 
 import pytest
 
+from pit_jax.parallel.mesh import mesh_of
 from pit_jax.training.state import TrainState
 
 
@@ -24,7 +25,7 @@ def toy() -> ModuleType:
 @pytest.fixture(scope="session")
 def trained(toy: ModuleType) -> tuple[TrainState, TrainState]:
     """A state after two steps on eight devices (never donated again), and its shardings."""
-    state, sharding, step = toy.toy_start(toy.toy_mesh(2, 2, 2))
+    state, sharding, step = toy.toy_start(mesh_of(2, 2, 2))
     for index in range(2):
         state, _ = step(state, toy.toy_batch(index))
     return state, sharding

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from pit_jax.errors import UserError
+from pit_jax.parallel.mesh import mesh_of
 from pit_jax.training.checkpoint import Checkpoints
 from pit_jax.training.state import abstract_state
 
@@ -34,7 +35,7 @@ def test_every_bit_comes_back(toy: ModuleType, trained: Any, tmp_path: Path) -> 
 def test_another_mesh_may_read_it(toy: ModuleType, trained: Any, tmp_path: Path, shape: tuple[int, int, int]) -> None:
     state, _ = trained
     toy.saved(tmp_path, state, 1)
-    other, sharding, _ = toy.toy_start(toy.toy_mesh(*shape))
+    other, sharding, _ = toy.toy_start(mesh_of(*shape))
     with Checkpoints(tmp_path) as checkpoints:
         found = checkpoints.restore_latest(abstract_state(other, sharding))
     assert found is not None
@@ -44,7 +45,7 @@ def test_another_mesh_may_read_it(toy: ModuleType, trained: Any, tmp_path: Path,
 
 def test_a_state_may_be_donated_while_it_is_being_saved(toy: ModuleType, tmp_path: Path) -> None:
     """Steps that reuse the buffers start at once; the checkpoint holds the state as it was."""
-    state, sharding, step = toy.toy_start(toy.toy_mesh(1, 1, 1))
+    state, sharding, step = toy.toy_start(mesh_of(1, 1, 1))
     big = {**state.extras, "position": jnp.zeros((1_000_000,), jnp.float32)}
     grow = jax.jit(lambda x: x + 1, donate_argnums=0)
     with Checkpoints(tmp_path) as checkpoints:

@@ -20,6 +20,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from pit_jax.errors import UserError
 from pit_jax.files import read_jsonl
 from pit_jax.masked import Mean
+from pit_jax.parallel.mesh import mesh_of
 from pit_jax.training.checkpoint import Checkpoints
 from pit_jax.training.session import Session
 from pit_jax.training.state import StatePlan, TrainState, plan_state
@@ -31,7 +32,7 @@ EXTRAS = {"position": np.int32(0)}
 @pytest.fixture(scope="module")
 def plan(toy: ModuleType) -> StatePlan:
     """A weight and a position on eight devices."""
-    whole = NamedSharding(toy.toy_mesh(2, 2, 2), PartitionSpec())
+    whole = NamedSharding(mesh_of(2, 2, 2), PartitionSpec())
     shape = {"w": jax.ShapeDtypeStruct((), jnp.float32, sharding=whole)}
     return plan_state(shape, optax.sgd(0.1), whole, seed=0, extras=EXTRAS)
 
@@ -253,7 +254,7 @@ def test_what_is_best_is_named_once_it_is_on_disk(session: Any, plan: StatePlan)
 
 def test_a_state_that_is_updated_is_donated(toy: ModuleType, tmp_path: Path) -> None:
     """So one state is alive at a time; the parameters that it began with stay."""
-    plan, params, step = toy.toy_plan(toy.toy_mesh(2, 2, 2))
+    plan, params, step = toy.toy_plan(mesh_of(2, 2, 2))
     settings: dict[str, Any] = {"keep": 1, "log_every": 1, "show": lambda row: None, "say": print}
     with Session(tmp_path, plan.abstract, lambda: plan.begin(params, toy.EXTRAS), rounds=2, **settings) as running:
         before = running.state

@@ -11,6 +11,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from pit_jax.config import OptimizerConfig
+from pit_jax.parallel.mesh import mesh_of
 from pit_jax.training.optimizer import make_actor_critic_optimizer
 from pit_jax.training.state import Partition, abstract_state, create_state, plan_state, state_sharding
 from tests.trees import structure
@@ -28,7 +29,7 @@ def test_a_fresh_state(toy: ModuleType) -> None:
 
 def test_moments_live_where_their_parameters_live(toy: ModuleType) -> None:
     """After initialisation too: zero moments are not gathered on one device."""
-    state, sharding, _ = toy.toy_start(toy.toy_mesh(2, 2, 2))
+    state, sharding, _ = toy.toy_start(mesh_of(2, 2, 2))
     moments = state.opt_state[1][0]
     for kernel in (state.params["blocks"]["kernel"], moments.mu["blocks"]["kernel"], moments.nu["blocks"]["kernel"]):
         assert kernel.sharding.spec == SPLIT
@@ -40,7 +41,7 @@ def test_moments_live_where_their_parameters_live(toy: ModuleType) -> None:
 
 def test_moments_are_found_below_a_partition(toy: ModuleType) -> None:
     """Two networks with equal inner names: each moment follows its own network's sharding."""
-    mesh = toy.toy_mesh(2, 2, 2)
+    mesh = mesh_of(2, 2, 2)
     replicated = NamedSharding(mesh, PartitionSpec())
     params = {"policy": toy.toy_params(), "value": toy.toy_params()}
     places = {"policy": toy.toy_sharding(mesh), "value": jax.tree.map(lambda _: replicated, toy.toy_params())}
@@ -57,7 +58,7 @@ def test_moments_are_found_below_a_partition(toy: ModuleType) -> None:
 
 def test_beginning_copies_the_parameters(toy: ModuleType) -> None:
     """A step donates its state; the parameters it was made from stay readable, and so do the extras."""
-    mesh = toy.toy_mesh(1, 1, 1)
+    mesh = mesh_of(1, 1, 1)
     replicated = NamedSharding(mesh, PartitionSpec())
     params = jax.device_put(toy.toy_params(), toy.toy_sharding(mesh))
     extras = {"anchor": jax.device_put(jnp.ones(3), replicated)}
@@ -69,7 +70,7 @@ def test_beginning_copies_the_parameters(toy: ModuleType) -> None:
 
 def test_a_plan_is_the_state_that_it_begins(toy: ModuleType) -> None:
     """Made from shapes alone: what a checkpoint must fit is known before anything is computed."""
-    plan, params, _ = toy.toy_plan(toy.toy_mesh(2, 2, 2))
+    plan, params, _ = toy.toy_plan(mesh_of(2, 2, 2))
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), params)
     replicated = plan.sharding.step
     planned = plan_state(shapes, plan.optimizer, replicated, seed=3, extras=toy.EXTRAS)
@@ -94,13 +95,13 @@ def test_a_partition_puts_the_trained_part_in_its_place() -> None:
 
 
 def test_the_abstract_state_keeps_shapes_and_places(toy: ModuleType) -> None:
-    state, sharding, _ = toy.toy_start(toy.toy_mesh(2, 2, 2))
+    state, sharding, _ = toy.toy_start(mesh_of(2, 2, 2))
     leaves = zip(jax.tree.leaves(abstract_state(state, sharding)), jax.tree.leaves(state), strict=True)
     assert all(a.shape == x.shape and a.dtype == x.dtype and a.sharding == x.sharding for a, x in leaves)
 
 
 def test_parameters_without_a_sharding_are_our_mistake(toy: ModuleType) -> None:
-    mesh = toy.toy_mesh(1, 1, 1)
+    mesh = mesh_of(1, 1, 1)
     state = create_state(toy.toy_params(), optax.sgd(0.1), seed=0, extras={})
     with pytest.raises(AssertionError, match="params and their shardings differ"):
         state_sharding(state, {"head": toy.toy_sharding(mesh)["head"]}, NamedSharding(mesh, PartitionSpec()))

@@ -12,6 +12,7 @@ import pytest
 
 from pit_jax.errors import UserError
 from pit_jax.masked import Mean
+from pit_jax.parallel.mesh import mesh_of
 from pit_jax.training.optimizer import make_optimizer
 from pit_jax.training.state import TrainState, create_state, plan_state
 from pit_jax.training.step import Metrics, compile_step, make_train_step, split
@@ -114,7 +115,7 @@ def test_a_second_step_does_not_compile_again(toy: ModuleType, caplog: pytest.Lo
         traces.append(1)
         return toy.toy_loss(params, batch, key)
 
-    state, sharding, _ = toy.toy_start(toy.toy_mesh(2, 2, 2))
+    state, sharding, _ = toy.toy_start(mesh_of(2, 2, 2))
     step = compile_step(
         make_train_step(counted, make_optimizer(toy.CONFIG, 10), accumulate=1),
         state_sharding=sharding,
@@ -134,7 +135,7 @@ def test_a_second_step_does_not_compile_again(toy: ModuleType, caplog: pytest.Lo
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_frozen_parameters_count_in_the_loss_and_stay(toy: ModuleType, accumulate: int) -> None:
     """The blocks frozen: the head takes the steps of plain gradient descent on itself alone."""
-    params, mesh = toy.toy_params(), toy.toy_mesh(2, 2, 2)
+    params, mesh = toy.toy_params(), mesh_of(2, 2, 2)
     whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     frozen = jax.device_put({"blocks": params["blocks"]}, {"blocks": toy.toy_sharding(mesh)["blocks"]})
     optimizer, places = optax.sgd(0.1), {"head": toy.toy_sharding(mesh)["head"]}
@@ -157,7 +158,7 @@ def test_frozen_parameters_count_in_the_loss_and_stay(toy: ModuleType, accumulat
 
 
 def test_the_old_state_is_donated_and_placement_survives(toy: ModuleType) -> None:
-    state, sharding, step = toy.toy_start(toy.toy_mesh(2, 2, 2))
+    state, sharding, step = toy.toy_start(mesh_of(2, 2, 2))
     dtypes = [x.dtype for x in jax.tree.leaves(state)]
     new, metrics = step(state, toy.toy_batch(0))
     assert all(x.is_deleted() for x in jax.tree.leaves(state.params))
@@ -170,7 +171,7 @@ def test_the_old_state_is_donated_and_placement_survives(toy: ModuleType) -> Non
 @pytest.mark.parametrize(("shape", "accumulate"), [((8, 1, 1), 2), ((2, 2, 2), 1), ((1, 4, 2), 2)])
 def test_eight_devices_give_what_one_gives(toy: ModuleType, shape: tuple[int, int, int], accumulate: int) -> None:
     results = []
-    for mesh in (toy.toy_mesh(1, 1, 1), toy.toy_mesh(*shape)):
+    for mesh in (mesh_of(1, 1, 1), mesh_of(*shape)):
         state, _, step = toy.toy_start(mesh, accumulate=accumulate)
         losses = []
         for index in range(3):
@@ -183,7 +184,7 @@ def test_eight_devices_give_what_one_gives(toy: ModuleType, shape: tuple[int, in
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_the_step_lowers_for_tpu(toy: ModuleType, accumulate: int) -> None:
-    state, _, step = toy.toy_start(toy.toy_mesh(2, 2, 2), accumulate=accumulate)
+    state, _, step = toy.toy_start(mesh_of(2, 2, 2), accumulate=accumulate)
     lowered = step.trace(state, toy.toy_batch(0)).lower(lowering_platforms=("tpu",))
     assert "stablehlo" in lowered.as_text()
 

@@ -16,10 +16,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from pit_jax.config import OptimizerConfig
 from pit_jax.masked import Mean, masked_mean
+from pit_jax.parallel.mesh import mesh_of
 from pit_jax.training.checkpoint import Checkpoints
 from pit_jax.training.optimizer import make_optimizer
 from pit_jax.training.session import Session
@@ -75,11 +76,6 @@ def noisy_loss(params: Any, batch: ToyBatch, key: jax.Array) -> tuple[jax.Array,
     return toy_loss(params, ToyBatch(batch.inputs_BTD, batch.targets_BT + noise_BT, batch.mask_BT), key)
 
 
-def toy_mesh(data: int, fsdp: int, tensor: int) -> Mesh:
-    devices = np.array(jax.devices()[: data * fsdp * tensor]).reshape(data, fsdp, tensor)
-    return Mesh(devices, ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
-
-
 def toy_sharding(mesh: Mesh) -> dict[str, Any]:
     whole = NamedSharding(mesh, PartitionSpec())
     return {
@@ -112,7 +108,7 @@ def toy_run(folder: Path, num_rounds: int, kill: tuple[str, int] | None = None) 
 
     With `kill`, die there.
     """
-    plan, params, step = toy_plan(toy_mesh(2, 2, 2))
+    plan, params, step = toy_plan(mesh_of(2, 2, 2))
 
     def maybe_die(*place: Any) -> None:
         if place == kill:
