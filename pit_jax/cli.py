@@ -48,7 +48,7 @@ def main(argv: Sequence[str]) -> int:
         if config.mesh.simulate:
             simulate_devices(config.mesh.simulate)
         Console().print(resolved(config))
-        logging.getLogger("absl").setLevel(logging.ERROR)  # orbax warns of what is meant, such as reading only
+        logging.getLogger("absl").setLevel(logging.ERROR)  # orbax warns of what is meant: what a killed save left goes
         if config.seeds:
             from pit_jax.recipes import seeds
 
