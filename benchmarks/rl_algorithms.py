@@ -59,6 +59,8 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--algorithms", nargs="+", default=["ppo", "grpo", "rloo", "dr_grpo"])
     given, flags = parser.parse_known_args(argv)
+    if len(given.seeds) < 2:
+        parser.error(f"--seeds needs at least two, for an interval over seeds; found {given.seeds}")
     table = Table(title=f"PIT x1 against the policy, T 1.0, seeds {given.seeds}", title_justify="left")
     for column in ("algorithm", "mean over seeds", "95% interval", "each seed", "RL, s", "MiB"):
         table.add_column(column, justify="left" if column == "algorithm" else "right")
