@@ -3,9 +3,11 @@
 Command   python launch/tpu_run.py --stage=all --config=configs/notes.py --workdir=runs/notes --seeds=0,1,2,3,4
           python launch/tpu_run.py --stage=paper --config=configs/notes.py --workdir=runs/notes --seeds=0,1,2,3,4
 Model     the one of configs/tiny.py.
-Hardware  two CPU cores, 3 GiB: a quarter of an hour a seed for each of the two commands.
-Expect    the README's table of five seeds. The headline is at temperature 1.0, where the policy scores 60 to 80% of
-          the rubric. `pair-gap`, the ablation that trains a gap model of its own, is left out: it takes as long again.
+Hardware  two CPU cores, 3 GiB: a quarter of an hour a seed for each of the two commands. One H200: four minutes for
+          each of the two, the five seeds side by side with --seed in place of --seeds.
+Expect    the table of five seeds in docs/experiments.md. The headline is at temperature 1.0, where the policy scores 60
+          to 80% of the rubric. `pair-gap`, the ablation that trains a gap model of its own, is left out: it takes as
+          long again.
 """
 
 from dataclasses import replace

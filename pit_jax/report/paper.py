@@ -11,20 +11,13 @@ from pit_jax.evaluation.systems import POLICY, SystemRow
 from pit_jax.files import Row
 from pit_jax.report import diffs, figures, records
 from pit_jax.report.figures import COLORS, Line, Panel, Series
+from pit_jax.report.tables import PaperLine, lines
 
 CURRICULA = {  # of this run, and of its branches
     "both phases": "rl-improver",
     "first phase only": "paper/first-only/rl-improver",
     "second phase only": "paper/second-only/rl-improver",
 }
-
-
-@dataclass(frozen=True)
-class PaperLine:
-    """One line of a table with a cell a judge; None where a judge was not asked."""
-
-    label: str
-    cells: list[ComparisonRow | None]
 
 
 @dataclass(frozen=True)
@@ -101,19 +94,6 @@ def build(workdir: Path, improver: Path) -> Paper | None:
         ],
         failures=[Worsened(row, diffs.changes(row.before, row.after)) for row in results.failures],
     )
-
-
-def lines(rows: Sequence[ComparisonRow], judges: Sequence[str]) -> list[PaperLine]:
-    """One line a comparison with a cell a judge, in the order of the rows. The policy on the right is left unsaid."""
-    pairs = dict.fromkeys((row.left, row.right) for row in rows)
-    cells = {(row.left, row.right, row.judge): row for row in rows}
-    return [
-        PaperLine(
-            str(left) if right == POLICY else f"{left} vs {right}",
-            [cells.get((left, right, judge)) for judge in judges],
-        )
-        for left, right in pairs
-    ]
 
 
 def _answers(systems: Sequence[SystemRow], costs: Sequence[CostRow]) -> list[AnswerCost]:

@@ -1,16 +1,25 @@
 """Tables for the terminal; green and red where an interval excludes 0."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from rich.table import Table
 from rich.text import Text
 
 from pit_jax.evaluation.gap_quality import Gate
-from pit_jax.evaluation.results import PaperResults, Results
-from pit_jax.report.paper import lines
+from pit_jax.evaluation.results import ComparisonRow, PaperResults, Results
+from pit_jax.evaluation.systems import POLICY
 from pit_jax.report.render import number, plain_text, signed
 
 STYLES = {"good": "green", "bad": "red", "even": ""}
+
+
+@dataclass(frozen=True)
+class PaperLine:
+    """One line of a table with a cell a judge; None where a judge was not asked."""
+
+    label: str
+    cells: list[ComparisonRow | None]
 
 
 def gates_table(gates: Sequence[Gate]) -> Table:
@@ -60,6 +69,19 @@ def control_lines(results: Results) -> Text:
         ]
         rendered.append(f"controls at T {results.headline_temperature:g}, {judge}: {', '.join(told)}")
     return plain_text("\n".join(rendered))
+
+
+def lines(rows: Sequence[ComparisonRow], judges: Sequence[str]) -> list[PaperLine]:
+    """One line a comparison with a cell a judge, in the order of the rows. The policy on the right is left unsaid."""
+    pairs = dict.fromkeys((row.left, row.right) for row in rows)
+    cells = {(row.left, row.right, row.judge): row for row in rows}
+    return [
+        PaperLine(
+            str(left) if right == POLICY else f"{left} vs {right}",
+            [cells.get((left, right, judge)) for judge in judges],
+        )
+        for left, right in pairs
+    ]
 
 
 def paper_table(results: PaperResults) -> Table:
