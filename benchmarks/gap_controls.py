@@ -1,6 +1,6 @@
 """Controls of a run's gap model: it learns what its labels say, and its gates refuse what is no gap model.
 
-    python -m benchmarks.gap_controls --workdir=runs/tiny --steps=600 [flags of the run's config]
+    python -m benchmarks.gap_controls --workdir=runs/tiny --steps=600 [--controls NAME ..] [flags of the run's config]
 
 Each control trains the run's gap model from the run's SFT weights for --steps updates on the run's own pairs, changed
 in one way, in --scratch/<control>. Its gates are measured on held-out pairs as they are. `one batch` trains and
@@ -133,6 +133,7 @@ def main(argv: Sequence[str]) -> None:
     parser = parser_of(__doc__)
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--scratch", type=Path, default=Path("runs/controls"))
+    parser.add_argument("--controls", nargs="+", choices=[ONE_BATCH, *CONTROLS], default=[ONE_BATCH, *CONTROLS])
     arguments, flags = parser.parse_known_args(argv)
     config = parse(flags)
     config = replace(config, rm=replace(config.rm, improver_steps=arguments.steps))
@@ -143,7 +144,7 @@ def main(argv: Sequence[str]) -> None:
         table.add_column(column)
     figures = {}
     with jax.set_mesh(make_mesh(config.mesh)), make_progress(Console()) as progress:
-        for name in (ONE_BATCH, *CONTROLS):
+        for name in arguments.controls:
             context = context_of(config, arguments.scratch, name, Screen(Console(quiet=True), progress))
             cells = by_heart(context) if name == ONE_BATCH else refused(context, CONTROLS[name])
             table.add_row(name, *cells)

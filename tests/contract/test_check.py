@@ -1,6 +1,7 @@
-"""`python -m pit_jax.fork check`: exit codes, and forks that train and break what they promise.
+"""`python -m pit_jax.fork check`: its exit codes, and what it finds without training.
 
-That the examples keep it, docs/howto shows (tests/end_to_end/test_howto.py).
+Forks that are trained stand in tests/end_to_end: those that keep the contract in test_howto.py, one that breaks it in
+test_fork_check.py.
 """
 
 import re
@@ -25,40 +26,6 @@ def words(prompts, responses, rows):
 
 
 fork(TextReward("words", words))
-"""
-UNSTEADY = """
-import os
-import pathlib
-import time
-
-from pit_jax.fork import Context, Models, RewardBatch, Stage, StageId, Task, by, fit, fork, pair_scores, with_head
-from pit_jax.objectives.reward import bradley_terry_loss
-
-
-def run(context: Context) -> None:
-    models, common = Models(context), context.config.rm
-
-    def loss(params, batch, key):
-        return bradley_terry_loss(*pair_scores(context.scalar_model, params, batch), margin=batch.margin_B)
-
-    task = Task(
-        loss=loss,
-        make_batch=RewardBatch,
-        rows=context.data.arrays("rm", "reward"),
-        heldout=context.data.arrays("heldout", "reward"),
-        optimizer=common.optimizer,
-        steps=12,
-        batch_size=common.batch_size,
-        accumulate=common.accumulate,
-        seed=os.getpid(),
-        score=by("accuracy"),
-    )
-    pathlib.Path(context.config.workdir, "beside.txt").write_text(str(time.time()))
-    fit(context, task, models, lambda: with_head(context, models, "mine"))
-
-
-SFT = StageId("sft", "policy")
-fork(Stage(name="mine", run=run, help="mine", parents=lambda config: (SFT,), init_from=SFT, leaves="scalar"))
 """
 
 
@@ -116,11 +83,3 @@ def test_rl_is_run_with_all_that_a_fork_brings() -> None:
     curriculum = ["--rl.curriculum.references", "chosen", "--rl.curriculum.rounds", "2"]
     assert rl_flags(mine) == ["--rl.improver-algorithm=rloo", *curriculum]
     assert rl_flags({"RL algorithm": [], "text reward": [], "reference": []}) == []
-
-
-def test_a_stage_that_is_not_steady_and_writes_beside_its_folder(check: Callable[[str], tuple[int, str]]) -> None:
-    code, printed = check(UNSTEADY)
-    assert code == 1 and "holds  mine: it trains, every metric finite" in printed
-    assert "fails  mine: it writes into its own folder alone: it also wrote beside.txt" in printed
-    assert "fails  mine: killed and resumed it ends with the same bits: uninterrupted it ends with" in printed
-    assert printed.count("fails") == 2
