@@ -98,6 +98,13 @@ def test_sampled_log_probs_are_those_of_a_full_forward_pass(params: Any, tempera
     assert np.abs(wrong_BT - expected_BT)[mask_BT].max() > 0.1, "the comparison can tell temperatures apart"
 
 
+def test_every_step_draws_anew(params: Any) -> None:
+    """Weights of 0 give every step one distribution, a uniform one: with one key it would draw one token for ever."""
+    nothing = jax.tree.map(jnp.zeros_like, params)
+    drawn = run(nothing, prompts([8, 5, 1, 7, 3, 8]), jax.random.key(1), Sampling(jnp.float32(1.0)), eos_id=NEVER)
+    assert min(len(set(row_T)) for row_T in np.asarray(drawn.tokens_BT).tolist()) > SLOT // 2
+
+
 def test_bfloat16_log_probs_agree_to_its_precision(params: Any) -> None:
     half = LanguageModel(TransformerConfig(**{**vars(CONFIG), "dtype": "bfloat16"}), VOCAB)
     prompt = prompts([8, 5, 1, 7, 3, 8])
