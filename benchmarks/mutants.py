@@ -22,6 +22,7 @@ from benchmarks.results import keep, parser_of
 
 ROOT = Path(__file__).resolve().parents[1]
 COPIED = ("pit_jax", "configs", "launch", "tests", "examples", "benchmarks", "docs", "pyproject.toml", "setup.py")
+RL_ROUNDS = "recipes/test_rl_rounds.py recipes/test_rl_states.py recipes/test_rl.py rl"  # the quickest ones first
 
 
 @dataclass(frozen=True)
@@ -145,35 +146,35 @@ MUTANTS = (
         "rl/trainer.py",
         "dataclasses.replace(progress, success=success).arrays()",
         "Place().arrays()",
-        "recipes/test_rl_rounds.py recipes/test_rl_states.py recipes/test_rl.py rl",
+        RL_ROUNDS,
     ),
     Mutant(
         "rl: minibatches of every round alike",
         "rl/trainer.py",
         "default_rng((self.seed, round, epoch))",
         "default_rng((self.seed, epoch))",
-        "recipes/test_rl_rounds.py recipes/test_rl_states.py recipes/test_rl.py rl",
+        RL_ROUNDS,
     ),
     Mutant(
         "rl: the KL coefficient stands still",
         "rl/trainer.py",
         'extras["kl_coef"] = controller.update(',
         'extras["kl_coef"] = extras["kl_coef"] + 0 * controller.update(',
-        "recipes/test_rl_rounds.py recipes/test_rl_states.py recipes/test_rl.py rl",
+        RL_ROUNDS,
     ),
     Mutant(
         "rl: the anchor never moves",
         "rl/trainer.py",
         "moved = progress.phase > Place",
         "moved = progress.phase < Place",
-        "recipes/test_rl_rounds.py recipes/test_rl_states.py recipes/test_rl.py rl",
+        RL_ROUNDS,
     ),
     Mutant(
         "rl: every round meets the first rows",
         "rl/supply.py",
         "numbers = self._stream(len(names)).rows(round)",
         "numbers = self._stream(len(names)).rows(0)",
-        "recipes/test_rl_rounds.py recipes/test_rl_states.py recipes/test_rl.py rl",
+        RL_ROUNDS,
     ),
     Mutant(
         "monitors: disagreement is not watched",

@@ -37,14 +37,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Whole runs first, shared out: xdist gives each of two workers one half of the list, and lets the one that ends
     sooner take from the tail of the other, where only short tests should stand.
 
-    The second worker begins with short tests, so that the run that all others go on from is there when it needs one.
+    The second worker begins with 300 short tests (two minutes), so that the run that all others go on from is there
+    when it needs one.
     """
     runs = [item for item in items if "end_to_end" in item.path.parts]
     short = [item for item in items if "end_to_end" not in item.path.parts]
     first = [item for item in runs if item.path.name <= "test_howto.py"]  # two thirds of their time, or so
     second = [item for item in runs if item.path.name > "test_howto.py"]
-    half = max(len(items) // 2 - len(first), 0)
-    items[:] = [*first, *short[:half], *short[half : half + 300], *second, *short[half + 300 :]]
+    before = max(len(items) // 2 - len(first), 0) + 300
+    items[:] = [*first, *short[:before], *second, *short[before:]]
 
 
 @pytest.fixture(scope="session")

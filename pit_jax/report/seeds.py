@@ -11,9 +11,9 @@ from pit_jax.files import Row
 from pit_jax.report import figures, records
 from pit_jax.report.figures import COLORS, Line, Panel, Repeated
 from pit_jax.report.render import number, plain_text, render, signed
+from pit_jax.report.tables import STYLES
 
 Tables = Mapping[str, Mapping[str, list[Row]]]  # by stage and name of the list: what seeds.aggregate returns
-STYLES = {"good": "green", "bad": "red", "even": ""}
 INK = {"good": COLORS[2], "bad": COLORS[3], "even": COLORS[5]}
 CURVES = {
     "objective/scores": "proxy: the gap that RL maximises",
