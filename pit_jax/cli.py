@@ -3,16 +3,19 @@
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from pit_jax.config import Config, config_hash, flatten
-from pit_jax.errors import UserError
+from pit_jax.errors import Preempted, UserError
 from pit_jax.flags import parse
 from pit_jax.forks import fault_of
+from pit_jax.parallel import hosts, preemption
 from pit_jax.parallel.host_memory import keep_freed_memory
 
 
@@ -38,8 +41,20 @@ def simulate_devices(count: int) -> None:
     jax.config.update("jax_num_cpu_devices", count)
 
 
+def keep_compiled(folder: Path) -> None:
+    """Keep compiled programs in `folder`, for when the run is resumed; the user's own folder for them goes before."""
+    import jax
+
+    if not jax.config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
 def main(argv: Sequence[str]) -> int:
-    """Parse, show the resolved config, run. Returns the exit code: 0, 2 for what the user can cure, 130 if stopped."""
+    """Parse, show the resolved config, run. Returns the exit code.
+
+    0; 2 for what the user can mend; 75 where the same command must be run again, since the machine is taken away; 130
+    if stopped from the keyboard.
+    """
     try:
         config = parse(argv)
         keep_freed_memory()
@@ -47,7 +62,11 @@ def main(argv: Sequence[str]) -> int:
             raise UserError(f"--mesh.simulate={config.mesh.simulate}: pass a number of devices, or 0 for the real ones")
         if config.mesh.simulate:
             simulate_devices(config.mesh.simulate)
-        Console().print(resolved(config))
+        hosts.start(config.hosts, simulated=config.mesh.simulate > 0)
+        preemption.heed()
+        keep_compiled(Path(config.workdir) / "compiled")
+        if hosts.is_main():
+            Console().print(resolved(config))
         logging.getLogger("absl").setLevel(logging.ERROR)  # orbax warns of what is meant: what a killed save left goes
         if config.seeds:
             from pit_jax.recipes import seeds
@@ -57,19 +76,31 @@ def main(argv: Sequence[str]) -> int:
             from pit_jax.recipes import pipeline
 
             pipeline.run(config)
+        hosts.finish()
     except KeyboardInterrupt:
-        print("\nstopped; the same command resumes", file=sys.stderr)
-        return 130
+        return ended(130, "\nstopped; the same command resumes")
+    except Preempted as notice:
+        hosts.finish()  # nobody leaves before what all have saved is on disk
+        print(f"\n{notice}", file=sys.stderr)
+        return os.EX_TEMPFAIL
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return ended(2, f"error: {error}")
     except Exception as error:
         fault = fault_of(error)
         if fault is None:
+            traceback.print_exc()
+            hosts.fail(1, f"{type(error).__name__}: {error}; the traceback is in the log of that host")
             raise
-        print(f"error: {fault}", file=sys.stderr)
-        return 2
+        return ended(2, f"error: {fault}")
     return 0
+
+
+def ended(code: int, message: str) -> int:
+    """Show why the run ends, on every host; its exit code."""
+    if hosts.is_main():
+        print(message, file=sys.stderr)
+    hosts.fail(code, message)
+    return code
 
 
 def entry() -> None:

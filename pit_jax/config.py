@@ -50,6 +50,20 @@ class MeshConfig:
 
 
 @dataclass(frozen=True)
+class HostsConfig:
+    coordinator: str = ""
+    """HOST:PORT of host 0; empty = found out where a TPU lists several workers or SLURM runs several tasks."""
+    count: int = 0
+    """Hosts, which all run the same command."""
+    index: int = -1
+    """This host's number, from 0; host 0 is the one that writes and prints."""
+    start_timeout: int = 300
+    """Seconds within which all hosts must have come."""
+    heartbeat: int = 100
+    """Seconds after which a host that is not heard of any more ends the others."""
+
+
+@dataclass(frozen=True)
 class OptimizerConfig:
     learning_rate: float = 1e-3
     """Peak learning rate."""
@@ -298,6 +312,7 @@ class Config:
     transformer: TransformerConfig = field(default_factory=TransformerConfig)
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
+    hosts: HostsConfig = field(default_factory=HostsConfig)
     sft: SftConfig = field(default_factory=SftConfig)
     rm: RmConfig = field(default_factory=RmConfig)
     rl: RlConfig = field(default_factory=RlConfig)

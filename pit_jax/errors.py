@@ -1,4 +1,4 @@
-"""The one error that a person can mend."""
+"""How a run ends early: by what a person can mend, or by a notice that its machine is about to be taken away."""
 
 import difflib
 from collections.abc import Iterable
@@ -6,6 +6,10 @@ from collections.abc import Iterable
 
 class UserError(ValueError):
     """What was asked, what was found, what to change. The command line shows the text, without a traceback."""
+
+
+class Preempted(Exception):
+    """The run has ended early, at a point where everything is saved: the same command goes on."""
 
 
 def did_you_mean(word: str, known: Iterable[str], *, cutoff: float = 0.5) -> str:

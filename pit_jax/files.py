@@ -20,8 +20,19 @@ Row = dict[str, Any]
 PROBE_BYTES = 1 << 20  # enough for a full disk to refuse it
 
 
+class _Writer:
+    here = True
+
+
+def leave_writing_to_main() -> None:
+    """Of several processes that share a disk only main writes: here every function that would, does nothing."""
+    _Writer.here = False
+
+
 def write_text(path: Path, text: str) -> None:
     """`text` as the content of `path`, whose folder is made where it is missing. UserError where it cannot be."""
+    if not _Writer.here:
+        return
     with cannot_write(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_name(f"{path.name}.tmp")
@@ -45,6 +56,8 @@ def write_jsonl(path: Path, rows: Iterable[Row]) -> None:
 
 def append_jsonl(path: Path, rows: Iterable[Row]) -> None:
     """Add lines in one write: after a kill the last of them may be cut off, which `read_jsonl` leaves out."""
+    if not _Writer.here:
+        return
     with cannot_write(path), path.open("ab", buffering=0) as file:
         file.write("".join(_line(row) for row in rows).encode())
         os.fsync(file.fileno())
@@ -53,6 +66,10 @@ def append_jsonl(path: Path, rows: Iterable[Row]) -> None:
 @contextlib.contextmanager
 def whole_folder(target: Path) -> Iterator[Path]:
     """A new folder to fill, which takes the place of `target` (and of what it holds) when nothing went wrong."""
+    if not _Writer.here:
+        with tempfile.TemporaryDirectory() as unused:
+            yield Path(unused)
+        return
     with cannot_write(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
@@ -72,6 +89,8 @@ def whole_folder(target: Path) -> Iterator[Path]:
 
 def check_writable(folder: Path) -> None:
     """UserError unless `folder` is there, or can be made, and takes a file: found out before anything is computed."""
+    if not _Writer.here:
+        return
     probe = folder / f".probe-{os.getpid()}"
     with cannot_write(folder):
         folder.mkdir(parents=True, exist_ok=True)

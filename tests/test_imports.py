@@ -25,7 +25,7 @@ ROOMS: dict[str, str] = {
     "config": "architecture limits",
     "shipped": "errors config",
     "objectives": "errors masked",
-    "parallel": "errors config",
+    "parallel": "errors files config",
     "model": "errors batch architecture parallel",
     "data": "errors files table batch config",
     "training": "errors files masked config parallel",

@@ -17,6 +17,7 @@ from pit_jax.inference.prompts import prompt_arrays, response_arrays
 from pit_jax.inference.sampling import Sampling
 from pit_jax.model.networks import Params, ScalarModel
 from pit_jax.model.scoring import response_scores
+from pit_jax.parallel.hosts import whole
 from pit_jax.parallel.sharding import batch_sharding, put, put_rows
 
 
@@ -95,7 +96,7 @@ class TextEngine:
 
     def read(self, drawn: Completions | Responses, real: int) -> list[Answer]:
         """The first `real` completions, or references, as answers on the host; what holds an EOS has ended."""
-        tokens_BT, mask_BT = jax.device_get((drawn.tokens_BT, drawn.mask_BT))
+        tokens_BT, mask_BT = whole((drawn.tokens_BT, drawn.mask_BT))
         eos_id = self.engine.spec.eos_id
         rows = [tuple(tokens[mask].tolist()) for tokens, mask in zip(tokens_BT[:real], mask_BT[:real], strict=True)]
         return [Answer(self.template.text(ids), ids, eos_id in ids) for ids in rows]
@@ -167,7 +168,7 @@ class TextEngine:
                 put_rows(self.mesh, Responses, {name: batch.pop(f"{side}/{name}") for name in ("tokens_BT", "mask_BT")})
                 for side in sides
             ]
-            pieces.append(np.asarray(program(put_rows(self.mesh, PromptBatch, batch), *responses))[:real])
+            pieces.append(whole(program(put_rows(self.mesh, PromptBatch, batch), *responses))[:real])
         return np.concatenate(pieces)
 
     def _rows(self, doublings: int) -> int:

@@ -3,12 +3,12 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from pit_jax.architecture import AdapterConfig
 from pit_jax.model.adapters import ATTENTION, FFN
 from pit_jax.model.tensors import Entry
+from pit_jax.parallel.hosts import whole
 
 PATHS = {
     f"blocks/{sublayer}/{name}": name for sublayer, names in (("attention", ATTENTION), ("ffn", FFN)) for name in names
@@ -32,7 +32,7 @@ def peft_tensors(adapters: Mapping[str, Any], entries: Sequence[Entry]) -> Itera
         module = "base_model.model." + entry.theirs.removesuffix(".weight")
         held = [name for name in names if f"{name}_a" in adapters]
         for layer in range(len(adapters[f"{held[0]}_a"])):
-            pairs = {n: [np.asarray(jax.device_get(adapters[f"{n}_{part}"][layer])) for part in "ab"] for n in held}
+            pairs = {n: [whole(adapters[f"{n}_{part}"][layer]) for part in "ab"] for n in held}
             prefix = module.format(layer=layer)
             rows_RX = np.concatenate([pairs[name][0].T for name in held])
             yield f"{prefix}.lora_A.weight", np.ascontiguousarray(rows_RX)  # safetensors writes memory as it lies

@@ -20,6 +20,7 @@ from safetensors.numpy import save_file
 
 from pit_jax.errors import UserError
 from pit_jax.model.tensors import Entry
+from pit_jax.parallel.hosts import is_main, whole
 from pit_jax.parallel.sharding import named_leaves, param_sharding
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -193,7 +194,7 @@ def unloaded(params: Any, entries: Sequence[Entry], dtype: Any) -> Iterator[tupl
     for entry in entries:
         stacks = [leaves[path] for path in entry.ours]
         for layer, name in enumerate(_names(entry, stacks[0].shape[0] if entry.layered else 1)):
-            parts = [np.asarray(jax.device_get(stack[layer] if entry.layered else stack)) for stack in stacks]
+            parts = [whole(stack[layer] if entry.layered else stack) for stack in stacks]
             yield name, np.ascontiguousarray(entry.write(parts).astype(dtype))
 
 
@@ -206,9 +207,12 @@ def save(folder: Path, params: Any, entries: Sequence[Entry], *, dtype: Any, mos
     folder.mkdir(parents=True, exist_ok=True)
     written, total = [], 0
     for i, group in enumerate(_grouped(unloaded(params, entries, dtype), most_bytes)):
-        save_file(group, folder / f"part-{i}.tmp", metadata={"format": "pt"})
+        if is_main():
+            save_file(group, folder / f"part-{i}.tmp", metadata={"format": "pt"})
         written.append(list(group))
         total += sum(array.nbytes for array in group.values())
+    if not is_main():
+        return
     names = [SINGLE] if len(written) == 1 else [_shard(i, len(written)) for i in range(len(written))]
     for i, name in enumerate(names):
         (folder / f"part-{i}.tmp").replace(folder / name)

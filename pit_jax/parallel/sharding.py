@@ -86,9 +86,11 @@ def constrain_batch(x: jax.Array) -> jax.Array:
 
 
 def put(tree: Any, sharding: NamedSharding) -> Any:
-    """Host arrays onto the mesh; every process passes the same whole arrays."""
+    """Host arrays onto the mesh; every process passes the same whole arrays. Arrays on a device are moved."""
 
     def place(x: Any) -> jax.Array:
+        if isinstance(x, jax.Array):
+            return jax.device_put(x, sharding)
         x = np.asarray(x)
         return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
 

@@ -16,6 +16,7 @@ from pit_jax.model.flops import Work
 from pit_jax.model.networks import LanguageModel, Params
 from pit_jax.model.scoring import pair_logprobs
 from pit_jax.objectives.dpo import dpo_loss
+from pit_jax.parallel.hosts import whole
 from pit_jax.parallel.sharding import put_rows
 from pit_jax.run.context import Context
 from pit_jax.run.params import Models
@@ -59,7 +60,7 @@ def with_anchor(context: Context, params: Params, arrays: Mapping[str, np.ndarra
     """The rows of RewardBatch as those of DpoBatch: the anchor is asked once, not at every step."""
     logprobs = jax.jit(partial(pair_logprobs, context.language_model))
     pieces = [
-        [np.asarray(x)[:real] for x in logprobs(params, put_rows(context.mesh, RewardBatch, batch))]
+        [whole(x)[:real] for x in logprobs(params, put_rows(context.mesh, RewardBatch, batch))]
         for batch, real in sequential(dict(arrays), context.config.improve.batch_size)
     ]
     chosen_N, rejected_N = (np.concatenate(column) for column in zip(*pieces, strict=True))

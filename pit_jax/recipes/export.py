@@ -11,21 +11,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 from safetensors.numpy import save_file
 
 from pit_jax.config import Config
 from pit_jax.errors import UserError
 from pit_jax.evaluation.results import ComparisonRow, Results, read_results
-from pit_jax.files import whole_folder, write_json
+from pit_jax.files import whole_folder, write_json, write_text
 from pit_jax.model import weights
 from pit_jax.model.adapters import has_adapters, merge
 from pit_jax.model.families import family_of
 from pit_jax.model.networks import Params
 from pit_jax.model.peft import HEAD, peft_config, peft_tensors
 from pit_jax.model.tensors import Entry, row
+from pit_jax.parallel.hosts import whole
 from pit_jax.run.base import base_entries
 from pit_jax.run.code import package_code
 from pit_jax.run.context import Context
@@ -95,7 +94,7 @@ def write(context: Context, target: Path, name: str, params: Params) -> None:
     """One model: weights, config.json, generation_config.json, the tokenizer and a card."""
     with whole_folder(target) as partial:
         write_weights(context, partial, params, scalar=EXPORTS[name].name == "rm")
-        (partial / "README.md").write_text(card(context, name), encoding="utf-8")
+        write_text(partial / "README.md", card(context, name))
 
 
 def write_weights(context: Context, folder: Path, params: Params, *, scalar: bool) -> None:
@@ -116,14 +115,14 @@ def write_adapters(context: Context, target: Path, name: str, params: Params, ba
     adapters = params.get("trunk", params)["blocks"]["adapter"]
     tensors = dict(peft_tensors(adapters, entries))
     if scalar:
-        tensors[f"base_model.model.{HEAD}.weight"] = np.asarray(jax.device_get(params["head"]["kernel"]))[None]
+        tensors[f"base_model.model.{HEAD}.weight"] = whole(params["head"]["kernel"])[None]
     dtype = jnp.dtype(config.export.dtype)
     with whole_folder(target) as partial:
         context.data.tokenizer.save(partial)
         save_file({key: x.astype(dtype) for key, x in tensors.items()}, partial / "adapter_model.safetensors")
         described_by = peft_config(config.adapter, adapters, entries, base=str(base.absolute()), scalar=scalar)
         write_json(partial / "adapter_config.json", described_by)
-        (partial / "README.md").write_text(card(context, name), encoding="utf-8")
+        write_text(partial / "README.md", card(context, name))
 
 
 def scalar_entries(entries: list[Entry]) -> list[Entry]:

@@ -20,6 +20,7 @@ from pit_jax.model.flops import Work
 from pit_jax.model.networks import Params, ScalarModel
 from pit_jax.model.scoring import tree_gaps
 from pit_jax.objectives.gap import gap_loss, pair_gap_loss
+from pit_jax.parallel.hosts import whole
 from pit_jax.parallel.sharding import put_rows
 from pit_jax.report.tables import gates_table
 from pit_jax.run.context import Context
@@ -103,7 +104,7 @@ def heldout_gaps(context: Context, params: Params) -> dict[str, np.ndarray]:
     rows = {name: column[:HELDOUT_PAIRS] for name, column in context.data.arrays("heldout", "gap").items()}
     pieces = []
     for arrays, real in sequential(rows, context.config.rm.batch_size):
-        batch_gaps = jax.device_get(gaps_of(params, put_rows(context.mesh, GapBatch, arrays)))
+        batch_gaps = whole(gaps_of(params, put_rows(context.mesh, GapBatch, arrays)))
         pieces.append({name: gap_B[:real] for name, gap_B in batch_gaps.items()})
     return {name: np.concatenate([piece[name] for piece in pieces]) for name in NAMES}
 

@@ -11,6 +11,7 @@ from pit_jax.config import Config
 from pit_jax.data.store import Prepared, prepare
 from pit_jax.errors import UserError
 from pit_jax.files import check_writable
+from pit_jax.parallel import hosts, preemption
 from pit_jax.parallel.mesh import check_batch, make_mesh
 from pit_jax.recipes.catalogue import catalogue, selected
 from pit_jax.run.context import Context
@@ -27,9 +28,10 @@ def run(config: Config, data: Path | None = None) -> None:
     Raises UserError for everything the user can mend.
     """
     assert not config.seeds, "recipes/seeds.py runs several seeds, one config each"
-    console = Console()
+    console = Console(quiet=not hosts.is_main())
     this, stages = Run(config, catalogue()), check(config)
-    prepared = prepare(config.data, config.tokenizer, data or this.data_folder, say=console.print)
+    with hosts.main_first("data"):
+        prepared = prepare(config.data, config.tokenizer, data or this.data_folder, say=console.print)
     write_record(config)
     if any(stage.name != "data" for stage in stages):
         for line in data_summary(prepared):
@@ -40,8 +42,8 @@ def run(config: Config, data: Path | None = None) -> None:
         for stage in stages:
             context = Context(config, this, stage, prepared, mesh if stage.needs_devices else None, screen)
             run_stage(context, stage)
-    last = Context(config, this, stages[-1], prepared, mesh, Screen(console))
-    stages[-1].show(last)
+    if hosts.is_main():
+        stages[-1].show(Context(config, this, stages[-1], prepared, mesh, Screen(console)))
 
 
 def check(config: Config) -> list[Stage]:
@@ -78,6 +80,8 @@ def check_parent_run(run: Run) -> None:
 def run_stage(context: Context, stage: Stage) -> None:
     """Run a stage, and before it those of other runs that it needs; what is finished from these inputs is skipped."""
     config, folder, stages = context.config, context.folder, catalogue()
+    hosts.barrier(str(stage.id))  # so that every host finds the same stages finished
+    preemption.check(f"what stands before {stage.id} is saved")
     for other, id in stage.branches(config):
         first = stages[id]
         if other.workdir != config.workdir:
@@ -94,6 +98,7 @@ def run_stage(context: Context, stage: Stage) -> None:
         devices = jax.set_mesh(context.devices)
     with devices:
         stage.run(context)
+    hosts.barrier(f"{stage.id} done")
     if not stage.always_runs:
         assert context.folder.done() is not None, f"stage {stage.id} did not finish its folder"
 

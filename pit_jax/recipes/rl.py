@@ -88,6 +88,7 @@ def train(context: Context, roles: Roles) -> tuple[tuple[int, str] | None, list[
     )
     with session:
         screen.begin(session.start)
+        watch.resume(session.state.extras["watched"])
         chunks, key = list(heldout_prompts(context, trainer)), context.key("heldout", role)
         for done in session.rounds():
             gap = None
@@ -99,6 +100,7 @@ def train(context: Context, roles: Roles) -> tuple[tuple[int, str] | None, list[
                 session.evaluated(done, figures, score=gap if allowed else None)
             if done == rounds or watch.stops:
                 break
+            session.heed_notice(done)
             screen.rollout()
             progress = advance(config.curriculum, Place.read(session.state.extras["curriculum"]), done, gap)
             anchor = trainer.anchor(session.state, progress)

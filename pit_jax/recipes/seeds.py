@@ -12,6 +12,7 @@ from pit_jax.errors import UserError
 from pit_jax.evaluation.results import PaperResults, Results, by_name, read_results
 from pit_jax.evaluation.stats.seeds import aggregate
 from pit_jax.files import Row, write_json
+from pit_jax.parallel import hosts
 from pit_jax.recipes import pipeline
 from pit_jax.recipes.catalogue import catalogue
 from pit_jax.report import seeds as seeds_page
@@ -29,7 +30,7 @@ def run(config: Config) -> None:
         UserError: what a run of one seed raises; a workdir that holds such a run itself; seeds that differ in what
             they compared.
     """
-    console, workdir = Console(), Path(config.workdir)
+    console, workdir = Console(quiet=not hosts.is_main()), Path(config.workdir)
     folders = {seed: workdir / f"seed-{seed}" for seed in config.seeds}
     check_shared(workdir)
     first = config.seeds[0]
@@ -42,6 +43,8 @@ def run(config: Config) -> None:
             f"seed {seed_config.seed} ({number} of {len(configs)}): {seed_config.workdir}", style="bold", soft_wrap=True
         )
         pipeline.run(seed_config, workdir / "data")
+    if not hosts.is_main():
+        return
     tables = collect(folders, console)
     write_json(workdir / "seeds.json", {"seeds": list(config.seeds), **tables})
     page = seeds_page.build(workdir, tables, folders)

@@ -8,6 +8,7 @@ import numpy as np
 
 from pit_jax.config import CurriculumConfig
 from pit_jax.errors import UserError
+from pit_jax.parallel.hosts import whole
 from pit_jax.rl.references import REFERENCES
 
 
@@ -62,7 +63,7 @@ class Place:
     @classmethod
     def read(cls, arrays: Mapping[str, jax.Array]) -> "Place":
         """From the arrays that a checkpoint holds."""
-        return cls(**{name: np.asarray(array).item() for name, array in arrays.items()})
+        return cls(**{name: array.item() for name, array in whole(dict(arrays)).items()})
 
     def arrays(self) -> dict[str, np.ndarray]:
         """As a checkpoint holds it: scalars, float32 or int32."""

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from pit_jax.batch import PromptBatch, RolloutPrompts, Triple
 from pit_jax.data.stream import sequential
 from pit_jax.masked import Mean
+from pit_jax.parallel.hosts import whole
 from pit_jax.parallel.sharding import put_rows
 from pit_jax.rl.references import improver_prompts, policy_prompts
 from pit_jax.rl.supply import Supply
@@ -73,7 +74,7 @@ def measure(
         drawn, _, metrics = rollout(state, chunk.prompts, chunk.triples, jax.random.fold_in(key, chunk.index))
         totals = metrics if not totals else {name: totals[name] + metrics[name] for name in metrics}
         if truth is not None:
-            texts = read(jax.device_get(drawn.tokens_BT)[: len(chunk.triples)])
+            texts = read(whole(drawn.tokens_BT)[: len(chunk.triples)])
             scores += [truth(triple.prompt, text) for triple, text in zip(chunk.triples, texts, strict=True)]
     return {
         **{name: mean.value for name, mean in totals.items()},

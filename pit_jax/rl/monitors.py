@@ -14,6 +14,7 @@ import numpy as np
 from pit_jax.config import Config, MonitorsConfig
 from pit_jax.errors import UserError
 from pit_jax.masked import Mean
+from pit_jax.parallel.hosts import whole
 
 FIGURES = {
     "kl": "objective/kl",
@@ -115,7 +116,7 @@ def stepped(arrays: Mapping[str, np.ndarray | jax.Array], step: float) -> dict[s
 
 def _opened(arrays: Mapping[str, np.ndarray | jax.Array]) -> tuple[dict[str, np.ndarray], int]:
     """(copies, index of the next evaluation)."""
-    copies = {name: np.array(array) for name, array in arrays.items()}
+    copies = {name: np.array(array) for name, array in whole(dict(arrays)).items()}
     return copies, int(np.sum(copies["round"] > NEVER))
 
 
@@ -183,6 +184,11 @@ class Watch:
         self._limits, self._stage, self._say = limits, stage, say
         self.arrays: dict[str, np.ndarray] = {}
         self.over: list[Monitor] = []
+
+    def resume(self, arrays: Mapping[str, jax.Array]) -> None:
+        """Go on from what a state's extras hold."""
+        self.arrays, _ = _opened(arrays)
+        self.over = over_limit(read(self.arrays), self._limits)
 
     def look(self, before: Mapping[str, jax.Array], round: int, metrics: Mapping[str, float]) -> None:
         """Take in the evaluation of the state after `round` rounds, whose extras hold the evaluations `before` it."""

@@ -15,6 +15,7 @@ from pit_jax.errors import UserError
 from pit_jax.masked import Mean
 from pit_jax.model.networks import Params, ScalarModel
 from pit_jax.model.scoring import response_scores
+from pit_jax.parallel.hosts import from_main, whole
 from pit_jax.run.provenance import StageId
 from pit_jax.table import Table
 
@@ -146,15 +147,18 @@ class TextScorer:
             return total_N, metrics
         real = len(triples)
         responses, references = (
-            self.read(jax.device_get(tokens_BT)[:real]) for tokens_BT in (drawn.tokens_BT, prompts.reference_BT)
+            self.read(whole(tokens_BT)[:real]) for tokens_BT in (drawn.tokens_BT, prompts.reference_BT)
         )
         asked = [triple.prompt for triple in triples]
         reward_rows = [
             RewardRow(triple.prompt, triple.chosen, triple.rejected, reference)
             for triple, reference in zip(triples, references, strict=True)
         ]
-        for reward in self.rewards:
-            values_N = reward(asked, responses, reward_rows)
+
+        def score() -> np.ndarray:
+            return np.stack([reward(asked, responses, reward_rows) for reward in self.rewards])
+
+        for reward, values_N in zip(self.rewards, from_main(score).astype(np.float32), strict=True):
             total_N[:real] += np.float32(reward.weight) * values_N
             metrics[f"reward/{reward.name}"] = Mean(jnp.float32(values_N.sum()), jnp.float32(real))
         return total_N, metrics

@@ -97,6 +97,7 @@ def train(context: Context, task: Task, models: Models, start: Callable[[], Para
                 session.evaluated(done, metrics, score=task.score(metrics))
             if done == session.last:
                 break
+            session.heed_notice(done)
             session.update(step, put_rows(mesh, task.make_batch, stream.batch(done)))
             session.end_round(done)
         best = session.best()

@@ -10,12 +10,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 
 from pit_jax.errors import UserError
 from pit_jax.files import check_writable
+from pit_jax.parallel.hosts import barrier, is_main
 from pit_jax.training.fingerprint import inspect, leaf_specs, leaf_sums
 from pit_jax.training.state import TrainState
 
@@ -212,13 +211,13 @@ class Checkpoints:
     def _set_aside(self, rounds: dict[int, str]) -> None:
         if not rounds:
             return
-        for round in rounds if jax.process_index() == 0 else ():
+        for round in rounds if is_main() else ():
             target, copies = self._folder / f"corrupt-{round}", 1
             while target.exists():
                 target, copies = self._folder / f"corrupt-{round}-{copies}", copies + 1
             (self._folder / str(round)).rename(target)
         self._notes = {}
-        multihost_utils.sync_global_devices("corrupt checkpoints set aside")
+        barrier("corrupt checkpoints set aside")
         self._manager.reload()
 
     def _guard(self, action: Callable[[], Any]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from pit_jax.parallel.hosts import whole
 from pit_jax.parallel.sharding import named_leaves
 
 _UNSIGNED = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
@@ -23,13 +24,13 @@ def leaf_specs(tree: Any) -> dict[str, dict[str, Any]]:
 def leaf_sums(tree: Any) -> dict[str, int]:
     """32-bit checksum of every leaf: sum of bits * (2 * index + 1), so any one changed or moved element shows."""
     leaves = named_leaves(tree)
-    return dict(zip(leaves, map(int, jax.device_get(_sums(list(leaves.values())))), strict=True))
+    return dict(zip(leaves, map(int, whole(_sums(list(leaves.values())))), strict=True))
 
 
 def inspect(tree: Any) -> tuple[dict[str, dict[str, Any]], dict[str, bool]]:
     """(`leaf_specs` with `sum` added, whether every element of a leaf is finite)."""
     leaves, sums = named_leaves(tree), leaf_sums(tree)
-    finite = dict(zip(leaves, map(bool, jax.device_get(_finite(list(leaves.values())))), strict=True))
+    finite = dict(zip(leaves, map(bool, whole(_finite(list(leaves.values())))), strict=True))
     return {name: {**spec, "sum": sums[name]} for name, spec in leaf_specs(tree).items()}, finite
 
 

@@ -6,11 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from pit_jax.errors import UserError
 from pit_jax.files import Row, append_jsonl, read_jsonl, write_jsonl
 from pit_jax.masked import Mean
+from pit_jax.parallel.hosts import is_main, whole
 
 
 class MetricsLog:
@@ -33,12 +32,11 @@ class MetricsLog:
         self._path = Path(folder) / "metrics.jsonl"
         self._every, self._on_row = every, on_row
         self._pending: list[tuple[int, dict[str, Mean]]] = []  # on the device until the next flush
-        self._writes = jax.process_index() == 0
         rows = [row for row in read_jsonl(self._path) if not _written_again(row, resume_round)]
         self._start = time.monotonic() - (rows[-1]["time"] if rows else 0.0)
         self._board = None
-        if self._writes:
-            write_jsonl(self._path, rows)
+        write_jsonl(self._path, rows)
+        if is_main():
             self._board = _board(self._path.parent / "tensorboard", resume_round)
 
     def train(self, finished: int, metrics: dict[str, Mean]) -> None:
@@ -52,7 +50,7 @@ class MetricsLog:
 
     def flush(self) -> None:
         """Write the train row gathered so far, if any. Raises UserError, naming metric and round."""
-        pending, self._pending = jax.device_get(self._pending), []
+        pending, self._pending = whole(self._pending), []
         totals: dict[str, tuple[float, float]] = {}
         for finished, metrics in pending:
             for name in sorted(metrics, key=lambda name: name != "loss"):
@@ -91,8 +89,7 @@ class MetricsLog:
         values = {name: float(value) for name, value in metrics.items()}
         seconds = round(time.monotonic() - self._start, 3)
         row: Row = {"step": finished, "phase": phase, "time": seconds, **values}
-        if self._writes:
-            append_jsonl(self._path, [row])
+        append_jsonl(self._path, [row])
         if self._board is not None:
             for name, value in values.items():
                 self._board.add_scalar(f"{phase}/{name}", value, finished)

@@ -15,6 +15,9 @@ import numpy as np
 
 from pit_jax.errors import UserError
 from pit_jax.files import Row
+from pit_jax.parallel.hosts import pace
+from pit_jax.parallel.preemption import check, noticed
+from pit_jax.parallel.sharding import put
 from pit_jax.training.checkpoint import Checkpoints
 from pit_jax.training.metrics import MetricsLog
 from pit_jax.training.state import TrainState
@@ -73,10 +76,20 @@ class Session:
         self._log.eval(round, metrics)
         self._checkpoints.save(round, self.state, score=score)
 
+    def heed_notice(self, round: int) -> None:
+        """Where this machine is about to be taken away: save the state after `round` rounds and raise Preempted.
+
+        To be called behind an evaluation that is due, so that a resumed run makes no other choice among checkpoints.
+        """
+        if noticed():
+            self._log.flush()
+            self._checkpoints.save(round, self.state, score=None)
+            check(f"the state after {round} of {self.last} rounds is saved")
+
     def update(self, step: Step, batch: Any) -> Metrics:
         """One update of the state, which is donated: read what is needed of the old one before. Returns its metrics."""
         self.state, metrics = step(self.state, batch)
-        _pace(self.state)
+        pace(self.state.step)
         totals = self._totals
         self._totals = {name: totals[name] + metrics[name] for name in metrics} if totals else metrics
         return metrics
@@ -97,10 +110,10 @@ class Session:
         if extras is not None:
             before = self.state.extras
             assert extras.keys() == before.keys(), f"extras changed keys: {extras.keys() ^ before.keys()}"
-            placed = jax.device_put(extras, jax.tree.map(lambda x: x.sharding, before))
+            placed = jax.tree.map(lambda x, old: put(x, old.sharding), extras, before)
             self.state = dataclasses.replace(self.state, extras=placed)
         # Set from the host, where it is known, so that reading it never waits for the device.
-        finished = jax.device_put(np.int32(round + 1), self.state.round.sharding)
+        finished = put(np.int32(round + 1), self.state.round.sharding)
         self.state = dataclasses.replace(self.state, round=finished)
         totals, self._totals = {**self._totals, **(metrics or {})}, {}
         self._log.train(round + 1, totals)
@@ -112,9 +125,3 @@ class Session:
         self._checkpoints.wait()
         round = self._checkpoints.best_round()
         return None if round is None else (round, self._checkpoints.digest(round))
-
-
-def _pace(state: TrainState) -> None:
-    """Several CPU processes with several devices each deadlock when steps queue up (jax < 0.12): wait for each."""
-    if jax.process_count() > 1 and jax.default_backend() == "cpu":
-        jax.block_until_ready(state.step)

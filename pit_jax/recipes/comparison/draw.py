@@ -23,6 +23,7 @@ from pit_jax.inference.improve import Trail, extend
 from pit_jax.inference.sampling import Sampling
 from pit_jax.inference.texts import Chunk, TextEngine, written
 from pit_jax.model.networks import Params
+from pit_jax.parallel.preemption import check
 from pit_jax.run.context import Context
 from pit_jax.run.params import Models
 from pit_jax.run.provenance import StageId
@@ -224,6 +225,7 @@ class Answering:
                     raise UserError(f"{file.path} lacks answers; draw them first, with --stage=answer")
                 draw(self.chunks[index], mine, jax.random.fold_in(self.key(temperature, *names), index))
                 file.add(mine)
+                check(f"{first + len(mine)} of {len(rows)} answers are in {file.path}")
             if self._bar is not None:
                 self._bar.advance(len(mine))
         file.close()

@@ -1,5 +1,6 @@
 """What the judges of a run say of its systems, asked once and kept in `verdicts` of the run."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ from pit_jax.evaluation.judges.judge import Bench, Judge, Judgement, ask
 from pit_jax.evaluation.results import ComparisonRow, ControlRow, comparison_row
 from pit_jax.evaluation.systems import Output, SystemId
 from pit_jax.evaluation.verdicts import VerdictFile, verdict_keys
+from pit_jax.parallel.hosts import main_first
 from pit_jax.recipes.comparison.draw import Answering
 
 Outputs = Mapping[SystemId, Output]
@@ -28,7 +30,7 @@ class Judging:
         """What a judge says of (left, right) at a temperature."""
         left, right = (outputs[system] for system in pair)
         prompts = self._answering.prompts.texts
-        file = VerdictFile(self._answering.context.run.workdir / "verdicts", judge.name, *pair, temperature)
+        folder = self._answering.context.run.workdir / "verdicts"
 
         def asked(indices: Sequence[int]) -> Judgement:
             if judge.needs and not self._models:
@@ -40,7 +42,10 @@ class Judging:
             bench = self._bench(judge) if judge.needs else None
             return ask(judge, [prompts[i] for i in indices], mine, theirs, bench)
 
-        return file.judged(verdict_keys(self._identity(judge), left, right), asked, batch=judge.batch)
+        keys = verdict_keys(self._identity(judge), left, right)
+        with contextlib.nullcontext() if judge.needs else main_first(f"verdicts of {judge.name}"):
+            file = VerdictFile(folder, judge.name, *pair, temperature)
+            return file.judged(keys, asked, batch=judge.batch)
 
     def rows(self, pairs: Sequence[Pair], outputs: Outputs, temperature: float) -> list[ComparisonRow]:
         """What every judge says of every pair."""

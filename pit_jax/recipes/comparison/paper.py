@@ -30,6 +30,7 @@ from pit_jax.inference.best_of_n import n_for_budget
 from pit_jax.inference.sampling import Sampling, check_sampling
 from pit_jax.inference.self_refine import ROUNDS
 from pit_jax.model.scoring import end_scores
+from pit_jax.parallel.hosts import whole
 from pit_jax.parallel.sharding import put_rows
 from pit_jax.recipes.comparison.ablations import ABLATIONS, branched, branches, check_ablations
 from pit_jax.recipes.comparison.costs import costs
@@ -211,7 +212,7 @@ def score_difference(context: Context) -> GapQuality:
     compiled = jax.jit(difference)
     arrays = {name: column[:HELDOUT_PAIRS] for name, column in context.data.arrays("heldout", "reward").items()}
     pieces = [
-        np.asarray(compiled(params, put_rows(context.mesh, RewardBatch, batch)))[:real]
+        whole(compiled(params, put_rows(context.mesh, RewardBatch, batch)))[:real]
         for batch, real in sequential(arrays, context.config.rm.batch_size)
     ]
     wl_N = np.concatenate(pieces)

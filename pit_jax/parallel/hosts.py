@@ -1,0 +1,244 @@
+"""The processes of one run, one a host: how they start together, which one writes, and how they end together."""
+
+import contextlib
+import json
+import os
+import re
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax._src import distributed, xla_bridge  # the coordination service has no public handle
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from pit_jax.config import HostsConfig
+from pit_jax.errors import UserError
+from pit_jax.files import leave_writing_to_main
+
+WORKERS = "http://{host}/computeMetadata/v1/instance/attributes/worker-network-endpoints"
+FAILURES = "pit_jax/failures"
+GRACE = 3.0  # seconds in which main may fail for the same reason, and say it itself
+WAIT = 7 * 24 * 3600  # seconds: preparing data may take long, and a host that died ends the others anyway
+
+
+class _Processes:
+    """What this process knows of itself among the others."""
+
+    index, count, barriers, messages = 0, 1, 0, 0
+    failing = False
+
+
+def start(config: HostsConfig, *, simulated: bool) -> None:
+    """Join the other processes of the run, if it has any; to be called before JAX is asked for a device.
+
+    Several processes are what --hosts.* says, the tasks of a SLURM step, or the workers that a TPU lists. Raises
+    UserError for flags that do not fit, and when the others do not come within hosts.start_timeout.
+    """
+    named = named_processes(config)
+    if simulated:
+        if named:
+            raise UserError("--mesh.simulate is for one process: leave it out beside --hosts.*, or leave those out")
+        return
+    if not named and slurm_tasks() < 2 and tpu_workers() < 2:
+        return
+    if xla_bridge.backends_are_initialized():
+        raise UserError(
+            "a JAX device was used before the hosts came together, by a config or fork while it was imported; move "
+            "what computes into a function"
+        )
+    try:
+        jax.distributed.initialize(
+            **named,
+            initialization_timeout=config.start_timeout,
+            heartbeat_timeout_seconds=config.heartbeat,
+            shutdown_timeout_seconds=config.start_timeout,
+        )
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"the hosts of the run did not come together within {config.start_timeout} s ({_first_line(error)}); start "
+            "the same command on every host, with one --hosts.coordinator that all reach, or raise "
+            "--hosts.start-timeout"
+        ) from error
+    state = distributed.global_state
+    _Processes.index, _Processes.count = state.process_id, state.num_processes
+    if not is_main():
+        leave_writing_to_main()
+    threading.Thread(target=_watch_failures, daemon=True, name="failures of other hosts").start()
+
+
+def named_processes(config: HostsConfig) -> dict[str, Any]:
+    """What --hosts.* says, as arguments of jax.distributed.initialize; {} where it says nothing. Raises UserError."""
+    if not config.coordinator and config.count == 0 and config.index == -1:
+        return {}
+    found = f"--hosts.coordinator={config.coordinator or 'HOST:PORT'} --hosts.count={config.count}"
+    if not re.fullmatch(r"\S+:\d+", config.coordinator) or config.count < 1 or not 0 <= config.index < config.count:
+        raise UserError(
+            f"{found} --hosts.index={config.index}: asked for all three, HOST:PORT of host 0, the number of hosts, and "
+            "this host's own number below it"
+        )
+    return {
+        "coordinator_address": config.coordinator,
+        "num_processes": config.count,
+        "process_id": config.index,
+        "cluster_detection_method": "deactivate",
+    }
+
+
+def slurm_tasks() -> int:
+    """Tasks of the SLURM step that this process is part of; 0 outside of `srun`."""
+    return int(os.environ.get("SLURM_STEP_NUM_TASKS", 0)) if "SLURM_PROCID" in os.environ else 0
+
+
+def tpu_workers() -> int:
+    """Workers of the TPU that this machine is part of, over all its slices; 0 where there is none.
+
+    GKE names them in TPU_WORKER_HOSTNAMES, a TPU VM in its metadata server; slices are in MEGASCALE_NUM_SLICES.
+    """
+    if os.environ.get("JAX_PLATFORMS", "tpu").split(",")[0] != "tpu":
+        return 0
+    slices = int(os.environ.get("MEGASCALE_NUM_SLICES") or 1)
+    if listed := os.environ.get("TPU_WORKER_HOSTNAMES"):
+        return slices * len(listed.split(","))
+    if "TPU_SKIP_MDS_QUERY" in os.environ or not has_tpu():
+        return 0
+    request = urllib.request.Request(WORKERS.format(host=metadata_host()), headers={"Metadata-Flavor": "Google"})
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return slices * len(answer.read().decode().split(","))
+    except (urllib.error.URLError, TimeoutError):
+        return 0
+
+
+def metadata_host() -> str:
+    """Where Google Cloud's metadata server listens; the variable is the one that JAX reads."""
+    return os.environ.get("GCE_METADATA_IP", "metadata.google.internal")
+
+
+def has_tpu() -> bool:
+    """Whether this machine has TPU chips, told without starting them."""
+    devices = Path("/dev")
+    return any(devices.glob("accel[0-9]*")) or any(devices.glob("vfio/[0-9]*"))
+
+
+def is_main() -> bool:
+    """Whether this process is the one that writes, prints and prepares."""
+    return _Processes.index == 0
+
+
+def index() -> int:
+    """This process among those of the run, from 0."""
+    return _Processes.index
+
+
+def count() -> int:
+    """Processes of the run."""
+    return _Processes.count
+
+
+def barrier(name: str) -> None:
+    """Wait until every process is here; all must pass their barriers in the same order."""
+    if _Processes.count > 1:
+        _Processes.barriers += 1
+        _client().wait_at_barrier(f"{name}-{_Processes.barriers}", timeout_in_ms=1000 * WAIT)
+
+
+@contextlib.contextmanager
+def main_first(name: str) -> Iterator[None]:
+    """What is inside is done by main, then by the others, who find on disk what main has left there."""
+    if not is_main():
+        barrier(name)
+    yield
+    if is_main():
+        barrier(name)
+
+
+def whole(tree: Any) -> Any:
+    """A tree with its JAX arrays whole and on this host, as NumPy; every process must ask.
+
+    Rows that other hosts hold are gathered: for what is small beside the parameters, or one of their leaves at a time.
+    """
+    return jax.tree.map(_whole, tree)
+
+
+def _whole(x: Any) -> Any:
+    if not isinstance(x, jax.Array):
+        return x
+    if x.is_fully_addressable or x.is_fully_replicated:
+        return np.asarray(x)
+    assert isinstance(x.sharding, NamedSharding)
+    return np.asarray(_gather(x.sharding.mesh)(x))
+
+
+def _gather(mesh: Mesh) -> Any:
+    return jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, PartitionSpec()))
+
+
+def from_main(make: Callable[[], np.ndarray]) -> np.ndarray:
+    """make() of main, on every host: of what only one may ask for, such as a judge that is paid."""
+    if _Processes.count == 1:
+        return make()
+    text = json.dumps(make().tolist()) if is_main() else ""
+    _Processes.messages += 1
+    key = f"pit_jax/from main/{_Processes.messages}"
+    if is_main():
+        _client().key_value_set(key, text)
+        _client().key_value_delete(f"pit_jax/from main/{_Processes.messages - 2}")  # everybody has read it
+    return np.array(json.loads(_client().blocking_key_value_get(key, 1000 * WAIT)))
+
+
+def pace(tree: Any) -> None:
+    """Several CPU processes with several devices each deadlock when programs queue up (jax < 0.12): wait for `tree`."""
+    if _Processes.count > 1 and jax.default_backend() == "cpu":
+        jax.block_until_ready(tree)
+
+
+def fail(code: int, message: str) -> None:
+    """End all processes of the run with exit code `code`, `message` shown by main; returns where there is but one."""
+    if _Processes.count == 1:
+        return
+    _Processes.failing = True
+    _client().key_value_set(f"{FAILURES}/{_Processes.index}", f"{code} {message}", allow_overwrite=True)
+    time.sleep(2 * GRACE if is_main() else GRACE)  # the others read it; main serves it to them
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # an orderly end would wait for hosts that wait for this one
+
+
+def finish() -> None:
+    """Leave the run when every process has come to its end."""
+    if _Processes.count > 1:
+        barrier("end")
+
+
+def _watch_failures() -> None:
+    """End this process when another one has failed."""
+    while True:
+        time.sleep(1.0)
+        try:
+            failures = _client().key_value_dir_get(FAILURES)
+        except RuntimeError:  # the service has gone: the run is over, or JAX ends this process
+            return
+        if failures:
+            time.sleep(GRACE)
+            if _Processes.failing:
+                return
+            key, value = sorted(failures)[0]
+            code, _, message = value.partition(" ")
+            if is_main():
+                print(f"host {key.rpartition('/')[2]}: {message}", file=sys.stderr, flush=True)
+            os._exit(int(code))
+
+
+def _client() -> Any:
+    return distributed.global_state.client
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0][:200]

@@ -1,0 +1,72 @@
+"""Notices that this machine is about to be taken away: a signal, or what the metadata server of Google Cloud says."""
+
+import os
+import signal
+import threading
+import time
+import urllib.error
+import urllib.request
+from types import FrameType
+
+from jax.experimental import multihost_utils
+
+from pit_jax.errors import Preempted
+from pit_jax.parallel import hosts
+
+# What a machine of Compute Engine says of itself, and the answers that mean that nothing is coming
+# (cloud.google.com/compute/docs/metadata/getting-live-migration-notice, .../docs/instances/create-use-spot).
+EVENTS = {"maintenance-event": ("NONE", "MIGRATE_ON_HOST_MAINTENANCE"), "preempted": ("FALSE",)}
+POLL = 5.0  # seconds; a spot machine has 30 from its notice to its end
+
+
+class _Notice:
+    came, asked = False, 0
+
+
+def heed() -> None:
+    """Take SIGTERM, and the metadata server's events, as a notice. A second SIGTERM ends a run of one process.
+
+    To be called by the main thread, after hosts.start: of several processes JAX listens to the signal, and tells all.
+    """
+    if hosts.count() == 1:
+        signal.signal(signal.SIGTERM, _note)
+    if hosts.has_tpu() or "GCE_METADATA_IP" in os.environ:
+        threading.Thread(target=_poll, daemon=True, name="events of this machine").start()
+
+
+def check(where: str) -> None:
+    """Raise Preempted if a notice came, `where` says what is saved. As `noticed`."""
+    if noticed():
+        raise Preempted(f"this machine is about to be taken away; {where}, and the same command goes on")
+
+
+def noticed() -> bool:
+    """Whether a notice came. Every process must ask equally often: all get the same answer at the same time."""
+    if hosts.count() == 1:
+        return _Notice.came
+    _Notice.asked += 1
+    _Notice.came = _Notice.came or multihost_utils.reached_preemption_sync_point(_Notice.asked)
+    return _Notice.came
+
+
+def _note(number: int, frame: FrameType | None) -> None:
+    _Notice.came = True
+    signal.signal(number, signal.SIG_DFL)
+
+
+def _poll() -> None:
+    """Turn an event of this machine into the signal that a scheduler would send."""
+    while not any(map(_announced, EVENTS)):
+        time.sleep(POLL)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _announced(event: str) -> bool:
+    url = f"http://{hosts.metadata_host()}/computeMetadata/v1/instance/{event}"
+    try:
+        with urllib.request.urlopen(
+            urllib.request.Request(url, headers={"Metadata-Flavor": "Google"}), timeout=POLL
+        ) as answer:
+            return answer.read().decode().strip() not in EVENTS[event]
+    except (urllib.error.URLError, TimeoutError):
+        return False
