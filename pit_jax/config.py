@@ -45,6 +45,8 @@ class MeshConfig:
     """Devices over which parameters and batches are both split."""
     tensor: int = 1
     """Devices over which heads and feed-forward are split."""
+    slices: int = 1
+    """Slices of TPU that the data axis is split over; parameters are never split between slices."""
     simulate: int = 0
     """Simulate this many CPU devices (0 = use the real ones)."""
 

@@ -185,7 +185,7 @@ class TextEngine:
     def _live(self, chunk: Chunk, wanted: Sequence[bool]) -> PromptBatch:
         """The rows of a chunk with an empty prompt where nothing is to be drawn, so that a decode ends sooner."""
         live = [*(wanted or [True] * chunk.real), *[False] * (self.batch_size - chunk.real)]
-        live_B1 = put(np.asarray(live)[:, None], batch_sharding(self.mesh))
+        live_B1 = put(np.array(live)[:, None], batch_sharding(self.mesh))
         rows = chunk.rows
         return replace(rows, prompt_mask_BP=rows.prompt_mask_BP & live_B1, prefix_mask_BP=rows.prefix_mask_BP & live_B1)
 

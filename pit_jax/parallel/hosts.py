@@ -22,7 +22,6 @@ from pit_jax.config import HostsConfig
 from pit_jax.errors import UserError
 from pit_jax.files import leave_writing_to_main
 
-WORKERS = "http://{host}/computeMetadata/v1/instance/attributes/worker-network-endpoints"
 FAILURES = "pit_jax/failures"
 GRACE = 3.0  # seconds in which main may fail for the same reason, and say it itself
 WAIT = 7 * 24 * 3600  # seconds: preparing data may take long, and a host that died ends the others anyway
@@ -108,17 +107,24 @@ def tpu_workers() -> int:
         return slices * len(listed.split(","))
     if "TPU_SKIP_MDS_QUERY" in os.environ or not has_tpu():
         return 0
-    request = urllib.request.Request(WORKERS.format(host=metadata_host()), headers={"Metadata-Flavor": "Google"})
+    listed = metadata("attributes/worker-network-endpoints")
+    return slices * len(listed.split(",")) if listed else 0
+
+
+def metadata(name: str) -> str | None:
+    """What Google Cloud's metadata server says of this machine; None where there is no server, or it knows nothing."""
+    host = os.environ.get("GCE_METADATA_IP", "metadata.google.internal")  # as JAX itself reads it
+    url = f"http://{host}/computeMetadata/v1/instance/{name}"
+    request = urllib.request.Request(url, headers={"Metadata-Flavor": "Google"})
     try:
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            return slices * len(answer.read().decode().split(","))
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            text: str = answer.read().decode().strip()
+            return text
+    except urllib.error.HTTPError as error:
+        error.close()
+        return None
     except (urllib.error.URLError, TimeoutError):
-        return 0
-
-
-def metadata_host() -> str:
-    """Where Google Cloud's metadata server listens; the variable is the one that JAX reads."""
-    return os.environ.get("GCE_METADATA_IP", "metadata.google.internal")
+        return None
 
 
 def has_tpu() -> bool:
@@ -189,8 +195,11 @@ def from_main(make: Callable[[], np.ndarray]) -> np.ndarray:
     key = f"pit_jax/from main/{_Processes.messages}"
     if is_main():
         _client().key_value_set(key, text)
-        _client().key_value_delete(f"pit_jax/from main/{_Processes.messages - 2}")  # everybody has read it
-    return np.array(json.loads(_client().blocking_key_value_get(key, 1000 * WAIT)))
+    told = np.array(json.loads(_client().blocking_key_value_get(key, 1000 * WAIT)))
+    barrier("told")
+    if is_main():
+        _client().key_value_delete(key)
+    return told
 
 
 def pace(tree: Any) -> None:

@@ -1,7 +1,12 @@
 """The device mesh: axes `data` (batch), `fsdp` (batch and parameters), `tensor` (heads, feed-forward, vocabulary)."""
 
+import math
+from collections.abc import Sequence
+from typing import Any
+
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
 from pit_jax.config import MeshConfig
@@ -26,13 +31,40 @@ def mesh_shape(config: MeshConfig, num_devices: int) -> tuple[int, int, int]:
             f"found {num_devices} device(s); choose sizes whose product is {num_devices}, "
             "or simulate devices with --mesh.simulate=N"
         )
+    if config.slices < 1 or data % config.slices:
+        raise UserError(
+            f"--mesh.slices={config.slices}: parameters are never split between slices, so that data={data} must be a "
+            f"multiple of it; with fsdp x tensor = {fsdp * tensor}, a slice must hold at least so many devices"
+        )
     return data, fsdp, tensor
 
 
 def make_mesh(config: MeshConfig) -> Mesh:
-    """The mesh over all devices. Raises UserError when the axes do not divide them."""
+    """The mesh over all devices, the data axis over slices first. Raises UserError as `mesh_shape` and `by_slice`."""
     shape = mesh_shape(config, jax.device_count())
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3)
+    if config.slices == 1:
+        return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3)
+    inner = (shape[0] // config.slices, *shape[1:])
+    parts = [mesh_utils.create_device_mesh(inner, part) for part in by_slice(jax.devices(), config.slices)]
+    return Mesh(np.concatenate(parts), AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def by_slice(devices: Sequence[Any], slices: int) -> list[list[Any]]:
+    """The devices of each slice; those that know of none (CPUs) are cut into as many equal parts, in their order.
+
+    Raises UserError where TPU devices lie in another number of slices, or in slices of several sizes.
+    """
+    known = [getattr(device, "slice_index", None) for device in devices]
+    if None in known:
+        size = len(devices) // slices
+        known = [number // size for number in range(len(devices))]
+    parts = [[d for d, mine in zip(devices, known, strict=True) if mine == index] for index in sorted({*known})]
+    if len(parts) != slices or len({len(part) for part in parts}) > 1:
+        raise UserError(
+            f"--mesh.slices={slices}: found slices of {', '.join(str(len(part)) for part in parts)} device(s); pass "
+            f"--mesh.slices={len(parts)}, or start the run on slices of one size"
+        )
+    return parts
 
 
 def mesh_of(data: int, fsdp: int, tensor: int) -> Mesh:
@@ -45,7 +77,13 @@ def check_batch(name: str, size: int, parts: int, mesh: Mesh) -> None:
     """UserError unless a batch of `size`, cut into `parts`, splits evenly over the data and fsdp axes."""
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
     if size < 1 or size % (parts * shards):
+        step, tensor = parts * shards, mesh.shape["tensor"]
+        below = max(size, 0) // step * step
+        near = [str(number) for number in (below, below + step) if number > 0]
+        fitting = math.gcd(size, step) // parts  # devices that the batch as it is can be shared by
+        wider = tensor * shards // fitting if size > 0 and size % parts == 0 and fitting else 0
         raise UserError(
             f"{name}={size} is not divisible: it is cut into {parts} part(s) over data x fsdp = {shards} device(s); "
-            f"make it a multiple of {parts * shards}"
+            f"make it {' or '.join(near)}"
+            + (f", or give data x fsdp {fitting} device(s), as with --mesh.tensor={wider}" if wider else "")
         )

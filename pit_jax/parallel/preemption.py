@@ -4,8 +4,6 @@ import os
 import signal
 import threading
 import time
-import urllib.error
-import urllib.request
 from types import FrameType
 
 from jax.experimental import multihost_utils
@@ -62,11 +60,5 @@ def _poll() -> None:
 
 
 def _announced(event: str) -> bool:
-    url = f"http://{hosts.metadata_host()}/computeMetadata/v1/instance/{event}"
-    try:
-        with urllib.request.urlopen(
-            urllib.request.Request(url, headers={"Metadata-Flavor": "Google"}), timeout=POLL
-        ) as answer:
-            return answer.read().decode().strip() not in EVENTS[event]
-    except (urllib.error.URLError, TimeoutError):
-        return False
+    said = hosts.metadata(event)
+    return said is not None and said not in EVENTS[event]

@@ -68,7 +68,7 @@ class Place:
     def arrays(self) -> dict[str, np.ndarray]:
         """As a checkpoint holds it: scalars, float32 or int32."""
         return {
-            name: np.asarray(value, np.float32 if isinstance(value, float) else np.int32)
+            name: np.array(value, np.float32 if isinstance(value, float) else np.int32)
             for name, value in vars(self).items()
         }
 

@@ -93,7 +93,7 @@ class Weighted:
         """values_N, float32, not weighted. UserError for a wrong number of values and for one that is not finite."""
         values: Any = self.reward.score(prompts, responses, rows)
         try:
-            values_N = np.asarray(values, np.float32)
+            values_N = np.array(values, np.float32)
         except (TypeError, ValueError) as error:
             raise UserError(f"text reward {self.name}: asked for numbers, found {values!r:.80} ({error})") from error
         if values_N.shape != (len(prompts),):

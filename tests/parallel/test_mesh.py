@@ -1,12 +1,14 @@
 """Which meshes are accepted, and what a person is told about the others."""
 
+from types import SimpleNamespace
+
 import jax
 import pytest
 from jax.sharding import AxisType
 
 from pit_jax.config import MeshConfig
 from pit_jax.errors import UserError
-from pit_jax.parallel.mesh import AXES, check_batch, make_mesh, mesh_of, mesh_shape
+from pit_jax.parallel.mesh import AXES, by_slice, check_batch, make_mesh, mesh_of, mesh_shape
 
 
 @pytest.mark.parametrize(
@@ -68,11 +70,47 @@ def test_a_batch_that_divides_is_accepted(size: int, parts: int) -> None:
     check_batch("--sft.batch-size", size, parts, make_mesh(MeshConfig(data=2, fsdp=2, tensor=2)))
 
 
-@pytest.mark.parametrize(("size", "parts", "multiple"), [(6, 1, 4), (4, 2, 8), (0, 1, 4), (-4, 1, 4), (63, 16, 64)])
-def test_a_batch_that_does_not_divide_is_refused(size: int, parts: int, multiple: int) -> None:
+@pytest.mark.parametrize(
+    ("size", "parts", "proposal"),
+    [
+        (6, 1, "make it 4 or 8, or give data x fsdp 2 device(s), as with --mesh.tensor=4"),
+        (4, 2, "make it 8, or give data x fsdp 2 device(s), as with --mesh.tensor=4"),
+        (0, 1, "make it 4"),
+        (-4, 1, "make it 4"),
+        (63, 16, "make it 64"),
+        (13, 1, "make it 12 or 16, or give data x fsdp 1 device(s), as with --mesh.tensor=8"),
+    ],
+)
+def test_a_batch_that_does_not_divide_is_refused_with_one_that_does(size: int, parts: int, proposal: str) -> None:
     with pytest.raises(UserError) as error:
         check_batch("--sft.batch-size", size, parts, make_mesh(MeshConfig(data=2, fsdp=2, tensor=2)))
     assert str(error.value) == (
         f"--sft.batch-size={size} is not divisible: it is cut into {parts} part(s) over data x fsdp = 4 device(s); "
-        f"make it a multiple of {multiple}"
+        f"{proposal}"
     )
+
+
+def test_slices_are_outermost_in_the_data_axis() -> None:
+    """Devices of one slice stand together, so that only what the data axis sums crosses slices."""
+    mesh = make_mesh(MeshConfig(fsdp=2, slices=2))
+    assert dict(mesh.shape) == {"data": 4, "fsdp": 2, "tensor": 1}
+    assert {d.id for d in mesh.devices[:2].ravel()} == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize(
+    ("indices", "slices", "sizes"), [((0, 0, 1, 1), 2, [2, 2]), ((1, 0, 1, 0), 2, [2, 2]), ((None,) * 4, 2, [2, 2])]
+)
+def test_devices_by_slice(indices: tuple[int | None, ...], slices: int, sizes: list[int]) -> None:
+    devices = [SimpleNamespace(slice_index=index) for index in indices]
+    parts = by_slice(devices, slices)
+    assert [len(part) for part in parts] == sizes
+    if None not in indices:
+        assert [{device.slice_index for device in part} for part in parts] == [{0}, {1}]
+
+
+@pytest.mark.parametrize("indices", [(0, 0, 0, 0), (0, 1, 2, 3), (0, 0, 0, 1)])
+def test_slices_that_are_not_there_are_refused(indices: tuple[int, ...]) -> None:
+    with pytest.raises(UserError, match="--mesh.slices=2: found slices of"):
+        by_slice([SimpleNamespace(slice_index=index) for index in indices], 2)
+    with pytest.raises(UserError, match="never split between slices, so that data=1"):
+        mesh_shape(MeshConfig(fsdp=8, slices=2), 8)

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from pit_jax.config import RlConfig
-from pit_jax.errors import UserError
+from pit_jax.errors import Preempted, UserError
 from pit_jax.masked import Mean
 from pit_jax.recipes import rl
 from pit_jax.rl.monitors import STEP, Watch
 from pit_jax.training.session import Session
-from tests.recipes.toy_rl import UNLIMITED, config_of, evaluated, roles_of, run, toy
+from tests.recipes.toy_rl import UNLIMITED, config_of, evaluated, roles_of, run, toy, train
 from tests.world import MakeContext, finish_parents
 
 __all__ = ["run", "toy"]
@@ -168,3 +168,18 @@ def test_a_moving_anchor_follows_when_a_phase_begins(run: Any, anchor: str) -> N
     assert kl[0] == 0.0 and kl[1] != 0.0 and kl[3] != 0.0 and (kl[2] == 0.0) == (anchor == "previous")
     measured = {row["step"]: row["objective/kl"] for row in ended.rows if row["phase"] == "eval"}
     assert measured[0] == 0.0 and 0.0 not in (measured[2], measured[4])
+
+
+def test_a_run_that_heeds_a_notice_goes_on_as_if_none_had_come(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind a round that is not evaluated: what the monitors have seen is in the state that is saved."""
+    config = config_of((3, 3), evaluate_every=3, epochs=2)
+    context, alone = run(config)
+    shutil.rmtree(context.folder.path)
+    notices = iter([False] * 4 + [True])
+    with monkeypatch.context() as patch:
+        patch.setattr("pit_jax.training.session.noticed", lambda: next(notices, True))
+        patch.setattr("pit_jax.parallel.preemption.noticed", lambda: True)
+        with pytest.raises(Preempted, match="the state after 4 of 6 rounds is saved"):
+            run(config)
+    assert not (context.folder.path / "done.json").exists()
+    assert train(context) == alone

@@ -126,7 +126,7 @@ class Answering:
                 Output(
                     answers=[row.drafts[round] for row in rows],
                     keys=[f"{row.key}/{round + 1}" for row in rows],
-                    drawn_N=before.drawn_N + np.asarray([row.tokens[round] for row in rows]),
+                    drawn_N=before.drawn_N + np.array([row.tokens[round] for row in rows]),
                     replies=before.replies + 1,
                     reference=before,
                 )
@@ -236,7 +236,7 @@ class Answering:
         return Output(
             answers=[row.drafts[0] for row in rows],
             keys=[f"{row.key}/1" for row in rows],
-            drawn_N=np.asarray([row.tokens[0] for row in rows]),
+            drawn_N=np.array([row.tokens[0] for row in rows]),
             replies=float(np.mean([row.replies[0] for row in rows])),
         )
 

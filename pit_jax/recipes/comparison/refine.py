@@ -99,7 +99,7 @@ class Refining:
         return Output(
             answers=[row.drafts[round] for row in rows],
             keys=[f"{row.key}/{round + 1}" for row in rows],
-            drawn_N=original.drawn_N + np.asarray([row.tokens[round] for row in rows]),
+            drawn_N=original.drawn_N + np.array([row.tokens[round] for row in rows]),
             replies=1.0 + float(np.mean([row.replies[round] for row in rows])),
             reference=original,
         )

@@ -1,0 +1,171 @@
+"""Runs killed with SIGKILL at random moments and started again: do they end with the parameters of one left alone?
+
+    python -m benchmarks.kills --scratch=runs/kills [--config=micro] [--one=60] [--two=20]
+
+Every training of the run is made once without a kill, by one process and by two. Then, in turn, each is started, killed
+after a random part of its time (of two processes one of them, or both), started again, and so on. `--one` and `--two`
+are the kills of runs of one and of two processes. What ends between kills is compared and begun anew.
+"""
+
+import itertools
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from benchmarks.command import BEFORE_IMPROVER_RL, ENTRY
+from benchmarks.results import keep, parser_of
+
+TRAININGS = (*BEFORE_IMPROVER_RL, ("rl", "improver"))
+LONGEST = 900.0  # seconds in which a start, or the end of the peers of a killed process, must come
+
+
+@dataclass
+class Tally:
+    kills: int = 0
+    resumed: int = 0
+    ended: int = 0
+    identical: int = 0
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training of a config by a number of processes, with two devices in all."""
+
+    config: str
+    stage: str
+    model: str
+    processes: int
+
+    @property
+    def folder(self) -> str:
+        return f"{self.stage}-{self.model}"
+
+    def start(self, workdir: Path) -> list[subprocess.Popen[bytes]]:
+        flags = [f"--config={self.config}", f"--stage={self.stage}", f"--model={self.model}", f"--workdir={workdir}"]
+        devices = 2 // self.processes
+        environment = {
+            **os.environ,
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}",
+        }
+        hosts = [[]] if self.processes == 1 else _hosts(self.processes)
+        return [
+            subprocess.Popen(
+                [sys.executable, str(ENTRY), *flags, "--mesh.fsdp=2", *host],
+                env=environment,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE if index == 0 else subprocess.DEVNULL,
+            )
+            for index, host in enumerate(hosts)
+        ]
+
+    def finish(self, workdir: Path) -> float:
+        """Run to the end; its seconds."""
+        began = time.monotonic()
+        running = self.start(workdir)
+        _, errors = running[0].communicate(timeout=LONGEST)
+        codes = [process.wait(timeout=LONGEST) for process in running]
+        if any(codes):
+            raise SystemExit(f"{self.folder} by {self.processes} ended with {codes}: {errors.decode()[-2000:]}")
+        return time.monotonic() - began
+
+
+def _hosts(count: int) -> list[list[str]]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = [f"--hosts.coordinator=127.0.0.1:{port}", f"--hosts.count={count}", "--hosts.heartbeat=10"]
+    return [[*shared, f"--hosts.index={index}"] for index in range(count)]
+
+
+def kill(running: Sequence[subprocess.Popen[bytes]], after: float, rng: random.Random) -> bool:
+    """SIGKILL one or all of the processes in so many seconds; False where they have ended before."""
+    deadline = time.monotonic() + after
+    while time.monotonic() < deadline:
+        if all(process.poll() is not None for process in running):
+            return False
+        time.sleep(0.01)
+    victims = rng.choice([list(running), [rng.choice(list(running))]])
+    for process in victims:
+        process.send_signal(signal.SIGKILL)
+    for process in running:
+        if process.stderr is not None:
+            process.communicate(timeout=LONGEST)
+        process.wait(timeout=LONGEST)
+    return True
+
+
+def state_of(workdir: Path, folder: str) -> dict[str, object]:
+    """The end of a training: its digest and the checksum of every leaf of its last checkpoint."""
+    rounds = [int(path.name) for path in (workdir / folder / "checkpoints").iterdir() if path.name.isdigit()]
+    (meta,) = (workdir / folder / "checkpoints" / str(max(rounds)) / "meta").glob("metadata")
+    leaves = {name: leaf["sum"] for name, leaf in json.loads(meta.read_text())["leaves"].items()}
+    return {**json.loads((workdir / folder / "done.json").read_text()), "leaves": leaves, "rounds": max(rounds)}
+
+
+def main() -> None:
+    parser = parser_of(__doc__)
+    parser.add_argument("--scratch", type=Path, required=True, help="new folder for the runs")
+    parser.add_argument("--config", default="micro")
+    parser.add_argument("--one", type=int, default=60, help="kills of runs of one process")
+    parser.add_argument("--two", type=int, default=20, help="kills of runs of two processes")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    args, console = parser.parse_args(), Console()
+    rng, figures = random.Random(args.seed), {}
+    for processes, asked in ((1, args.one), (2, args.two)):
+        whole, tally = args.scratch / f"whole-{processes}", Tally()
+        trainings = [Training(args.config, stage, model, processes) for stage, model in TRAININGS]
+        for training in trainings if asked else ():
+            training.finish(whole)  # compiles
+        for number, training in enumerate(itertools.cycle(trainings)):
+            share = -(-asked // len(trainings))
+            if tally.kills >= asked:
+                break
+            workdir = args.scratch / f"killed-{processes}-{number}"
+            for folder in ("data", "compiled", *(earlier.folder for earlier in trainings if earlier != training)):
+                if (whole / folder).exists():
+                    shutil.copytree(whole / folder, workdir / folder)
+            one_training(training, whole, workdir, min(share, asked - tally.kills), tally, rng)
+            console.print(f"{training.folder} by {processes}: {tally}")
+            shutil.rmtree(workdir)
+        figures[f"{processes} process(es)"] = vars(tally)
+    keep(args.results, "kills", {"config": args.config, **figures})
+
+
+def one_training(training: Training, whole: Path, workdir: Path, kills: int, tally: Tally, rng: random.Random) -> None:
+    """So many kills of a training that is started again after each, and its end compared."""
+    timed = shutil.copytree(workdir, workdir.with_name(f"{workdir.name}-timed"))
+    left, seconds = kills, training.finish(timed)
+    shutil.rmtree(timed)
+    while left:
+        if kill(training.start(workdir), rng.uniform(0, seconds), rng):
+            left, tally.kills = left - 1, tally.kills + 1
+        else:
+            compare(training, whole, workdir, tally)
+            shutil.rmtree(workdir / training.folder)
+    training.finish(workdir)
+    tally.resumed += kills
+    compare(training, whole, workdir, tally)
+
+
+def compare(training: Training, whole: Path, workdir: Path, tally: Tally) -> None:
+    tally.ended += 1
+    same = state_of(whole, training.folder) == state_of(workdir, training.folder)
+    tally.identical += same
+    if not same:
+        raise SystemExit(f"{training.folder} by {training.processes} ended with other parameters in {workdir}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""Two processes with two devices each, as two hosts of a run: what they leave is what one process leaves."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from tests.end_to_end.test_mesh_runs import TOLERANCES, read
+
+TRAINED = ("sft-policy", "sft-improver", "rm-policy", "rm-improver", "rl-policy", "rl-improver")
+Start = Callable[..., list[subprocess.Popen[str]]]
+
+
+@pytest.fixture
+def start(command: Callable[..., list[str]], environment: dict[str, str]) -> Start:
+    """start(workdir, *flags) -> two processes of one run."""
+
+    def run(workdir: Path, *flags: str) -> list[subprocess.Popen[str]]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            coordinator = f"127.0.0.1:{free.getsockname()[1]}"
+        shared = ["--mesh.fsdp=2", f"--hosts.coordinator={coordinator}", "--hosts.count=2", "--hosts.heartbeat=20"]
+        devices = {"XLA_FLAGS": f"{environment['XLA_FLAGS']} --xla_force_host_platform_device_count=2"}
+        return [
+            subprocess.Popen(
+                command(workdir, *flags, *shared, f"--hosts.index={index}"),
+                env={**environment, **devices},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for index in range(2)
+        ]
+
+    return run
+
+
+def ended(running: list[subprocess.Popen[str]]) -> tuple[list[int], str, str]:
+    """(exit codes, what main printed, what the other one printed)."""
+    said = [process.communicate(timeout=600) for process in running]
+    return [process.returncode for process in running], said[0][0] + said[0][1], said[1][0]
+
+
+def test_two_hosts_leave_what_one_leaves(finished: tuple[Path, str], start: Start, tmp_path: Path) -> None:
+    """Data, losses, parameters and the table: to 1e-5. A notice to one host ends both, saved; the command goes on.
+
+    Digests are of bits: those of the stages on two hosts are not those of one, whose sums have another order.
+    """
+    one = finished[0]
+    running = start(tmp_path, "--stage=all")
+    deadline = time.monotonic() + 300
+    while not (tmp_path / "sft-improver" / "checkpoints" / "3").exists():
+        assert all(process.poll() is None for process in running), ended(running)
+        assert time.monotonic() < deadline, "no checkpoint within five minutes"
+        time.sleep(0.01)
+    running[1].send_signal(signal.SIGTERM)
+    codes, main, _ = ended(running)
+    assert codes == [os.EX_TEMPFAIL] * 2, main
+    assert "is saved, and the same command goes on" in main
+
+    codes, main, other = ended(start(tmp_path, "--stage=all"))
+    assert codes == [0, 0], main
+    assert "PIT x1 vs policy" in main and "policy" not in other, "main alone prints"
+    assert (tmp_path / "report" / "index.html").exists()
+    assert numbers(tmp_path / "evaluate" / "results.json") == pytest.approx(
+        numbers(one / "evaluate" / "results.json"), rel=1e-5
+    )
+    for name in TRAINED:
+        for mine, theirs in zip(read(tmp_path / name), read(one / name), strict=True):
+            for key in mine.keys() - {"time", "phase"}:
+                tolerance = next((size for end, size in TOLERANCES.items() if key.endswith(end)), 1e-6)
+                assert mine[key] == pytest.approx(theirs[key], rel=1e-5, abs=tolerance), (name, key, mine["step"])
+        for ours, expected in zip(parameters(tmp_path / name), parameters(one / name), strict=True):
+            np.testing.assert_allclose(ours, expected, rtol=1e-3, atol=2e-5)
+
+
+def numbers(path: Path) -> dict[str, float]:
+    """Every number of a JSON file by its place."""
+
+    def walk(content: Any, place: str) -> dict[str, float]:
+        entries = content.items() if isinstance(content, dict) else enumerate(content)
+        found: dict[str, float] = {}
+        for name, value in entries:
+            if isinstance(value, dict | list):
+                found |= walk(value, f"{place}/{name}")
+            elif isinstance(value, int | float):
+                found[f"{place}/{name}"] = value
+        return found
+
+    return walk(json.loads(path.read_text()), "")
+
+
+def parameters(folder: Path) -> list[np.ndarray]:
+    """The leaves of the selected checkpoint."""
+    round = json.loads((folder / "done.json").read_text())["round"]
+    with ocp.PyTreeCheckpointer() as reader:
+        tree = reader.restore((folder / "checkpoints" / str(round) / "state").absolute())
+    leaves: list[np.ndarray] = []
+
+    def walk(node: Any) -> None:
+        for value in node.values() if isinstance(node, dict) else [node]:
+            walk(value) if isinstance(value, dict) else leaves.append(np.asarray(value))
+
+    walk(tree["params"])
+    return leaves
+
+
+def test_what_one_host_cannot_do_ends_both(finished: tuple[Path, str], start: Start, tmp_path: Path) -> None:
+    """Main says what the other found: here the data, which it cannot read once main has."""
+    shutil.copytree(finished[0] / "data", tmp_path / "data")
+    (tmp_path / "data" / "done.json").write_text("{")
+    codes, main, _ = ended(start(tmp_path, "--stage=sft", "--model=policy"))
+    assert codes == [2, 2]
+    assert "done.json: asked for JSON" in main
