@@ -153,7 +153,8 @@ ADVICE = {
     "PERMISSION_DENIED|or it may not exist|active account": "look at `gcloud auth list`, `gcloud config list` and the "
     "name of the zone",
     "SSH Key is not present in the SSH agent": "run: eval $(ssh-agent); ssh-add ~/.ssh/google_compute_engine",
-    "IAP tunneling": "the firewall must let 35.235.240.0/20 in at port 22: cloud.google.com/iap/docs/using-tcp-forwarding",
+    "IAP tunneling": "the firewall must let 35.235.240.0/20 in at port 22: "
+    "cloud.google.com/iap/docs/using-tcp-forwarding",
 }
 STOCK_OUT = re.compile(r"no more capacity|[Ss]tockout")
 PASSING = re.compile(

@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Sequence
 
 from launch import gcloud
-from launch.gcloud import REMOTE, ROOT, STAGING, Command
+from launch.gcloud import REMOTE, Command
 from launch.machines import Machine
 from pit_jax.errors import UserError
 
@@ -21,7 +21,7 @@ def check_clean(*, allow_dirty: bool) -> None:
     """UserError where the working tree differs from HEAD, unless HEAD is what is meant."""
     answer = gcloud.run(("git", "status", "--porcelain"))
     if answer.code:
-        raise UserError(f"asked for a git checkout to ship, found none in {ROOT}: {answer.reason}")
+        raise UserError(f"asked for a git checkout to ship, found none in {gcloud.ROOT}: {answer.reason}")
     changed = [line[3:] for line in answer.out.splitlines()]
     if changed and not allow_dirty:
         raise UserError(
@@ -45,15 +45,15 @@ def check_secrets(names: Sequence[str]) -> None:
 def head() -> str:
     """The commit that is shipped."""
     return subprocess.run(
-        ("git", "rev-parse", "HEAD"), cwd=ROOT, check=True, capture_output=True, text=True
+        ("git", "rev-parse", "HEAD"), cwd=gcloud.ROOT, check=True, capture_output=True, text=True
     ).stdout.strip()
 
 
 def pack(machine: Machine, secrets: Sequence[str]) -> list[Command]:
     """Everything that is copied, into a folder of this machine."""
-    folder = f"{STAGING}/{machine.name}"
+    folder = f"{gcloud.STAGING}/{machine.name}"
     commands: list[Command] = [
-        ("mkdir", "-p", "-m", "700", STAGING, folder),
+        ("mkdir", "-p", "-m", "700", gcloud.STAGING, folder),
         # pit_jax/run/commit.txt of the archive holds the commit (.gitattributes), and every stage's lineage then does.
         ("git", "archive", "--format=tar.gz", f"--output={folder}/code.tar.gz", "HEAD"),
     ]
@@ -64,11 +64,11 @@ def pack(machine: Machine, secrets: Sequence[str]) -> list[Command]:
 
 def send(machine: Machine, secrets: Sequence[str]) -> Command:
     """To ~/pit of every worker, which is there and the ssh user's alone."""
-    folder = f"{STAGING}/{machine.name}"
+    folder = f"{gcloud.STAGING}/{machine.name}"
     files = (f"{folder}/code.tar.gz", "launch/tpu_worker.sh", *((f"{folder}/env",) if secrets else ()))
     return gcloud.to_workers(machine, files, REMOTE)
 
 
 def forget(machine: Machine) -> Command:
     """Take the secrets off this machine's disk."""
-    return ("rm", "-f", f"{STAGING}/{machine.name}/env")
+    return ("rm", "-f", f"{gcloud.STAGING}/{machine.name}/env")
