@@ -7,28 +7,28 @@
 #   lines COUNT     the last lines of the log, each behind the host's name and a tab
 #   stop            end the run; its log stays
 set -uo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")" || exit 1
-self=$PWD/$(basename "${BASH_SOURCE[0]}")
+cd "${BASH_SOURCE[0]%/*}" || exit 1
+self=$PWD/${BASH_SOURCE[0]##*/}
 base=${PIT_HOME:-/opt/pit}
 host=${PIT_HOST:-$(hostname)}
 lockfile=${PIT_LOCKFILE:-/tmp/libtpu_lockfile}
-boot=$(cat /proc/sys/kernel/random/boot_id)
+read -r boot </proc/sys/kernel/random/boot_id
 
 # A number means this process only if the machine was not started again since.
 alive() {
-    [ -f run/pid ] && [ "$(cat run/boot)" = "$boot" ] || return 1
-    kill -0 "$(cat run/pid)" 2>/dev/null || kill -0 -- "-$(cat run/pid)" 2>/dev/null
+    [ -f run/pid ] && [ "$(<run/boot)" = "$boot" ] || return 1
+    kill -0 "$(<run/pid)" 2>/dev/null || kill -0 -- "-$(<run/pid)" 2>/dev/null
 }
 
 state() {
     if alive; then
         word=running
     elif [ -f run/code ]; then
-        word="exit $(cat run/code)"
+        word="exit $(<run/code)"
     elif [ -f run/pid ]; then
         word=gone
     else
-        word=$(cat "$base/state" 2>/dev/null || echo installing)
+        word=$([ -f "$base/state" ] && echo "$(<"$base/state")" || echo installing)
     fi
     echo "pit-state $host $word"
 }
@@ -51,13 +51,13 @@ supervise() {
 
 stop() {
     if alive; then
-        kill -TERM -- "-$(cat run/pid)"
+        kill -TERM -- "-$(<run/pid)"
         for _ in $(seq 50); do
             alive || break
             sleep 0.2
         done
         # jax.distributed catches SIGTERM: a process that waits for a lost peer does not end by it.
-        if alive; then kill -KILL -- "-$(cat run/pid)"; fi
+        if alive; then kill -KILL -- "-$(<run/pid)"; fi
     fi
     rm -f run/pid run/boot run/code
 }

@@ -1,9 +1,11 @@
 """A Google Cloud of one machine: tests/launch/stand_in/gcloud on PATH, its world in a temporary folder."""
 
+import ast
 import hashlib
-import json
 import os
+import shutil
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,9 @@ import pytest
 from launch import gcloud, tpu_vm
 
 STAND_IN = Path(__file__).parent / "stand_in"
-SLICE = ("pit", "--zone=us-west4-a", "--accelerator-type=v5litepod-16", "--nfs=10.0.0.2:/share")
-QUICK = ("--poll=0.02", "--patience=3", "--ship-head")
+SLICE = ("pit", "--zone=us-west4-a", "--accelerator-type=v4-8", "--nfs=10.0.0.2:/share")
+TWO = "--accelerator-type=v4-16"  # workers
+QUICK = ("--poll=0.05", "--patience=3")
 FLAGS = ("--", "--stage=all", "--config=configs/hh_rlhf.py", "--workdir=/mnt/pit/hh")
 
 
@@ -26,11 +29,11 @@ class Cloud:
 
     @property
     def world(self) -> dict[str, Any]:
-        content: dict[str, Any] = json.loads((self.folder / "world.json").read_text())
+        content: dict[str, Any] = ast.literal_eval((self.folder / "world").read_text())
         return content
 
     def set(self, **facts: Any) -> None:
-        (self.folder / "world.json").write_text(json.dumps(self.world | facts))
+        (self.folder / "world").write_text(repr(self.world | facts))
 
     def exits(self, host: str, *ends: int | str) -> None:
         """How the run ends on a worker, time after time."""
@@ -43,40 +46,53 @@ class Cloud:
 
     @property
     def calls(self) -> list[list[str]]:
-        path = self.folder / "calls.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        path = self.folder / "calls"
+        return [ast.literal_eval(line) for line in path.read_text().splitlines()] if path.exists() else []
 
     def verbs(self, *wanted: str) -> list[str]:
         """The verbs of the calls, in their order."""
-        verbs = (
-            next(word for word in call if word in ("create", "describe", "delete", "ssh", "scp", "list"))
-            for call in self.calls
-        )
-        return [verb for verb in verbs if verb in wanted]
+        verbs = {"create", "describe", "delete", "ssh", "scp", "list"}
+        return [word for call in self.calls for word in call[:4] if word in verbs & set(wanted)]
 
     def start(self, *more: str) -> int:
+        if TWO in more:
+            self.set(workers=2)
         return tpu_vm.main(["run", *SLICE, *QUICK, *more, *FLAGS])
 
 
+@pytest.fixture(scope="session")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with the files that shipping needs, committed."""
+    root = tmp_path_factory.mktemp("checkout")
+    files = ("setup.py", ".gitattributes", "pit_jax/run/commit.txt", "launch/tpu_worker.sh", "launch/tpu_startup.sh")
+    for name in (*files, *gcloud.LOCKS):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(gcloud.ROOT / name, root / name)
+    who = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false")
+    for words in (("init", "-q"), ("add", "-A"), (*who, "commit", "-q", "-m", "one")):
+        subprocess.run(["git", *words], cwd=root, check=True)
+    return root
+
+
 @pytest.fixture
-def cloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cloud:
-    """Four workers a slice, nobody's yet."""
-    locks = sorted(gcloud.ROOT.glob("constraints-py3*.txt"))
-    # As the code that is shipped has them, not the working tree.
-    texts = [
-        subprocess.run(["git", "show", f"HEAD:{path.name}"], cwd=gcloud.ROOT, capture_output=True, check=True).stdout
-        for path in (gcloud.ROOT / "setup.py", *locks)
-    ]
+def cloud(tmp_path: Path, checkout: Path, monkeypatch: pytest.MonkeyPatch) -> Cloud:
+    """One worker a slice, nobody's yet."""
+    texts = [(checkout / name).read_bytes() for name in ("setup.py", *gcloud.LOCKS)]
     world = {
         "resource": None,
         "plan": [],
         "events": [],
-        "workers": 4,
+        "workers": 1,
         "environment": hashlib.sha256(b"".join(texts)).hexdigest(),
     }
     (tmp_path / "exits").mkdir()
-    (tmp_path / "world.json").write_text(json.dumps(world))
+    (tmp_path / "world").write_text(repr(world))
     monkeypatch.setenv("STAND_IN", str(tmp_path))
-    monkeypatch.setenv("PATH", f"{STAND_IN}{os.pathsep}{os.environ['PATH']}")
+    # Not by way of a version manager's shim, which takes longer than the stand-in itself.
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python3").symlink_to(Path(sys.executable).resolve())
+    path = (str(tmp_path / "bin"), str(STAND_IN), os.environ["PATH"])
+    monkeypatch.setenv("PATH", os.pathsep.join(path))
+    monkeypatch.setattr(gcloud, "ROOT", checkout)
     monkeypatch.setattr(gcloud, "STAGING", str(tmp_path / "staging"))
     return Cloud(tmp_path)
