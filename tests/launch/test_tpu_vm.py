@@ -58,7 +58,7 @@ def test_every_command_has_a_dry_run(cloud: Cloud, capsys: pytest.CaptureFixture
             "ask for more at console.cloud.google.com/iam-admin/quotas",
         ),
         (
-            "INVALID_ARGUMENT: Cloud TPU received a bad request. The requested accelerator configuration for accelerator "
+            "INVALID_ARGUMENT: Cloud TPU received a bad request. The requested configuration for accelerator "
             'type, "v5litepod-16", could not be found in the zonal accelerator configurations for "us-west4-a"',
             "gcloud compute tpus accelerator-types list",
         ),
