@@ -64,8 +64,16 @@ class Cloud:
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository with the files that shipping needs, committed."""
     root = tmp_path_factory.mktemp("checkout")
-    files = ("setup.py", ".gitattributes", "pit_jax/run/commit.txt", "launch/tpu_worker.sh", "launch/tpu_startup.sh")
-    for name in (*files, *gcloud.LOCKS):
+    files = [
+        "setup.py",
+        ".gitattributes",
+        ".gitignore",
+        "pit_jax/__init__.py",
+        "pit_jax/errors.py",
+        "pit_jax/run/commit.txt",
+    ]
+    launchers = [str(path.relative_to(gcloud.ROOT)) for path in (gcloud.ROOT / "launch").glob("*.*")]
+    for name in (*files, *launchers, *gcloud.LOCKS):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(gcloud.ROOT / name, root / name)
     who = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false")

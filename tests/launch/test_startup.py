@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,10 +102,9 @@ def test_a_failed_installation_is_told_and_tried_again(machine: Machine) -> None
 
 
 def test_setup_py_is_enough_for_pip_to_know_what_to_install(machine: Machine, repository: Path) -> None:
-    """The package that the script makes around setup.py: its name, its version and its extra."""
-    text = (repository / "setup.py").read_text()
-    (machine.folder / "attributes" / "setup").write_text(text)
+    """The package that the script makes around setup.py can be built."""
+    (machine.folder / "attributes" / "setup").write_text((repository / "setup.py").read_text())
     assert machine.boot() == 0
-    source = machine.folder / "opt" / "source"
-    assert (source / "pit_jax" / "__init__.py").read_text() == '__version__ = "0"\n'
-    assert (source / "configs").is_dir() and 'extras_require={\n        "tpu": ["jax[tpu]' in text
+    command = [sys.executable, "setup.py", "--quiet", "--fullname"]
+    done = subprocess.run(command, cwd=machine.folder / "opt" / "source", capture_output=True, text=True)
+    assert done.stdout == "pit_jax-0\n", done.stderr
