@@ -23,10 +23,12 @@ systemctl disable --now unattended-upgrades.service apt-daily.timer apt-daily-up
 apt-get -o DPkg::Lock::Timeout=900 remove -y unattended-upgrades || echo "no unattended-upgrades to remove"
 rm -f "${PIT_LOCKFILE:-/tmp/libtpu_lockfile}"
 
-source=${1:-$base/source}
-if [ $# -eq 0 ]; then
+source=$base/source
+rm -rf "$source"
+if [ $# -gt 0 ]; then
+    cp -r "$1" "$source"  # pip leaves files of root's beside setup.py
+else
     # setup.py says what to install; a package of nothing else is enough for pip to read it.
-    rm -rf "$source"
     mkdir -p "$source/pit_jax" "$source/configs"
     echo '__version__ = "0"' >"$source/pit_jax/__init__.py"
     attribute pit-setup >"$source/setup.py"

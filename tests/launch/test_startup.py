@@ -85,7 +85,9 @@ def test_the_code_that_is_shipped_may_ask_for_others(machine: Machine) -> None:
     for name in ("setup.py", "constraints-py311.txt", "constraints-py312.txt"):
         (code / name).write_text("newer\n")
     assert machine.boot(str(code)) == 0 and machine.state == "ready"
-    assert any("-c code/constraints-py312.txt code[tpu]" in call for call in machine.calls)
+    assert any("-c opt/source/constraints-py312.txt opt/source[tpu]" in call for call in machine.calls)
+    assert (machine.folder / "opt" / "source" / "setup.py").read_text() == "newer\n"
+    assert len(list(code.iterdir())) == 3, "nothing of root's beside the code"
 
 
 def test_a_share_is_mounted_where_there_is_one(machine: Machine) -> None:
