@@ -17,7 +17,7 @@ from launch import gcloud, tpu_vm
 STAND_IN = Path(__file__).parent / "stand_in"
 SLICE = ("pit", "--zone=us-west4-a", "--accelerator-type=v4-8", "--nfs=10.0.0.2:/share")
 TWO = "--accelerator-type=v4-16"  # workers
-QUICK = ("--poll=0.05", "--patience=3")
+QUICK = ("--poll=0.15", "--patience=3")
 FLAGS = ("--", "--stage=all", "--config=configs/hh_rlhf.py", "--workdir=/mnt/pit/hh")
 
 
@@ -86,7 +86,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cloud(tmp_path: Path, checkout: Path, monkeypatch: pytest.MonkeyPatch) -> Cloud:
     """One worker a slice, nobody's yet."""
     texts = [(checkout / name).read_bytes() for name in ("setup.py", *gcloud.LOCKS)]
-    world = {
+    world: dict[str, Any] = {
         "resource": None,
         "plan": [],
         "events": [],

@@ -10,7 +10,7 @@ from launch.machines import GENERATIONS
 from tests.launch.conftest import Cloud
 
 # A person waits half a minute between two looks.
-HASTE = "import time\nreal = time.sleep\ntime.sleep = lambda seconds: real(min(seconds, 0.05))\n"
+HASTE = "import time\nreal = time.sleep\ntime.sleep = lambda seconds: real(min(seconds, 0.2))\n"
 NOTED = """#!/bin/bash
 [ -p /dev/stdin ] && cat >/dev/null
 echo "${0##*/} $*" >>"$STAND_IN/others"
