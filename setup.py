@@ -19,6 +19,7 @@ setup(
     package_dir={"pit_jax.configs": "configs"},
     package_data={
         "pit_jax": ["py.typed"],
+        "pit_jax.run": ["commit.txt"],
         "pit_jax.report": ["templates/*.j2"],
         "pit_jax.inference": ["prompts/*.txt"],
     },
@@ -55,6 +56,15 @@ setup(
         "judge": ["torch>=2.6", "transformers>=5.12,<6"],
         # What checkpoints and adapters are compared with; on Python 3.12 and later torch brings gigabytes of CUDA.
         "parity": ["torch>=2.6; python_version < '3.12'", "peft>=0.18; python_version < '3.12'"],
-        "dev": ["pytest>=8.3", "pytest-xdist>=3.6", "filelock>=3.12", "hypothesis>=6.100", "ruff>=0.15", "mypy>=1.18"],
+        "dev": [
+            "pytest>=8.3",
+            "pytest-xdist>=3.6",
+            "filelock>=3.12",
+            "hypothesis>=6.100",
+            "ruff>=0.15",
+            "mypy>=1.18",
+            "jsonschema>=4.23",
+            "pyyaml>=6",
+        ],
     },
 )

@@ -16,6 +16,7 @@ from tests import tiny_checkpoint
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted((ROOT / "docs" / "howto").glob("*.md"))
 EXPORT = ROOT / "docs" / "howto" / "export_and_serve.md"
+POD = ROOT / "docs" / "howto" / "pod.md"  # tests/launch/test_pod_page.py
 LEFT = {  # what a page leaves behind, in the folder where its commands were run
     "improve_my_answers": ("runs/mine/improve/trails.jsonl",),
     "own_data": ("runs/mixed/inspect/index.html", "runs/ranked/inspect/index.html"),
@@ -41,7 +42,7 @@ def test_every_fork_of_the_examples_is_checked_by_a_page() -> None:
     assert sorted(checked) == sorted(str(path.relative_to(ROOT)) for path in (ROOT / "examples/forks").glob("*.py"))
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page != EXPORT], ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [page for page in PAGES if page not in (EXPORT, POD)], ids=lambda page: page.stem)
 def test_the_commands_of_a_page_run(
     page: Path, finished: tuple[Path, str], environment: dict[str, str], tmp_path: Path
 ) -> None:

@@ -1,0 +1,208 @@
+"""A run from the first request to its end: started detached on every worker, followed, started again where it must."""
+
+import shlex
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from launch import fleet, gcloud, shipping
+from launch.fleet import Lost, say
+from launch.gcloud import REMOTE, Command
+from launch.machines import Machine
+from pit_jax.errors import UserError
+
+AGAIN = 75  # os.EX_TEMPFAIL: saved after a notice of pre-emption, to be run again by the same command
+MOUNT = "/mnt/pit"  # of --nfs, on every worker
+TAIL_BYTES = 4000  # of a log that is followed from the middle
+TAIL_LINES = 25  # of a log that ended in an error
+WORKER = f"bash {REMOTE}/tpu_worker.sh"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What runs where."""
+
+    machine: Machine
+    flags: tuple[str, ...]  # of launch/tpu_run.py
+    secrets: tuple[str, ...]  # names of environment variables
+    poll: float  # seconds between two looks
+    patience: int  # looks at workers that do not answer
+    restarts: int  # of a run that lost machines, or ended with AGAIN
+
+
+def workdir(flags: Sequence[str]) -> str:
+    """The value of --workdir, "" where there is none."""
+    values = [word.partition("=")[2] for word in flags if word.startswith("--workdir=")]
+    values += [after for word, after in zip(flags, flags[1:], strict=False) if word == "--workdir"]
+    return values[-1] if values else ""
+
+
+def outlives(job: Job) -> bool:
+    """Whether the workdir is still there when the machines are not."""
+    return bool(job.machine.nfs) and workdir(job.flags).startswith(f"{MOUNT}/")
+
+
+def check(job: Job) -> None:
+    """UserError for a workdir that the workers cannot use together, or that each copy of the code would wipe out."""
+    folder = workdir(job.flags)
+    if not folder.startswith("/"):
+        raise UserError(
+            f"--workdir={folder or '(none)'}: asked for an absolute path on the workers' disks; with --nfs=HOST:/SHARE "
+            f"write --workdir={MOUNT}/NAME"
+        )
+    if job.machine.all_workers > 1 and not outlives(job):
+        raise UserError(
+            f"--workdir={folder}: {job.machine.all_workers} workers write one run together, found a folder that each "
+            f"has on its own disk; pass --nfs=HOST:/SHARE and --workdir={MOUNT}/NAME"
+        )
+
+
+def start_command(job: Job) -> str:
+    return f"{WORKER} start {shlex.join(job.flags)}"
+
+
+def journey(job: Job) -> list[Command]:
+    """The commands of a run that meets no obstacle, in their order; those that look are repeated until it has ended."""
+    machine = job.machine
+    return [
+        gcloud.describe(machine),
+        gcloud.create(machine),
+        gcloud.describe(machine),
+        gcloud.on_workers(machine, fleet.STATE),
+        *shipping.pack(machine, job.secrets),
+        shipping.send(machine, job.secrets),
+        *((shipping.forget(machine),) if job.secrets else ()),
+        gcloud.on_workers(machine, f"{WORKER} unpack"),
+        gcloud.on_workers(machine, start_command(job)),
+        gcloud.on_workers(machine, fleet.STATE),
+        fleet.main_worker(machine, f"{WORKER} log -{TAIL_BYTES}"),
+    ]
+
+
+def run(job: Job) -> int:
+    """Until the run has ended. Returns 0, or the code of the run that failed.
+
+    Machines that are lost are asked for again, all of them, and the run goes on from its workdir.
+
+    Raises:
+        UserError: Google refuses, workers cannot be reached, or the workdir was lost with the machines.
+    """
+    left = job.restarts
+    while True:
+        fleet.acquire(job.machine, poll=job.poll, attempts=job.restarts)
+        try:
+            code = _on_machines(job)
+        except Lost as loss:
+            say(f"lost: {loss}")
+            if not outlives(job):
+                raise UserError(
+                    f"{loss}, and the workdir {workdir(job.flags)} with it; pass --nfs=HOST:/SHARE and "
+                    f"--workdir={MOUNT}/NAME, which outlive the machines"
+                ) from loss
+            fleet.remove(job.machine)
+        else:
+            if code != AGAIN:
+                return code
+            _stop(job)
+        if not left:
+            raise UserError(
+                f"the run was started {job.restarts + 1} times, which --max-restarts allows, and has not ended"
+            )
+        left -= 1
+
+
+def _on_machines(job: Job) -> int:
+    """Start the run, unless it is running there already, and follow it. Raises Lost."""
+    machine = job.machine
+    states = _everyone(job, fleet.STATE, installed=True)
+    if all(word == "running" for word in states.values()):
+        say("the run is going on there: following it")
+    else:
+        if any(word == "running" for word in states.values()):
+            say("some workers run and some do not: all are stopped and started together")
+            _stop(job)
+        _ship(job)
+        _everyone(job, start_command(job))
+        say(f"started on {machine.all_workers} workers; this command may be stopped, and given again to follow the run")
+    return _follow(job)
+
+
+def _everyone(job: Job, command: str, *, installed: bool = False) -> dict[str, str]:
+    settled = fleet.installed if installed else lambda word: True
+    return fleet.everyone(job.machine, command, poll=job.poll, patience=job.patience, settled=settled)
+
+
+def _ship(job: Job) -> None:
+    """Code and secrets to every worker, and the environment that the code asks for."""
+    say(f"shipping commit {shipping.head()[:12]}")
+    try:
+        for command in shipping.pack(job.machine, job.secrets):
+            answer = gcloud.run(command)
+            if answer.code:
+                raise UserError(f"{command[0]} failed: {answer.reason}")
+        sent = gcloud.run(shipping.send(job.machine, job.secrets))
+    finally:
+        if job.secrets:
+            gcloud.run(shipping.forget(job.machine))
+    if sent.code:
+        if reason := fleet.missing(job.machine):
+            raise Lost(reason)
+        raise gcloud.refused("copy to the workers", sent.reason)
+    _everyone(job, f"{WORKER} unpack")
+
+
+def _stop(job: Job) -> None:
+    """End what still runs, on every worker that can be reached."""
+    fleet.ask(job.machine, f"{WORKER} stop")
+
+
+def _follow(job: Job) -> int:
+    """Show the log of process 0 until no worker runs. Returns the run's code, AGAIN where it must be started again."""
+    shown, ending = -TAIL_BYTES, 0
+    while True:
+        states = _everyone(job, fleet.STATE)
+        shown = _show(job, shown)
+        running = [host for host, word in states.items() if word == "running"]
+        if not running:
+            return _verdict(job, states)
+        if len(running) < len(states):
+            ending += 1
+            if ending >= job.patience:
+                say(f"{len(running)} workers do not end though others have: stopping them")
+                return _verdict(job, {host: word for host, word in states.items() if word != "running"})
+        time.sleep(job.poll)
+
+
+def _show(job: Job, shown: int) -> int:
+    """Print what process 0 has logged since. Returns how many bytes of its log are shown."""
+    answer = gcloud.run(fleet.main_worker(job.machine, f"{WORKER} log {shown}"))
+    head, _, text = answer.out.partition("\n")
+    if answer.code or not head.startswith("pit-size "):
+        return shown
+    print(fleet.clean(text), end="", flush=True)
+    return int(head.removeprefix("pit-size "))
+
+
+def _verdict(job: Job, states: dict[str, str]) -> int:
+    """What the workers' ends mean together. Raises Lost."""
+    ended = {host: word.split() for host, word in states.items()}
+    if all(word[:2] == ["exit", "0"] for word in ended.values()):
+        say("the run has ended")
+        return 0
+    if reason := fleet.missing(job.machine):
+        raise Lost(reason)
+    codes = {host: int(word[1]) if word[0] == "exit" else AGAIN for host, word in ended.items()}
+    # Who is told first may end the others by its going: one notice is a notice for all.
+    if AGAIN in codes.values():
+        say("a worker ended after a notice, or its machine was started again: the same command again on all")
+        return AGAIN
+    failed = [host for host in codes if codes[host]]
+    first = min(failed, key=lambda host: float(ended[host][2]))
+    lines = gcloud.run(gcloud.on_workers(job.machine, f"{WORKER} lines {TAIL_LINES}")).out.splitlines()
+    _stop(job)
+    say(f"the run failed: {first} ended first, with code {codes[first]}; the last lines of its log:")
+    for line in lines:
+        host, _, text = line.partition("\t")
+        if host == first:
+            print(fleet.clean(text))
+    return codes[first]
