@@ -10,7 +10,24 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.12 python3.11 python3.13,\
 	$(shell $(name) -c '$(SUPPORTED)' >/dev/null 2>&1 && echo $(name))))
 # Python 3.13 takes the versions locked for 3.12: both resolve alike.
 LOCK := import sys; print("constraints-py3%d.txt" % min(sys.version_info[1], 12))
-INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c "$$($(BIN)/python -c '$(LOCK)')"
+LOCKED = -c "$$($(BIN)/python -c '$(LOCK)')"
+PIP = $(BIN)/python -m pip --disable-pip-version-check
+EXTRAS = dev
+test $(PARITY): EXTRAS = dev,parity
+# Installs .[EXTRAS]. uv takes less time than pip, and reads none of its configuration: that is handed over, pip's
+# name of it first.
+CONFIGURED = index-url=UV_DEFAULT_INDEX extra-index-url=UV_INDEX find-links=UV_FIND_LINKS \
+	constraint=UV_CONSTRAINT trusted-host=UV_INSECURE_HOST cert=SSL_CERT_FILE
+define INSTALL
+found=$$($(PIP) config list); \
+for pair in $(CONFIGURED); do \
+	value=$$(printf '%s\n' "$$found" | sed -n "s/^[^=]*[.]$${pair%=*}='\(.*\)'$$/\1/p" | head -n 1 | sed 's/\\n/ /g'); \
+	test -z "$$value" || export "$${pair#*=}=$$value"; \
+done; \
+export UV_INDEX_STRATEGY=unsafe-best-match VIRTUAL_ENV=$(VENV); \
+{ $(PIP) install --quiet $(LOCKED) uv && $(BIN)/uv pip install --quiet --compile-bytecode $(LOCKED) -e '.[$(EXTRAS)]'; } || \
+	$(PIP) install --quiet $(LOCKED) -e '.[$(EXTRAS)]'
+endef
 
 .DEFAULT_GOAL := help
 .PHONY: help setup test demo lint format clean
@@ -33,11 +50,11 @@ $(STAMP): setup.py constraints-py311.txt constraints-py312.txt
 	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
 	@lock=$$($(BIN)/python -c '$(LOCK)'); \
 		echo "Installing into $(VENV) from $$lock (a few minutes the first time)"
-	@$(INSTALL) -e '.[dev]'
+	@$(INSTALL)
 	@touch $(STAMP)
 
 $(PARITY): $(STAMP)
-	@$(INSTALL) -e '.[dev,parity]'
+	@$(INSTALL)
 	@touch $(PARITY)
 
 test: lint $(PARITY)

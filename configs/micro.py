@@ -3,7 +3,7 @@
 Command   python launch/tpu_run.py --stage=all --config=configs/micro.py --workdir=runs/micro
           Tests and `python -m pit_jax.fork check` run it.
 Hardware  two CPU cores: two or three minutes, nearly all of them compiling.
-Expect    nothing: twelve updates make no gap model. RL runs on it all the same.
+Expect    nothing: eight updates make no gap model. RL runs on it all the same.
 """
 
 from dataclasses import replace
@@ -20,12 +20,12 @@ def get_config() -> Config:
         transformer=replace(
             base.transformer, width=16, query_heads=2, kv_heads=1, head_size=8, ffn=32, pooled_head=True
         ),
-        sft=replace(base.sft, policy_steps=12, improver_steps=12, batch_size=16, accumulate=2),
-        rm=replace(base.rm, policy_steps=12, improver_steps=12, batch_size=16),
+        sft=replace(base.sft, policy_steps=8, improver_steps=8, batch_size=16, accumulate=2),
+        rm=replace(base.rm, policy_steps=8, improver_steps=8, batch_size=16),
         rl=replace(
             base.rl,
             policy_rounds=2,
-            curriculum=replace(base.rl.curriculum, rounds=(3, 3), anchor="previous"),
+            curriculum=replace(base.rl.curriculum, rounds=(2, 2), anchor="previous"),
             batch_size=16,
             minibatches=2,
             evaluate_every=1,
@@ -36,12 +36,12 @@ def get_config() -> Config:
         ),
         improve=replace(base.improve, rounds=2, batch_size=16),
         evaluate=replace(base.evaluate, prompts=16, temperatures=(0.8,), resamples=50),
-        dpo=replace(base.dpo, steps=6, batch_size=16),
+        dpo=replace(base.dpo, steps=4, batch_size=16),
         paper=replace(
             base.paper,
             ablations=("first-only", "direct-rlhf", "score-difference"),
             temperatures=(0.5, 1.0),
             rounds=2,
         ),
-        checkpoint=replace(base.checkpoint, every=3),
+        checkpoint=replace(base.checkpoint, every=2),
     )

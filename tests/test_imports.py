@@ -90,12 +90,13 @@ def edges(source: str, path: Path, package: str) -> Iterator[Edge]:
     yield from visit(ast.parse(source), False)
 
 
-def all_edges() -> list[Edge]:
+@functools.cache
+def all_edges() -> tuple[Edge, ...]:
     found: list[Edge] = []
     for path in sorted(PACKAGE.rglob("*.py")):
         package = ".".join(path.relative_to(PACKAGE.parent).parent.parts)
         found.extend(edges(path.read_text(), path, package))
-    return found
+    return tuple(found)
 
 
 def folder(path: Path) -> str:

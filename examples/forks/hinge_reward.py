@@ -77,6 +77,6 @@ fork(
         config=HingeConfig,
         replaces=StageId("rm", "policy"),
         curves=("accuracy",),
-        trial=("--hinge.steps=12",),
+        trial=("--hinge.steps=6",),
     )
 )

@@ -90,7 +90,7 @@ def test_a_changed_knob_is_named_and_nothing_is_touched(
 def test_rl_refuses_a_gap_model_that_learned_nothing(
     finished: tuple[Path, str], refused: Callable[..., str], tmp_path: Path
 ) -> None:
-    """The micro run's gap model saw twelve batches. The text names gate, figure, limit and what to do."""
+    """The micro run's gap model saw eight batches. The text names gate, figure, limit and what to do."""
     workdir = tmp_path / "run"
     shutil.copytree(finished[0], workdir, ignore=shutil.ignore_patterns("rl-improver", "improve", "evaluate", "report"))
     model = workdir / "rm-improver"

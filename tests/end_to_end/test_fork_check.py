@@ -27,7 +27,7 @@ def run(context: Context) -> None:
         rows=context.data.arrays("rm", "reward"),
         heldout=context.data.arrays("heldout", "reward"),
         optimizer=common.optimizer,
-        steps=12,
+        steps=6,
         batch_size=common.batch_size,
         accumulate=common.accumulate,
         seed=os.getpid(),

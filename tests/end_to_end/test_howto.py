@@ -69,12 +69,8 @@ def test_an_export_is_made_and_served(environment: dict[str, str], tmp_path: Pat
     whole = (workdir / "export" / "policy" / "model.safetensors").stat().st_size
 
     shutil.rmtree(workdir / "export")
-    again = run_lines(
-        [line.replace("--stage=export", "--stage=export --export.adapters=peft") for line in make],
-        environment,
-        tmp_path,
-    )
-    assert again.count("finished before, skipped") == 8
+    (line,) = [line for line in "".join(make).splitlines() if "--stage=export" in line]
+    run_lines([f"{line} --export.adapters=peft"], environment, tmp_path)
     sizes = [(workdir / "export" / name / "adapter_model.safetensors").stat().st_size for name in models]
     assert max(sizes) < whole / 2
 

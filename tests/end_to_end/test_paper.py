@@ -28,7 +28,7 @@ def paper(
 
 def test_the_ablations_are_trained_as_branches(paper: tuple[Path, str]) -> None:
     workdir, _ = paper
-    for name, stage, rounds in (("first-only", "rl-improver", 6), ("direct-rlhf", "rl-policy", 8)):
+    for name, stage, rounds in (("first-only", "rl-improver", 4), ("direct-rlhf", "rl-policy", 6)):
         folder = workdir / "paper" / name
         assert [path.name for path in folder.iterdir()] == [stage], "everything else is the parent run's"
         rows = [json.loads(line) for line in (folder / stage / "metrics.jsonl").read_text().splitlines()]
