@@ -268,6 +268,26 @@ class ExportConfig:
 
 
 @dataclass(frozen=True)
+class PlanConfig:
+    topology: str = "v5e-256"
+    """Machine to plan for: an accelerator type (v5e-256, v5p-64), or a shape in chips (v5p:4x4x4)."""
+    stages: tuple[str, ...] = ("sft", "rm", "rl")
+    """Stages to plan, by name (all their models), or one model of them: rl-improver."""
+    model: Literal["", "gemma-2b", "llama-3-8b", "llama-3-70b"] = ""
+    """Architecture to plan with; empty = that of --base, or the transformer's knobs."""
+    vocab_size: int = 0
+    """Rows of the embedding; 0 = the model's, the prepared data's, or at most tokenizer.vocab_size."""
+    suffix_tokens: int = 16
+    """Tokens between a reference and its answer, where no prepared data tell."""
+    price: float = 0.0
+    """Price of a chip-hour, in any currency; 0 = hours alone."""
+    search: bool = False
+    """Try meshes and the knobs that trade time for memory, and propose the cheapest plan that fits."""
+    tries: int = 12
+    """Most plans that a search compiles, likeliest first."""
+
+
+@dataclass(frozen=True)
 class CheckpointConfig:
     every: int = 200
     """Updates between checkpoints of SFT and reward models."""
@@ -306,6 +326,7 @@ class Config:
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     paper: PaperConfig = field(default_factory=PaperConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
+    plan: PlanConfig = field(default_factory=PlanConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
 
 

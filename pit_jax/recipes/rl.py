@@ -15,7 +15,8 @@ from pit_jax.inference.engine import Engine
 from pit_jax.inference.sampling import Sampling
 from pit_jax.parallel.sharding import batch_sharding, replicated
 from pit_jax.recipes.gap import require_gates
-from pit_jax.recipes.rl_shapes import batches, cost, programs
+from pit_jax.recipes.rl_loads import loads, residents
+from pit_jax.recipes.rl_shapes import batches, programs
 from pit_jax.rl.algorithms import ALGORITHMS, algorithm_of, check_algorithm, samples_of
 from pit_jax.rl.curriculum import Place, advance, check_curriculum, every_provider
 from pit_jax.rl.heldout import HeldoutChunk, heldout_chunks, measure
@@ -226,5 +227,6 @@ RECIPE = Recipe(
     contents=contents,
     batches=batches,
     programs=programs,
-    cost=cost,
+    loads=loads,
+    residents=residents,
 )

@@ -9,10 +9,9 @@ import jax.numpy as jnp
 from pit_jax.config import Config
 from pit_jax.inference.engine import Engine
 from pit_jax.inference.sampling import Sampling
-from pit_jax.model.flops import Work
 from pit_jax.rl.algorithms import algorithm_of, samples_of
 from pit_jax.rl.curriculum import providers_of
-from pit_jax.rl.references import REFERENCES, reference_cost
+from pit_jax.rl.references import REFERENCES
 from pit_jax.rl.rewards import reward_of
 from pit_jax.rl.rollout import make_loss, make_score
 from pit_jax.run.programs import Program, Shapes
@@ -77,38 +76,3 @@ def _references(shapes: Shapes, engine: Engine, language: Any, key: Any, samplin
         row = shapes.rollout_prompts(rows, shapes.improver_slot if rewrite else shapes.layout.prompt_slot)
         args = language, row.prompt_BP, row.prompt_mask_BP, key, sampling
         yield Program(f"references of {rows}{', rewritten' if rewrite else ''}", engine.complete, args)
-
-
-def cost(shapes: Shapes, role: str) -> Work:
-    """rounds * batch * [reference + draw + anchor + scorer + epochs (policy, trained)], and of a critic as much again.
-
-    All T slots are decoded: a batch goes on until its longest answer has ended. The scorer reads twice when the gap is
-    centred, twice without the reference for a difference of scores, and a second gap model as often as it. A reference
-    is drawn once for all responses to it. A round that stops on rl.stop_kl and a run that a monitor ends cost less
-    than is counted here; a phase that is over early leaves its rounds to the last, whose references may cost more.
-    """
-    config, passes, layout = shapes.config.rl, shapes.passes, shapes.layout
-    slot, prompt = layout.response_slot, layout.prompt_slot
-    plain = passes.score(prompt + slot)
-    if role == "policy":
-        return config.policy_rounds * config.batch_size * _rollout(shapes, role, prompt, plain)
-    improving = shapes.improver_slot
-    both = 1 + (shapes.config.rm.second_gap_steps > 0)
-    scored = 2 * plain if config.reward == "difference" else (1 + config.center_gap) * passes.score(improving + slot)
-    total = Work()
-    for references, rounds in zip(config.curriculum.references, config.curriculum.rounds, strict=True):
-        names = providers_of(references)
-        groups = config.batch_size // samples_of(config, role) // len(names)
-        drawn = groups * reference_cost(passes, names, prompt=prompt, improver=improving, slot=slot)
-        total += rounds * (drawn + config.batch_size * _rollout(shapes, role, improving, both * scored))
-    return total
-
-
-def _rollout(shapes: Shapes, role: str, prompt: int, scored: Work) -> Work:
-    """One response, drawn, scored and learned from, without its reference."""
-    config, passes, slot = shapes.config.rl, shapes.passes, shapes.layout.response_slot
-    row = prompt + slot
-    anchor, value = passes.read(row, logits=slot), passes.score(row)
-    learned = passes.draw(prompt, slot, slot) + anchor + scored + config.epochs * anchor.trained()
-    critic = value + config.epochs * value.trained()
-    return learned + critic if algorithm_of(config, role).critic else learned

@@ -7,11 +7,11 @@ import jax
 from pit_jax.batch import SftBatch
 from pit_jax.config import Config
 from pit_jax.masked import Mean
-from pit_jax.model.flops import Work
 from pit_jax.model.networks import LanguageModel, Params
 from pit_jax.model.scoring import counted_logits
 from pit_jax.objectives.sft import token_loss
 from pit_jax.run.context import Context
+from pit_jax.run.loads import Load, Loads
 from pit_jax.run.params import Models
 from pit_jax.run.programs import Program, Shapes
 from pit_jax.run.stage import Batch, Recipe
@@ -61,15 +61,15 @@ def programs(shapes: Shapes, role: str) -> Iterator[Program]:
     yield shapes.step("update", loss, optimizer, shapes.params(network), batch, accumulate=config.accumulate)
 
 
-def cost(shapes: Shapes, role: str) -> Work:
-    """steps * batch rows, trained, with logits at the answer's slots (T, a few more than the longest)."""
-    layout = shapes.layout
+def loads(shapes: Shapes, role: str) -> Loads:
+    """Batch rows an update, trained, with logits at the answer's slots (T, a few more than the longest)."""
+    layout, config = shapes.layout, shapes.config
     row = shapes.passes.read(layout.row_lengths[f"sft-{role}"], logits=layout.response_slot)
-    return steps(shapes.config, role) * shapes.config.sft.batch_size * row.trained()
+    return {"update": Load(steps(config, role), config.sft.batch_size * row.trained())}
 
 
 def batches(config: Config, role: str) -> Iterator[Batch]:
     yield "--sft.batch-size", config.sft.batch_size, config.sft.accumulate
 
 
-RECIPE = Recipe(run=run, batches=batches, programs=programs, cost=cost)
+RECIPE = Recipe(run=run, batches=batches, programs=programs, loads=loads)

@@ -15,7 +15,7 @@ from pit_jax.data.features import Example, Layout, build
 from pit_jax.model.flops import Passes
 from pit_jax.model.networks import LanguageModel, Network, ScalarModel
 from pit_jax.parallel.sharding import abstract_params, batch_sharding, replicated
-from pit_jax.training.state import abstract_state, create_state, state_sharding
+from pit_jax.training.state import TrainState, abstract_state, create_state, state_sharding
 from pit_jax.training.step import Loss, compile_step, make_train_step
 
 BATCHES = {
@@ -37,7 +37,7 @@ class Program:
 
     def lower(self, mesh: Mesh, platform: str = "tpu") -> Any:
         """The lowered program for a platform; neither it nor a compiler for it is needed."""
-        with jax.set_mesh(mesh):
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # its devices may be none of this process's
             return self.function.trace(*self.args).lower(lowering_platforms=(platform,))
 
 
@@ -120,12 +120,16 @@ class Shapes:
         accumulate: int = 1,
     ) -> Program:
         """The program of one update of `params` on a batch."""
-        whole = replicated(self.mesh)
-        shapes = jax.eval_shape(lambda params: create_state(params, optimizer, seed=0, extras={}), params)
-        places = state_sharding(shapes, jax.tree.map(lambda x: x.sharding, params), whole)
+        state = self.state(params, optimizer)
         step = compile_step(
             make_train_step(loss, optimizer, accumulate=accumulate),
-            state_sharding=places,
+            state_sharding=jax.tree.map(lambda x: x.sharding, state),
             batch_sharding=batch_sharding(self.mesh),
         )
-        return Program(name, step, (abstract_state(shapes, places), batch))
+        return Program(name, step, (state, batch))
+
+    def state(self, params: Any, optimizer: optax.GradientTransformation) -> TrainState:
+        """The state of a training of `params`."""
+        shapes = jax.eval_shape(lambda params: create_state(params, optimizer, seed=0, extras={}), params)
+        places = state_sharding(shapes, jax.tree.map(lambda x: x.sharding, params), replicated(self.mesh))
+        return abstract_state(shapes, places)
