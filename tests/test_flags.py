@@ -60,7 +60,7 @@ def test_every_knob_is_a_flag() -> None:
         (["--qqqq=1"], "unknown flag --qqqq; see --help"),
         (
             ["--stage=rll"],
-            r"--stage: unknown 'rll'; did you mean rl\?; known: data, sft, rm, rl, dpo, .*, export, all",
+            r"--stage: unknown 'rll'; did you mean rl\?; known: data, sft, rm, rl, dpo, .*, export, plan, all",
         ),
         (["--stage", "evalute"], r"did you mean evaluate\?"),
         (["--model=both"], "--model: unknown 'both'; known: policy, improver, second-gap"),

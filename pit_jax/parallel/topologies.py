@@ -232,7 +232,7 @@ def _arranged(shape: tuple[int, int, int], devices: Sequence[Any]) -> np.ndarray
         return np.asarray(
             mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=devices[0].platform == "tpu")
         )
-    except (NotImplementedError, AssertionError, ValueError):
+    except (RuntimeError, AssertionError, ValueError):
         return np.array(devices).reshape(shape)
 
 

@@ -20,7 +20,9 @@ def test_a_bar_ends_at_the_chip_or_at_what_is_needed(program: MakeProgram) -> No
     ]
     assert (bar.limit, bar.tone) == (100.0, "good")
     over = Bar(program(memory=32.0, limit=16.0))
-    assert (over.limit, over.tone) == (50.0, "bad") and sum(share for _, _, share in over.pieces) == pytest.approx(100)
+    assert (over.limit, over.tone) == (50.0, "bad") and sum(share for _, _, share in over.pieces) == pytest.approx(
+        100, abs=0.1
+    )
     assert over.pieces[-1][:2] == ("needed, not laid out", 30 * GIB)
 
 

@@ -45,8 +45,8 @@ def test_a_program_on_simulated_devices(tmp_path: Path, monkeypatch: pytest.Monk
     ("message", "gib"),
     [
         (
-            "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (66.87G) exceeds "
-            "available HBM (15.75G).",
+            "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (66.87G) "
+            "exceeds available HBM (15.75G).",
             66.87,
         ),
         (
