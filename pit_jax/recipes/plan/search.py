@@ -61,7 +61,19 @@ class Search:
     tries: int
     say: Callable[[str], None]
     plans: list[Plan] = field(default_factory=list)
+    configs: list[Config] = field(default_factory=list)
+    """Of those plans."""
     refused: list[str] = field(default_factory=list)
+
+    @property
+    def closest(self) -> int:
+        """Which plan comes nearest to fitting: got through most stages and programs, then lacks least memory."""
+
+        def lack(plan: Plan) -> tuple[int, float]:
+            programs = [program for stage in plan.stages for program in stage.programs]
+            return -len(programs), max(program.memory / program.limit for program in programs)
+
+        return min(range(len(self.plans)), key=lambda place: lack(self.plans[place]))
 
     def run(self, config: Config, topology: Topology) -> Plan | None:
         """The cheapest of the plans that fit. On every mesh the fastest settings are tried first, and each program that
@@ -75,12 +87,14 @@ class Search:
     def _on_mesh(self, config: Config, changed: dict[str, Any]) -> None:
         changed = changed | {knob.field: knob.values(config)[0] for knob in knobs_of(config)}
         while len(self.plans) < self.tries:
+            candidate = with_fields(config, changed)
             try:
-                plan = self.make(with_fields(config, changed), flags_of(changed))
+                plan = self.make(candidate, flags_of(changed))
             except UserError as error:
                 self.refused.append(f"{' '.join(flags_of(changed))}: {error}")
                 return
             self.plans.append(plan)
+            self.configs.append(candidate)
             self.say(f"search {len(self.plans)}: {' '.join(plan.flags)}: {outcome(plan)}")
             turned = None if plan.fits else relieved(config, changed, plan)
             if turned is None:

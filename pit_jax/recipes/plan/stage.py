@@ -48,6 +48,8 @@ def run(context: Context) -> None:
             raise UserError(f"--plan.search: no mesh takes the batches; the last said {search.refused[-1]}")
         if plan is None:
             say(f"[red]none of {len(plans)} plans fits; raise --plan.tries, or name a larger --plan.topology[/]")
+            config = search.configs[search.closest]
+            plan = make(config, plans[search.closest].flags, to_the_end=True)
     plan = plan or make(config, to_the_end=True)
     write_json(folder / "plan.json", asdict(plan))
     say(plan_page.table(plan))

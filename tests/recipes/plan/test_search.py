@@ -65,7 +65,12 @@ def test_nothing_to_turn_and_nothing_to_place(program: MakeProgram) -> None:
 
     search = Search(make, tries=2, say=lambda text: None)
     assert search.run(Config(), topology_of("v5e-8")) is None
-    assert asked == [8, 4, 2] and len(search.plans) == 2 and "batch" in search.refused[0]
+    assert (
+        search.configs[search.closest].mesh.fsdp == 4
+        and asked == [8, 4, 2]
+        and len(search.plans) == 2
+        and "batch" in search.refused[0]
+    )
 
 
 def test_the_table_of_knobs_is_about_programs_that_there_are() -> None:

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,7 +33,7 @@ def test_a_plan_needs_no_data_and_no_tpu(micro: Config, capsys: pytest.CaptureFi
 
 
 def test_what_cannot_be_planned(micro: Config) -> None:
-    def planned(**knobs: object) -> Config:
+    def planned(**knobs: Any) -> Config:
         return replace(micro, plan=replace(micro.plan, **knobs))
 
     for config, told in (
