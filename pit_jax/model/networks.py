@@ -76,6 +76,10 @@ class LanguageModel(Network):
         """logits_BLV, float32."""
         return self._bind(params).logits(hidden_BLD)
 
+    def unembedding(self, params: Params) -> jax.Array:
+        """matrix_DV whose product with hidden states is the logits, before any softcap."""
+        return params["embedding"].T if self.config.tied else params["unembedding"]
+
     def _build(self, key: jax.Array, adapter: AdapterConfig | None) -> Transformer:
         return Transformer(self.config, self.vocab_size, adapter, rngs=nnx.Rngs(params=key))
 

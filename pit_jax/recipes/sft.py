@@ -9,7 +9,7 @@ from pit_jax.config import Config
 from pit_jax.masked import Mean
 from pit_jax.model.flops import Work
 from pit_jax.model.networks import LanguageModel, Params
-from pit_jax.model.scoring import counted_logits
+from pit_jax.model.scoring import counted_logprobs
 from pit_jax.objectives.sft import token_loss
 from pit_jax.run.context import Context
 from pit_jax.run.params import Models
@@ -45,7 +45,7 @@ def make_loss(model: LanguageModel, *, slots: int) -> Loss:
     """Next-token loss over the answers' tokens; a row holds at most `slots` of them, and only they get logits."""
 
     def loss(params: Params, batch: SftBatch, key: jax.Array) -> tuple[jax.Array, dict[str, Mean]]:
-        return token_loss(*counted_logits(model, params, batch, slots=slots))
+        return token_loss(*counted_logprobs(model, params, batch, slots=slots))
 
     return loss
 
