@@ -96,10 +96,16 @@ class Block(nnx.Module):
 
 
 class Transformer(nnx.Module):
-    """Tokens to hidden states; `logits` maps hidden states to the vocabulary."""
+    """Tokens to hidden states; `logits`, where there is an output, maps hidden states to the vocabulary."""
 
     def __init__(
-        self, config: TransformerConfig, vocab_size: int, adapter: AdapterConfig | None = None, *, rngs: nnx.Rngs
+        self,
+        config: TransformerConfig,
+        vocab_size: int,
+        adapter: AdapterConfig | None = None,
+        *,
+        output: bool = True,
+        rngs: nnx.Rngs,
     ):
         if config.query_heads % config.kv_heads:
             raise UserError(
@@ -107,7 +113,7 @@ class Transformer(nnx.Module):
             )
         self.config = config
         self.embedding = nnx.Param(jax.random.normal(rngs.params(), (vocab_size, config.width)) * config.width**-0.5)
-        if not config.tied:
+        if output and not config.tied:
             scale = config.width**-0.5
             self.unembedding = nnx.Param(jax.random.normal(rngs.params(), (config.width, vocab_size)) * scale)
 

@@ -11,7 +11,7 @@ import jax
 from pit_jax.config import Config
 from pit_jax.errors import UserError
 from pit_jax.model.adapters import ATTENTION, FFN, has_adapters, matrix_sizes, merge, split
-from pit_jax.model.networks import Network, Params
+from pit_jax.model.networks import Network, Params, trunk_of
 from pit_jax.parallel.sharding import abstract_params, init_sharded
 from pit_jax.run.base import load_base
 from pit_jax.run.context import Context
@@ -90,7 +90,7 @@ class Models:
         params = restored(self._context, folder, network.init if full else network.init_adapter, round)
         if not full:
             below = self._below(stage)
-            return joined({"trunk": below} if stage.leaves == "scalar" else below, params)
+            return joined(trunk_of(below) if stage.leaves == "scalar" else below, params)
         if self._context.config.adapter.rank:
             self._full[name] = params
         return params
