@@ -13,6 +13,11 @@ from pit_jax.model.rows import Rows
 from pit_jax.parallel.sharding import constrain_batch
 
 Carry = tuple[jax.Array, Cache | None]
+REMAT = {  # what is kept of a block that is computed again
+    "full": None,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "offload": jax.checkpoint_policies.offload_dot_with_no_batch_dims("device", "pinned_host"),
+}
 
 
 class GatedFfn(nnx.Module):
@@ -141,7 +146,7 @@ class Transformer(nnx.Module):
             x_BLD, cache = carry
             return block(x_BLD, rows, cache, layer)
 
-        body = nnx.remat(block) if self.config.remat else block
+        body = block if self.config.remat == "none" else nnx.remat(block, policy=REMAT[self.config.remat])
         scan = nnx.scan(body, in_axes=(0, nnx.Carry, 0), out_axes=nnx.Carry, unroll=self.config.unroll)
         x_BLD, cache = scan(self.blocks, (x_BLD, cache), jnp.arange(self.config.layers, dtype=jnp.int32))
         return self.final_norm(x_BLD), cache

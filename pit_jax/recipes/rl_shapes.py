@@ -13,17 +13,23 @@ from pit_jax.model.flops import Work
 from pit_jax.rl.algorithms import algorithm_of, samples_of
 from pit_jax.rl.curriculum import providers_of
 from pit_jax.rl.references import REFERENCES, reference_cost
-from pit_jax.rl.rewards import reward_of
+from pit_jax.rl.rewards import reward_of, scorer_of
+from pit_jax.rl.roles import SECOND_GAP, Roles
 from pit_jax.rl.rollout import make_loss, make_score
+from pit_jax.run.params import VALUE
 from pit_jax.run.programs import Program, Shapes
+from pit_jax.run.provenance import StageId
 from pit_jax.run.stage import Batch
 from pit_jax.training.optimizer import make_rl_optimizer
+from pit_jax.training.sharing import SharedJit
 
 
 def batches(config: Config, role: str) -> Iterator[Batch]:
     rl = config.rl
     groups = rl.batch_size // samples_of(rl, role)
-    yield "--rl.batch-size", rl.batch_size, rl.minibatches
+    yield "--rl.batch-size", rl.batch_size, rl.minibatches * rl.accumulate
+    if rl.score_rows:
+        yield "--rl.score-rows", rl.score_rows, 1
     parts = max(len(providers_of(names)) for names in rl.curriculum.references) if role == "improver" else 1
     yield f"--rl.batch-size (1/{rl.batch_size // groups * parts} of it for each reference)", groups // parts, 1
 
@@ -34,11 +40,9 @@ def programs(shapes: Shapes, role: str) -> Iterator[Program]:
     algorithm, samples, spec = algorithm_of(config, role), samples_of(config, role), shapes.decode_spec
     policy, scalar = shapes.language_model, shapes.scalar_model
     slot = layout.prompt_slot if role == "policy" else shapes.improver_slot
-    language, score = shapes.params(policy), shapes.params(scalar)
-    params = {"policy": language, **({"value": score} if algorithm.critic else {})}
-    frozen = {"anchor": language, "scorer": score}
-    if role == "improver" and shapes.config.rm.second_gap_steps > 0:
-        frozen["second-gap"] = score
+    roles = abstract_roles(shapes, role)
+    params = roles.whole(roles.trainable)
+    language, frozen = params["policy"], roles.frozen
     engine, prompts = Engine(policy, spec), shapes.rollout_prompts(rows, slot)
     sampling, key = Sampling(shapes.scalar()), shapes.key()
     drawing = language, prompts.prompt_BP, prompts.prompt_mask_BP, key, sampling
@@ -46,18 +50,32 @@ def programs(shapes: Shapes, role: str) -> Iterator[Program]:
     completions = jax.eval_shape(engine.complete, *drawing)
     drawn = jax.tree.map(lambda x: shapes.array(x.shape, x.dtype), completions)
     reward = reward_of(config, role)
-    scored = jax.jit(make_score(policy, scalar, config, algorithm, samples=samples, reward=reward))
+    scored = SharedJit(make_score(policy, scalar, config, algorithm, samples=samples, reward=reward))
     scoring = params, frozen, prompts, drawn, shapes.array((rows,), jnp.float32), shapes.scalar()
     yield Program("score", scored, scoring)
     experience, _ = jax.eval_shape(scored, *scoring)
     size = rows // config.minibatches
     batch = jax.tree.map(lambda x: shapes.array((size, *x.shape[1:]), x.dtype), experience)
     optimizer = make_rl_optimizer(config, 1, critic=algorithm.critic)
+    loss = make_loss(policy, scalar, config, algorithm, slot=spec.response_slot)
     yield shapes.step(
-        "update", make_loss(policy, scalar, config, algorithm, slot=spec.response_slot), optimizer, params, batch
+        "update", loss, optimizer, roles.trainable, batch, accumulate=config.accumulate, frozen=roles.under
     )
     if role == "improver":
         yield from _references(shapes, engine, language, key, sampling)
+
+
+def abstract_roles(shapes: Shapes, role: str) -> Roles:
+    """The models of a round, which share a backbone where adapters are trained; those that references need apart."""
+    policy, scalar, config = shapes.language_model, shapes.scalar_model, shapes.config
+    frozen = {
+        "anchor": shapes.frozen(policy, str(StageId("sft", role))),
+        "scorer": shapes.frozen(scalar, str(scorer_of(config, role))),
+    }
+    if role == "improver" and config.rm.second_gap_steps > 0:
+        frozen["second-gap"] = shapes.frozen(scalar, str(SECOND_GAP))
+    value = shapes.partition(scalar, VALUE) if algorithm_of(config.rl, role).critic else None
+    return Roles(shapes.partition(policy, str(StageId("rl", role))), value, frozen, {})
 
 
 def _references(shapes: Shapes, engine: Engine, language: Any, key: Any, sampling: Sampling) -> Iterator[Program]:

@@ -58,7 +58,10 @@ def programs(shapes: Shapes, role: str) -> Iterator[Program]:
     config, network = shapes.config.sft, shapes.language_model
     loss = make_loss(network, slots=shapes.layout.response_slot)
     optimizer, batch = make_optimizer(config.optimizer, 1), shapes.batch(f"sft-{role}", config.batch_size)
-    yield shapes.step("update", loss, optimizer, shapes.params(network), batch, accumulate=config.accumulate)
+    part = shapes.partition(network, f"sft-{role}")
+    yield shapes.step(
+        "update", loss, optimizer, part.trainable, batch, accumulate=config.accumulate, frozen=part.frozen
+    )
 
 
 def cost(shapes: Shapes, role: str) -> Work:
