@@ -27,6 +27,7 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "plans.md"
 MACHINES = ("v5e-8", "v5e-16", "v5e-256", "v5p-64", "v6e-64")
 STAGES = ("sft-improver", "rm-improver", "rl-improver")
 TRAINING = {"full": (), "LoRA": ("--adapter.rank=16",)}
+FROZEN = "--transformer.frozen-dtype=bfloat16"
 GIB = 2**30
 WORDS = {True: "yes", False: "**no**", None: "not known"}
 
@@ -57,7 +58,7 @@ COLUMNS = (
     "in the token loop, GB",
     "tokens/s a chip",
 )
-TITLE = f"| {' | '.join((*COLUMNS, 'hours', 'price'))} |"
+TITLE = f"| {' | '.join((*COLUMNS, 'tokens/s a chip', 'hours', 'price'))} |"
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ class Cell:
             "--plan.stages",
             *STAGES,
             *TRAINING[self.training],
+            FROZEN,
             "--plan.search",
             f"--plan.price={price:g}",
         ]
@@ -147,7 +149,7 @@ def main() -> None:
     parser.add_argument("--machines", nargs="+", default=list(MACHINES))
     parser.add_argument("--training", nargs="+", default=list(TRAINING), choices=list(TRAINING))
     parser.add_argument("--prices", nargs="*", default=[], help="of chip-hours: v5e=1.2 v5p=4.2")
-    parser.add_argument("--tries", type=int, default=12, help="plans that a search compiles")
+    parser.add_argument("--tries", type=int, default=24, help="plans that a search compiles")
     parser.add_argument("--scratch", type=Path, default=Path("runs/plans"))
     parser.add_argument("--page", type=Path, default=PAGE)
     flags = parser.parse_args()

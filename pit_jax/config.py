@@ -144,6 +144,10 @@ class RlConfig:
     """Passes over a round's rollouts."""
     minibatches: int = 4
     """Updates per pass; rollouts are reshuffled every pass."""
+    accumulate: int = 1
+    """Micro-batches per update."""
+    score_rows: int = 0
+    """Rollouts that anchor, critic and reward models read at a time; 0 = all of a round."""
     temperature: float = 1.0
     """Sampling temperature of rollouts and references; log-probs are taken at it."""
     kl_coef: float = 0.15
@@ -283,7 +287,7 @@ class PlanConfig:
     """Price of a chip-hour, in any currency; 0 = hours alone."""
     search: bool = False
     """Try meshes and the knobs that trade time for memory, and propose the cheapest plan that fits."""
-    tries: int = 12
+    tries: int = 24
     """Most plans that a search compiles, likeliest first."""
 
 

@@ -84,7 +84,10 @@ def programs(shapes: Shapes, role: str) -> Iterator[Program]:
     anchor = dict.fromkeys(("anchor_chosen_B", "anchor_rejected_B"), shapes.array((config.batch_size,), jnp.float32))
     loss, optimizer = make_loss(network, config), make_optimizer(config.optimizer, 1)
     batch = DpoBatch(**rows, **anchor)
-    yield shapes.step("update", loss, optimizer, shapes.params(network), batch, accumulate=config.accumulate)
+    part = shapes.partition(network, "dpo-policy")
+    yield shapes.step(
+        "update", loss, optimizer, part.trainable, batch, accumulate=config.accumulate, frozen=part.frozen
+    )
 
 
 def loads(shapes: Shapes, role: str) -> Loads:

@@ -166,8 +166,10 @@ def require_gates(context: Context) -> dict[str, str]:
 def programs(shapes: Shapes, role: str) -> Iterator[Program]:
     config, network = shapes.config.rm, shapes.scalar_model
     optimizer, batch = make_optimizer(config.optimizer, 1), shapes.batch("gap", config.batch_size)
-    loss, params = make_loss(network, terms_of(shapes.config, role)), shapes.params(network)
-    yield shapes.step("update", loss, optimizer, params, batch, accumulate=config.accumulate)
+    loss, part = make_loss(network, terms_of(shapes.config, role)), shapes.partition(network, str(StageId("rm", role)))
+    yield shapes.step(
+        "update", loss, optimizer, part.trainable, batch, accumulate=config.accumulate, frozen=part.frozen
+    )
 
 
 def loads(shapes: Shapes, role: str) -> Loads:

@@ -47,8 +47,10 @@ def make_loss(model: ScalarModel) -> Loss:
 def programs(shapes: Shapes, role: str) -> Iterator[Program]:
     config, network = shapes.config.rm, shapes.scalar_model
     optimizer, batch = make_optimizer(config.optimizer, 1), shapes.batch("reward", config.batch_size)
-    params = shapes.params(network)
-    yield shapes.step("update", make_loss(network), optimizer, params, batch, accumulate=config.accumulate)
+    part = shapes.partition(network, "rm-policy")
+    yield shapes.step(
+        "update", make_loss(network), optimizer, part.trainable, batch, accumulate=config.accumulate, frozen=part.frozen
+    )
 
 
 def loads(shapes: Shapes, role: str) -> Loads:

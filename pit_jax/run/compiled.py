@@ -96,9 +96,13 @@ def summed(found: Iterable[Collective]) -> tuple[Traffic, ...]:
     return tuple(sorted(rows, key=lambda row: -row.sent))
 
 
-def device_bytes(tree: Any) -> int:
-    """Bytes that one device holds of a tree of placed ShapeDtypeStructs; a leaf without a place is whole everywhere."""
-    return sum(_leaf_bytes(leaf) for leaf in jax.tree.leaves(tree))
+def device_bytes(tree: Any, but: Any = ()) -> int:
+    """Bytes that one device holds of a tree of placed ShapeDtypeStructs, and not of the tree `but`.
+
+    An object that stands in several places is one array (training/sharing.py); one without a place is whole everywhere.
+    """
+    known = {id(leaf) for leaf in jax.tree.leaves(but)}
+    return sum(_leaf_bytes(leaf) for leaf in {id(x): x for x in jax.tree.leaves(tree) if id(x) not in known}.values())
 
 
 def _leaf_bytes(leaf: Any) -> int:

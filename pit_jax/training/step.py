@@ -10,11 +10,13 @@ import optax
 
 from pit_jax.errors import UserError
 from pit_jax.masked import Mean
+from pit_jax.training.sharing import distinct
 from pit_jax.training.state import TrainState, joined
 
 Metrics = dict[str, Mean]
 Loss = Callable[[Any, Any, jax.Array], tuple[jax.Array, Metrics]]
-Step = Callable[[TrainState, Any], tuple[TrainState, Metrics]]
+Step = Callable[..., tuple[TrainState, Metrics]]
+"""step(state, batch) -> (state, metrics), and with frozen parameters as a third argument where there are some."""
 
 
 def make_train_step(loss: Loss, optimizer: optax.GradientTransformation, *, accumulate: int) -> Step:
@@ -85,17 +87,36 @@ def compile_step(step: Step, *, state_sharding: TrainState, batch_sharding: Any,
     """The one jax.jit: where state and batch live, and that the old state's buffers are reused for the new one.
 
     `batch_sharding` is a sharding, or a tree prefix of the batch. The state passed in is gone afterwards (donated):
-    read what is needed of it before the call. `frozen` parameters (arrays on the mesh) are handed to every call, and
-    stay. Metrics come back replicated.
+    read what is needed of it before the call. `frozen` parameters (arrays on the mesh) are handed to every call, an
+    array of which several models are made once, and stay. Metrics come back replicated.
     """
-    arguments = () if frozen is None else (frozen,)
-    program = jax.jit(
-        step,
-        in_shardings=(state_sharding, batch_sharding, *jax.tree.map(lambda x: x.sharding, arguments)),
-        out_shardings=(state_sharding, state_sharding.step),
-        donate_argnums=0,
-    )
-    return program if frozen is None else lambda state, batch: program(state, batch, frozen)
+    out, where = (state_sharding, state_sharding.step), (state_sharding, batch_sharding)
+    if frozen is None:
+        return jax.jit(step, in_shardings=where, out_shardings=out, donate_argnums=0)
+    arrays, places = distinct(frozen)
+
+    def over_frozen(state: TrainState, batch: Any, arrays: list[Any]) -> tuple[TrainState, Metrics]:
+        return step(state, batch, places.fill(arrays))
+
+    shardings = (*where, [x.sharding for x in arrays])
+    program = jax.jit(over_frozen, in_shardings=shardings, out_shardings=out, donate_argnums=0)
+    return FrozenStep(program, arrays)
+
+
+@dataclasses.dataclass(frozen=True)
+class FrozenStep:
+    """A compiled step and the frozen arrays that it is handed with every call."""
+
+    program: Any
+    arrays: list[Any]
+
+    def __call__(self, state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
+        updated: tuple[TrainState, Metrics] = self.program(state, batch, self.arrays)
+        return updated
+
+    def trace(self, state: Any, batch: Any) -> Any:
+        """The traced program of arguments like these, as jax.jit's."""
+        return self.program.trace(state, batch, self.arrays)
 
 
 def _require_loss(metrics: Metrics) -> None:

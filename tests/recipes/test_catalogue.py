@@ -53,6 +53,7 @@ DECIDES_NOTHING = {
     "checkpoint": "a killed run equals one that was not",
     "transformer.remat": "how a network is computed",
     "transformer.unroll": "how a network is computed",
+    "transformer.logits_bytes": "how a network is computed",
     "improve.prompts": "a file, which counts by its content",
 }
 

@@ -1,5 +1,6 @@
 """Other meshes and knobs for the same work on the same machine: the cheapest plan that fits."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -38,19 +39,15 @@ def per_update(config: Config) -> int:
     return config.rl.batch_size // config.rl.minibatches
 
 
+REMATS = ("none", "dots", "full")  # offload waits for the host, which a roofline of chips does not see
 KNOBS = (
+    Knob("transformer.remat", ("sft", "rm", "rl"), "update", lambda config: REMATS),
     Knob("sft.accumulate", ("sft",), "update", lambda config: powers(1, config.sft.batch_size)),
     Knob("rm.accumulate", ("rm",), "update", lambda config: powers(1, config.rm.batch_size)),
     Knob("rl.accumulate", ("rl",), "update", lambda config: powers(1, per_update(config))),
     Knob("rl.score_rows", ("rl",), "score", lambda config: halves(config.rl.batch_size)),
-    Knob("transformer.remat", ("sft", "rm", "rl"), "update", lambda config: remats(config)),
 )
 """What is traded. A knob that the config does not have is left out."""
-
-
-def remats(config: Config) -> list[Any]:
-    """Store all activations, or recompute more and more of them."""
-    return [False, True] if isinstance(config.transformer.remat, bool) else ["none", "dots", "full", "offload"]
 
 
 @dataclass
@@ -120,9 +117,10 @@ def relieved(config: Config, changed: dict[str, Any], plan: Plan) -> dict[str, A
 def _turned(config: Config, changed: dict[str, Any], stage: str, program: ProgramPlan) -> dict[str, Any] | None:
     for knob in knobs_of(config):
         values = list(knob.values(config))
-        place = values.index(changed[knob.field])
+        place, over = values.index(changed[knob.field]), program.memory / program.limit
         if stage in knob.stages and knob.program == program.name and place + 1 < len(values):
-            return {**changed, knob.field: values[place + 1]}
+            steps = max(1, int(math.log2(over)))  # a step halves what it is about, at most
+            return {**changed, knob.field: values[min(place + steps, len(values) - 1)]}
     return None
 
 

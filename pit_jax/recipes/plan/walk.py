@@ -147,13 +147,12 @@ def plan_of(
 
 
 def _programs(stage: Stage, shapes: Shapes, topology: Topology, folder: Path) -> Iterator[ProgramPlan]:
-    loads = stage.loads(shapes)
-    sizes = {name: device_bytes(tree) for name, tree in stage.residents(shapes).items()}
+    loads, residents = stage.loads(shapes), stage.residents(shapes)
     for program in stage.programs(shapes):
         load = loads.get(program.name)
         compiled = compile_program(program, shapes.mesh, folder)
-        held = () if load is None else load.holds
-        beside = sum(size for name, size in sizes.items() if name not in held)
+        held = [residents[name] for name in (load.holds if load else ()) if name in residents]
+        beside = device_bytes(residents, but=held)
         yield program_plan(program, compiled, load, beside, shapes, topology)
 
 

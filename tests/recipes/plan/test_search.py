@@ -13,13 +13,13 @@ from tests.recipes.plan.conftest import MakeProgram, plan_with
 
 
 def test_fields_by_their_names_and_as_flags() -> None:
-    changed = {"mesh.fsdp": 4, "rl.curriculum.patience": 7, "transformer.remat": True, "seed": 3}
+    changed = {"mesh.fsdp": 4, "rl.curriculum.patience": 7, "transformer.remat": "full", "seed": 3}
     config = with_fields(Config(), changed)
     assert {name: flatten(config)[name] for name in changed} == changed
     assert replace(config, mesh=Config().mesh, rl=Config().rl, transformer=Config().transformer, seed=0) == Config()
-    assert flags_of({"sft.batch_size": 4, "transformer.remat": True}) == (
+    assert flags_of({"sft.batch_size": 4, "transformer.remat": "full"}) == (
         "--sft.batch-size=4",
-        "--transformer.remat=true",
+        "--transformer.remat=full",
     )
 
 
@@ -32,7 +32,7 @@ def test_every_mesh_has_all_chips_and_splits_rows_first() -> None:
 
 
 def test_a_program_that_does_not_fit_has_its_knob_turned(program: MakeProgram) -> None:
-    """An update of SFT that needs 40 GiB over the parts it is cut into fits in four of them."""
+    """An update that needs 40 GiB over the parts it is cut into: recomputing does not help, four parts fit."""
 
     def make(config: Config, flags: tuple[str, ...]) -> Plan:
         parts = config.sft.accumulate
@@ -40,10 +40,10 @@ def test_a_program_that_does_not_fit_has_its_knob_turned(program: MakeProgram) -
         return plan_with(("sft-policy", [update]), flags=flags)
 
     config = replace(Config(), mesh=replace(Config().mesh, fsdp=1))
-    search = Search(make, tries=3, say=lambda text: None)
+    search = Search(make, tries=9, say=lambda text: None)
     best = search.run(config, topology_of("v5e-1"))
-    assert best is not None and "--sft.accumulate=4" in best.flags and "--mesh.data=1" in best.flags
-    assert [plan.fits for plan in search.plans] == [False, False, True]
+    assert best is not None and {"--sft.accumulate=4", "--transformer.remat=full", "--mesh.data=1"} <= set(best.flags)
+    assert [plan.fits for plan in search.plans] == 4 * [False] + [True]
 
 
 def test_the_cheapest_of_those_that_fit(program: MakeProgram) -> None:
@@ -65,16 +65,12 @@ def test_nothing_to_turn_and_nothing_to_place(program: MakeProgram) -> None:
 
     search = Search(make, tries=2, say=lambda text: None)
     assert search.run(Config(), topology_of("v5e-8")) is None
-    assert (
-        search.configs[search.closest].mesh.fsdp == 4
-        and asked == [8, 4, 2]
-        and len(search.plans) == 2
-        and "batch" in search.refused[0]
-    )
+    assert asked == [8, 4, 2] and search.configs[search.closest].mesh.fsdp == 4
+    assert len(search.plans) == 2 and "batch" in search.refused[0]
 
 
 def test_the_table_of_knobs_is_about_programs_that_there_are() -> None:
-    assert {"sft.accumulate", "rm.accumulate", "transformer.remat"} <= {knob.field for knob in knobs_of(Config())}
+    assert knobs_of(Config()) == list(KNOBS)
     for knob in knobs_of(Config()):
         values = list(knob.values(Config()))
         assert len(values) == len(set(values)) > 1 and type(flatten(Config())[knob.field]) is type(values[0])

@@ -49,10 +49,10 @@ def test_the_longest_rows_that_the_config_lets_in(micro: Config, tmp_path: Path)
 
 def test_a_published_model_keeps_the_knobs_of_the_run(micro: Config) -> None:
     config = replace(
-        micro, plan=replace(micro.plan, model="gemma-2b"), transformer=replace(micro.transformer, remat=True)
+        micro, plan=replace(micro.plan, model="gemma-2b"), transformer=replace(micro.transformer, remat="full")
     )
     found = with_model(config)
-    assert (found.transformer.layers, found.transformer.remat, vocabulary(found)) == (18, True, 256_000)
+    assert (found.transformer.layers, found.transformer.remat, vocabulary(found)) == (18, "full", 256_000)
     assert vocabulary(replace(found, plan=replace(found.plan, vocab_size=99))) == 99
 
 
@@ -72,7 +72,10 @@ def test_every_program_has_a_load(micro: Config, id: StageId, tmp_path: Path) ->
 
 
 def test_what_lies_beside_a_draw_of_the_improver(micro: Config, tmp_path: Path) -> None:
-    """Four language models are there (policy, anchor, sampler, the moving anchor), two scalar ones, two moments."""
+    """Four language models are there (policy, anchor, sampler, the moving anchor), two scalar ones, two moments.
+
+    Over adapters all of them share one backbone, which is an argument of the draw.
+    """
     mesh = mesh_of(1, 8, 1)
     shapes = shapes_of(micro, mesh, tmp_path)
     stage = catalogue()[RL_IMPROVER]
@@ -81,8 +84,14 @@ def test_what_lies_beside_a_draw_of_the_improver(micro: Config, tmp_path: Path) 
     assert sizes["policy"] == sizes["anchor"] == sizes["sampler"] == sizes["moving"] == language
     assert sizes["value"] == sizes["scorer"] == score and "second-gap" not in sizes
     assert sizes["optimizer"] == pytest.approx(2 * (language + score), abs=64)
-    (draw,) = [load for name, load in stage.loads(shapes).items() if name == "draw"]
+    draw = stage.loads(shapes)["draw"]
     assert draw.holds == ("policy",) and draw.decoded == 64 and draw.cached == 32 + 64 + 16 + 64
+    adapted = shapes_of(replace(micro, adapter=replace(micro.adapter, rank=2)), mesh, tmp_path)
+    residents = stage.residents(adapted)
+    alone = sum(device_bytes(tree) for tree in residents.values())
+    shared = device_bytes(adapted.backbone)
+    assert device_bytes(residents) == alone - 4 * shared, "policy, anchor, sampler, critic and scorer have one"
+    assert device_bytes(residents, but=[residents["policy"]]) < device_bytes(residents) - shared + 1
 
 
 def test_the_demand_of_a_decode_by_hand(micro: Config, tmp_path: Path) -> None:

@@ -4,12 +4,14 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import jax
+
 from pit_jax.config import RlConfig
 from pit_jax.model.flops import Work
 from pit_jax.rl.algorithms import algorithm_of, samples_of
 from pit_jax.rl.curriculum import every_provider, providers_of
 from pit_jax.rl.references import POLICY_RL, REFERENCES, models_needed
-from pit_jax.rl.roles import rounds_of
+from pit_jax.rl.roles import abstract_roles, rounds_of
 from pit_jax.run.loads import Load, Loads
 from pit_jax.run.programs import Shapes
 from pit_jax.training.optimizer import make_rl_optimizer
@@ -69,7 +71,7 @@ def _scored(shapes: Shapes, role: str) -> Work:
 
 
 def _references(shapes: Shapes, rounds: int, chunks: int) -> Iterator[tuple[str, Load]]:
-    """Of the programs that draw references and put them into prompts, in the names of rl_shapes."""
+    """Of the programs that draw references and put them into prompts, in the names of recipes/rl_shapes.py."""
     config, slot = shapes.config.rl, shapes.layout.response_slot
     drawn: dict[tuple[int, bool], float] = {(config.batch_size, False): 0.0}
     prompts: dict[int, float] = {config.batch_size: 0.0}
@@ -106,19 +108,20 @@ def _phases(config: RlConfig) -> Iterator[tuple[tuple[str, ...], int]]:
 
 
 def residents(shapes: Shapes, role: str) -> Mapping[str, Any]:
-    """The models of rl/roles.py and the optimizer of those that learn, as shapes."""
-    config = shapes.config.rl
-    language, score = shapes.params(shapes.language_model), shapes.params(shapes.scalar_model)
-    critic = algorithm_of(config, role).critic
-    learning = {"policy": language, **({"value": score} if critic else {})}
-    optimizer = make_rl_optimizer(config, 1, critic=critic)
-    frozen = {"anchor": language, "scorer": score}
-    found: dict[str, Any] = {**learning, **frozen, "optimizer": shapes.state(learning, optimizer).opt_state}
+    """The models of rl/roles.py and the optimizer of those that learn, as shapes; what they share is one object."""
+    config, roles = shapes.config.rl, abstract_roles(shapes, role)
+    optimizer = make_rl_optimizer(config, 1, critic=roles.value is not None)
+    found: dict[str, Any] = {
+        **roles.whole(roles.trainable),
+        **roles.frozen,
+        "optimizer": shapes.state(roles.trainable, optimizer).opt_state,
+    }
     if role == "policy":
         return found
-    if shapes.config.rm.second_gap_steps > 0:
-        found["second-gap"] = score
     if config.curriculum.anchor == "previous":
-        found["moving"] = language
+        found["moving"] = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), roles.policy.trainable
+        )
     others = dict.fromkeys((POLICY_RL, *models_needed(every_provider(config.curriculum))))
-    return found | {SAMPLER if id == POLICY_RL else f"{SAMPLER} {id}": language for id in others}
+    samplers = {id: shapes.frozen(shapes.language_model, str(id)) for id in others}
+    return found | {SAMPLER if id == POLICY_RL else f"{SAMPLER} {id}": params for id, params in samplers.items()}
