@@ -124,6 +124,20 @@ def collectives(text: str) -> list[Collective]:
     return found
 
 
+def between_slices(text: str, slices: int) -> list[Collective]:
+    """Every collective over the data centre network of a program for several slices of a TPU.
+
+    Its compiler takes them apart: what is left to do between slices is handed to the host (megascale) and comes back.
+    """
+    module, found = _parsed(text), []
+    for instruction, _, loops in _walk(module, module.entry, ()):
+        kind = re.search(r'_xla_megascale_transfer_type="([A-Z_]+)"', instruction.rest)
+        if instruction.opcode == "send" and kind is not None:
+            size = array_bytes(instruction.type)[0]
+            found.append(Collective(instruction.name, kind[1].lower().replace("_", "-"), size, size, slices, loops, ""))
+    return found
+
+
 def array_bytes(type: str) -> list[int]:
     """Bytes of every array of an HLO type, a tuple's one by one: f32[2,3]{1,0} holds 24."""
     return [

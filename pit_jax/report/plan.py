@@ -75,8 +75,9 @@ def table(plan: Plan) -> Table:
         shown.add_column(column, justify="right", no_wrap=True)
     for stage in plan.stages:
         for program in stage.programs:
-            shown.add_row(plain_text(f"{stage.id} {program.name}"), *cells(program), style=_style(program.fits))
-        shown.add_row(plain_text(f"{stage.id}: {verdict(stage, plan)}"), style="bold", end_section=True)
+            last = program is stage.programs[-1]
+            name = plain_text(f"{stage.id} {program.name}")
+            shown.add_row(name, *cells(program), style=_style(program.fits), end_section=last)
     return shown
 
 

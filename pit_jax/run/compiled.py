@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from pit_jax.files import read_json, write_json
-from pit_jax.parallel.hlo import Collective, collectives
+from pit_jax.parallel.hlo import Collective, between_slices, collectives
 from pit_jax.run.plan import Compiled, Traffic
 from pit_jax.run.programs import Program
 
@@ -27,8 +27,8 @@ OUT_OF_MEMORY = (
 )
 
 
-def compile_program(program: Program, mesh: Mesh, folder: Path) -> Compiled:
-    """Lower and compile a program for the devices of a mesh, which are a TPU's or simulated.
+def compile_program(program: Program, mesh: Mesh, folder: Path, slices: int = 1) -> Compiled:
+    """Lower and compile a program for the devices of a mesh, which are a TPU's, of so many slices, or simulated.
 
     What was compiled once is read from `folder`, by the text of the lowered program and the compiler's version. A
     program that does not fit is an answer, not an error; so is one that the compiler refuses.
@@ -40,19 +40,19 @@ def compile_program(program: Program, mesh: Mesh, folder: Path) -> Compiled:
     known = read_json(path)
     if known is not None:
         return msgspec.convert(known, Compiled)
-    compiled = _compiled(program, lowered, compiler, begun)
+    compiled = _compiled(program, lowered, compiler, begun, slices)
     write_json(path, asdict(compiled))
     return compiled
 
 
-def _compiled(program: Program, lowered: Any, compiler: Literal["tpu", "cpu"], begun: float) -> Compiled:
+def _compiled(program: Program, lowered: Any, compiler: Literal["tpu", "cpu"], begun: float, slices: int) -> Compiled:
     try:
         executable = lowered.compile(compiler_options=UNTUNED if compiler == "cpu" else None)
     except jax.errors.JaxRuntimeError as error:
         needed, arguments = needed_bytes(str(error)), device_bytes(program.args)
         reason = "" if needed else str(error)[:500]
         return Compiled(compiler, arguments, 0, None, (), time.perf_counter() - begun, needed, reason)
-    memory = executable.memory_analysis()
+    memory, text = executable.memory_analysis(), executable.as_text()
     arguments, outputs = memory.argument_size_in_bytes, memory.output_size_in_bytes - memory.alias_size_in_bytes
     # The peak counts arguments and outputs; temp_size_in_bytes counts memory twice that is used one after the other.
     temporaries = max(memory.peak_memory_in_bytes - arguments - outputs, 0)
@@ -61,7 +61,7 @@ def _compiled(program: Program, lowered: Any, compiler: Literal["tpu", "cpu"], b
         arguments=arguments,
         outputs=outputs,
         temporaries=temporaries if compiler == "tpu" else None,
-        traffic=summed(collectives(executable.as_text())),
+        traffic=summed(collectives(text)) + summed(between_slices(text, slices), slices=True),
         seconds=time.perf_counter() - begun,
     )
 
@@ -74,7 +74,7 @@ def needed_bytes(message: str) -> int | None:
     return None
 
 
-def summed(found: Iterable[Collective]) -> tuple[Traffic, ...]:
+def summed(found: Iterable[Collective], *, slices: bool = False) -> tuple[Traffic, ...]:
     """The collectives of a program by place and kind; those that move most first."""
     groups: dict[tuple[str, str], list[Collective]] = {}
     for one in found:
@@ -88,6 +88,7 @@ def summed(found: Iterable[Collective]) -> tuple[Traffic, ...]:
                 "count": sum(one.times for one in group),
                 "sent": sum(one.times * one.sent for one in group),
                 "largest": max(one.largest for one in group),
+                "slices": slices,
             },
             Traffic,
         )

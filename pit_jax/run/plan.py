@@ -23,6 +23,8 @@ class Traffic:
     """Bytes that a chip sends in one call."""
     largest: int
     """Bytes of the largest array that one of them moves."""
+    slices: bool = False
+    """Whether it goes between slices, over the data centre network."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,11 @@ class Compiled:
     """Of a program that does not fit: all that it needs, as far as the compiler tells."""
     error: str = ""
     """Why there is no program, other than its memory."""
+
+    def sent(self, *places: str, slices: bool = False) -> float:
+        """Bytes that a chip sends in one call, inside its slice or to others, at these places or at all."""
+        moved = [one for one in self.traffic if one.slices == slices]
+        return sum(one.sent for one in moved if not places or one.place in places)
 
 
 @dataclass(frozen=True)
@@ -86,8 +93,8 @@ class ProgramPlan:
         return self.tokens / self.least.seconds if self.least and self.least.seconds and self.tokens else None
 
     def sent(self, *places: str) -> float:
-        """Bytes that a chip sends in one call, at these places or at all."""
-        return sum(one.sent for one in self.compiled.traffic if not places or one.place in places)
+        """Bytes that a chip sends in one call, inside its slice, at these places or at all."""
+        return self.compiled.sent(*places)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import NamedSharding
 
-from pit_jax.parallel.hlo import Collective, Loop
+from pit_jax.parallel.hlo import Collective, Loop, between_slices, collectives
 from pit_jax.parallel.mesh import mesh_of
 from pit_jax.parallel.sharding import P
 from pit_jax.parallel.topologies import has_tpu_compiler, mesh_over, topology_of, tpu_devices
@@ -75,6 +75,25 @@ def test_collectives_are_summed_by_kind_and_place() -> None:
     ]
 
 
+SLICES = """HloModule jit_f, num_partitions=8
+
+ENTRY %main (p: f32[64,8,128]) -> f32[64,8,128] {
+  %p = f32[64,8,128]{2,1,0} parameter(0)
+  %after-all = token[] after-all()
+  %send = (f32[64,8,128]{2,1,0:T(4,128)}, u32[], token[]) send(%p, %after-all), channel_id=2, is_host_transfer=true, \
+frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime",_xla_megascale_transfer_type="ALL_REDUCE"}
+  ROOT %recv = f32[64,8,128]{2,1,0} copy(%p)
+}
+"""
+
+
+def test_what_goes_between_slices() -> None:
+    """As libtpu hands a sum over two slices to the host: a chip sends its 256 KiB once, on a ring of two."""
+    (one,) = summed(between_slices(SLICES, 2), slices=True)
+    assert (one.kind, one.sent, one.largest, one.slices) == ("all-reduce", 2.0**18, 2**18, True)
+    assert collectives(SLICES) == []
+
+
 @pytest.mark.skipif(not has_tpu_compiler(), reason="libtpu is not installed")
 def test_a_program_for_a_tpu_that_is_not_there(tmp_path: Path) -> None:
     """One that fits, and one of 512 GiB, which says so."""
@@ -82,6 +101,12 @@ def test_a_program_for_a_tpu_that_is_not_there(tmp_path: Path) -> None:
     found = compile_program(product(mesh), mesh, tmp_path)
     assert found.compiler == "tpu" and found.needed is None and found.temporaries is not None
     assert found.arguments >= device_bytes(product(mesh).args)
+    two = topology_of("v5e-4", 2)
+    both = mesh_over((2, 4, 1), tpu_devices(two), 2)
+    total = jax.jit(lambda x: jnp.sum(x, axis=0), out_shardings=NamedSharding(both, P("fsdp")))
+    rows = jax.ShapeDtypeStruct((16, 4096), jnp.float32, sharding=NamedSharding(both, P(("data", "fsdp"))))
+    crossing = compile_program(Program("total", total, (rows,)), both, tmp_path, 2)
+    assert crossing.sent(slices=True) > 0 and {one.slices for one in crossing.traffic} == {True, False}
     huge = jax.ShapeDtypeStruct((2**27, 1024), jnp.float32, sharding=NamedSharding(mesh, P()))
     refused = compile_program(Program("huge", jax.jit(lambda x: x + 1), (huge,)), mesh, tmp_path)
     assert refused.needed is not None and refused.needed > 500 * 2**30 and not refused.error

@@ -53,6 +53,8 @@ def run(context: Context) -> None:
     plan = plan or make(config, to_the_end=True)
     write_json(folder / "plan.json", asdict(plan))
     say(plan_page.table(plan))
+    for planned in plan.stages:
+        say(f"{planned.id}: {plan_page.verdict(planned, plan)}")
     if plan.flags:
         say(f"flags: {' '.join(plan.flags)}")
     page = plan_page.build(plan, plans, folder / "index.html", compiler=has_tpu_compiler(), note=NO_COMPILER)

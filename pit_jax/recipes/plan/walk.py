@@ -150,7 +150,7 @@ def _programs(stage: Stage, shapes: Shapes, topology: Topology, folder: Path) ->
     loads, residents = stage.loads(shapes), stage.residents(shapes)
     for program in stage.programs(shapes):
         load = loads.get(program.name)
-        compiled = compile_program(program, shapes.mesh, folder)
+        compiled = compile_program(program, shapes.mesh, folder, topology.slices)
         held = [residents[name] for name in (load.holds if load else ()) if name in residents]
         beside = device_bytes(residents, but=held)
         yield program_plan(program, compiled, load, beside, shapes, topology)
@@ -179,14 +179,12 @@ def demand_of(compiled: Compiled, load: Load, shapes: Shapes, topology: Topology
     """Of one chip in one call: operations as model/flops.py counts them, bytes of HBM, bytes sent.
 
     At least: arguments are read once and results written; what is temporary is written and read. A program that
-    decodes reads its weights and the whole cache once more for every token. Bytes sent to other slices are not told
-    apart from those inside a slice.
+    decodes reads its weights and the whole cache once more for every token.
     """
     hbm = compiled.arguments + compiled.outputs + 2 * (compiled.temporaries or 0)
     if load.decoded:
         hbm += load.decoded * (compiled.arguments + cache_bytes(load, shapes))
-    sent = sum(one.sent for one in compiled.traffic)
-    return Demand(load.work.flops / topology.chips, float(hbm), sent)
+    return Demand(load.work.flops / topology.chips, float(hbm), compiled.sent(), compiled.sent(slices=True))
 
 
 def cache_bytes(load: Load, shapes: Shapes) -> int:
