@@ -34,7 +34,7 @@ def compile_program(program: Program, mesh: Mesh, folder: Path, slices: int = 1)
     program that does not fit is an answer, not an error; so is one that the compiler refuses.
     """
     begun = time.perf_counter()
-    compiler: Literal["tpu", "cpu"] = "tpu" if mesh.devices.flat[0].platform == "tpu" else "cpu"
+    compiler = _compiler(mesh)
     lowered = program.lower(mesh, compiler)
     path = folder / f"{_digest(lowered, compiler, mesh)}.json"
     known = read_json(path)

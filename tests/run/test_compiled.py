@@ -13,7 +13,7 @@ from pit_jax.parallel.mesh import mesh_of
 from pit_jax.parallel.sharding import P
 from pit_jax.parallel.topologies import has_tpu_compiler, mesh_over, topology_of, tpu_devices
 from pit_jax.run import compiled
-from pit_jax.run.compiled import compile_program, device_bytes, needed_bytes, summed
+from pit_jax.run.compiled import compile_program, device_bytes, needed_bytes, summed, too_large
 from pit_jax.run.programs import Program
 
 ROWS, WIDTH = 64, 32
@@ -37,6 +37,9 @@ def test_a_program_on_simulated_devices(tmp_path: Path, monkeypatch: pytest.Monk
     assert found.arguments == device_bytes(program.args) == 4 * (ROWS * WIDTH + WIDTH * WIDTH) // 8
     assert found.outputs == 4 * ROWS * WIDTH and found.temporaries is None and found.compiler == "cpu"
     assert {(one.kind, one.place) for one in found.traffic} == {("all-gather", "once")}
+    assert too_large(program, mesh_of(1, 8, 1), found.arguments) is None
+    alone = too_large(program, mesh_of(1, 8, 1), found.arguments - 1)
+    assert alone is not None and alone.needed == found.arguments and alone.temporaries is None
     monkeypatch.setattr(compiled, "_compiled", None)
     assert compile_program(program, mesh_of(1, 8, 1), tmp_path) == found, "read from the folder"
 

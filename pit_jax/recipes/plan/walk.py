@@ -18,7 +18,7 @@ from pit_jax.parallel.mesh import check_batch, mesh_shape
 from pit_jax.parallel.topologies import Topology, has_tpu_compiler, mesh_over, simulated_devices, tpu_devices
 from pit_jax.recipes.catalogue import catalogue
 from pit_jax.run.base import OURS
-from pit_jax.run.compiled import compile_program, device_bytes
+from pit_jax.run.compiled import compile_program, device_bytes, too_large
 from pit_jax.run.loads import Load
 from pit_jax.run.plan import Compiled, Plan, ProgramPlan, StagePlan
 from pit_jax.run.programs import Program, Shapes
@@ -123,7 +123,7 @@ def plan_of(
     planned: list[StagePlan] = []
     for stage in stages:
         programs = []
-        for program in _programs(stage, shapes, topology, workdir / "compiled"):
+        for program in _programs(stage, shapes, topology, workdir / "compiled", quick_first=not to_the_end):
             say(f"{stage.id}: {told(program)}")
             programs.append(program)
             if program.fits is False and not to_the_end:
@@ -146,13 +146,20 @@ def plan_of(
     )
 
 
-def _programs(stage: Stage, shapes: Shapes, topology: Topology, folder: Path) -> Iterator[ProgramPlan]:
+def _programs(
+    stage: Stage, shapes: Shapes, topology: Topology, folder: Path, *, quick_first: bool
+) -> Iterator[ProgramPlan]:
+    """In their order, or those that decode last: they take longest to compile."""
     loads, residents = stage.loads(shapes), stage.residents(shapes)
-    for program in stage.programs(shapes):
+    programs = list(stage.programs(shapes))
+    if quick_first:
+        programs.sort(key=lambda program: loads[program.name].decoded if program.name in loads else 0)
+    for program in programs:
         load = loads.get(program.name)
-        compiled = compile_program(program, shapes.mesh, folder, topology.slices)
         held = [residents[name] for name in (load.holds if load else ()) if name in residents]
         beside = device_bytes(residents, but=held)
+        compiled = too_large(program, shapes.mesh, topology.chip.hbm - beside)
+        compiled = compiled or compile_program(program, shapes.mesh, folder, topology.slices)
         yield program_plan(program, compiled, load, beside, shapes, topology)
 
 
