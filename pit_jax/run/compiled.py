@@ -45,6 +45,18 @@ def compile_program(program: Program, mesh: Mesh, folder: Path, slices: int = 1)
     return compiled
 
 
+def too_large(program: Program, mesh: Mesh, room: float) -> Compiled | None:
+    """Of a program whose arguments alone do not fit, that; nothing needs to be compiled."""
+    arguments = device_bytes(program.args)
+    if arguments <= room:
+        return None
+    return Compiled(_compiler(mesh), arguments, 0, None, (), 0.0, needed=arguments)
+
+
+def _compiler(mesh: Mesh) -> Literal["tpu", "cpu"]:
+    return "tpu" if mesh.devices.flat[0].platform == "tpu" else "cpu"
+
+
 def _compiled(program: Program, lowered: Any, compiler: Literal["tpu", "cpu"], begun: float, slices: int) -> Compiled:
     try:
         executable = lowered.compile(compiler_options=UNTUNED if compiler == "cpu" else None)
