@@ -148,7 +148,7 @@ class Shapes:
         shapes = jax.eval_shape(lambda params: create_state(params, optimizer, seed=0, extras={}), params)
         places = state_sharding(shapes, jax.tree.map(lambda x: x.sharding, params), whole)
         step = compile_step(
-            make_train_step(loss, optimizer, accumulate=accumulate),
+            make_train_step(loss, optimizer, accumulate=accumulate, params_dtype=self.config.transformer.params_dtype),
             state_sharding=places,
             batch_sharding=batch_sharding(self.mesh),
             frozen=frozen,
