@@ -86,6 +86,9 @@ class TransformerConfig:
     """Scalar heads add a causal sum over all tokens to the last token's scalar; helps shallow models."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Compute dtype; trained parameters, softmax, norms and logits stay float32."""
+    params_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Dtype of the matrices that an update takes its gradients at; float32 ones behind them take the optimizer's step,
+    and are what a checkpoint holds."""
     frozen_dtype: Literal["float32", "bfloat16"] = "float32"
     """Dtype of the matrices of frozen models: the weights under adapters; in RL anchor, reward models and samplers."""
     # 256 MiB are 256 slots of a vocabulary of 256k: enough rows for a matrix product to be bound by compute on a v5e

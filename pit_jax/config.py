@@ -146,6 +146,9 @@ class RlConfig:
     """Updates per pass; rollouts are reshuffled every pass."""
     accumulate: int = 1
     """Micro-batches per update."""
+    offload: Literal["none", "optimizer", "frozen", "both"] = "none"
+    """What waits in the host's memory while it has nothing to do: the optimizer's state during rollouts, frozen models
+    during updates, or both. It costs two transfers a round."""
     score_rows: int = 0
     """Rollouts that anchor, critic and reward models read at a time; 0 = all of a round."""
     temperature: float = 1.0

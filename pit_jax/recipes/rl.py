@@ -20,6 +20,7 @@ from pit_jax.rl.curriculum import Place, advance, check_curriculum, every_provid
 from pit_jax.rl.heldout import HeldoutChunk, heldout_chunks, measure
 from pit_jax.rl.loads import loads, residents
 from pit_jax.rl.monitors import STEP, Monitor, Watch, check_monitors, unwatched
+from pit_jax.rl.offload import Offload
 from pit_jax.rl.references import REFERENCES, prompt_rows
 from pit_jax.rl.rewards import TEXT_REWARDS, TextScorer, reward_of, scorer_of, text_rewards_of
 from pit_jax.rl.roles import Roles, load_roles, parents_of, rounds_of
@@ -62,7 +63,7 @@ def train(context: Context, roles: Roles) -> tuple[tuple[int, str] | None, list[
     Returns (round, digest) of the selected checkpoint, and the monitors that were over their limit.
     """
     config, role, mesh = context.config.rl, context.stage.role, context.mesh
-    rounds = rounds_of(config, role)
+    rounds, offload = rounds_of(config, role), Offload.of(config.offload, mesh)
     read, truth = context.data.texts, known_truth(context.config.data)
     optimizer = make_rl_optimizer(config, rounds, critic=roles.value is not None)
     extras = begin_extras(config, role, roles, rounds)
@@ -70,7 +71,12 @@ def train(context: Context, roles: Roles) -> tuple[tuple[int, str] | None, list[
     algorithm, slot = algorithm_of(config, role), context.decode_spec.response_slot
     loss = make_loss(context.language_model, context.scalar_model, config, algorithm, slot=slot)
     step = compile_step(
-        make_train_step(loss, optimizer, accumulate=config.accumulate),
+        make_train_step(
+            loss,
+            optimizer,
+            accumulate=config.accumulate,
+            params_dtype=context.config.transformer.params_dtype,
+        ),
         state_sharding=plan.sharding,
         batch_sharding=batch_sharding(mesh),
         frozen=roles.under,
@@ -95,7 +101,8 @@ def train(context: Context, roles: Roles) -> tuple[tuple[int, str] | None, list[
         for done in session.rounds():
             gap = None
             if done % config.evaluate_every == 0 or done == rounds or watch.urgent:
-                figures = measure(session.state, chunks, trainer.rollout, key, read=read, truth=truth)
+                with offload.during_rollout(session):
+                    figures = measure(session.state, chunks, trainer.rollout, key, read=read, truth=truth)
                 gap = figures["objective/scores"]
                 watch.look(session.state.extras["watched"], done, figures)
                 allowed = figures["objective/kl"] <= config.select_kl and not watch.stops
@@ -105,8 +112,10 @@ def train(context: Context, roles: Roles) -> tuple[tuple[int, str] | None, list[
             screen.rollout()
             progress = advance(config.curriculum, Place.read(session.state.extras["curriculum"]), done, gap)
             anchor = trainer.anchor(session.state, progress)
-            experience, metrics = trainer.round(session.state, done, progress, anchor)
-            learn(session, step, trainer, experience, done, watch, screen)
+            with offload.during_rollout(session):
+                experience, metrics = trainer.round(session.state, done, progress, anchor)
+            with offload.during_updates(roles):
+                learn(session, step, trainer, experience, done, watch, screen)
             extras, extra_metrics = trainer.next_extras(session.state, progress, anchor, metrics)
             extras["watched"] = watch.stepped(session.totals)
             session.end_round(done, metrics=metrics | extra_metrics, extras=extras)
@@ -231,7 +240,7 @@ def check_pieces(config: RlConfig, role: str) -> None:
     if config.accumulate > 1 and algorithm_of(config, role).critic and config.loss_mean not in ("algorithm", "tokens"):
         raise UserError(
             f"--rl.accumulate={config.accumulate} with --rl.loss-mean={config.loss_mean}: a critic's loss is a mean "
-            "over tokens, and the parts of the two cannot be weighted alike; use --rl.loss-mean=tokens, or more minibatches"
+            "over tokens, and the parts of the two cannot be weighted alike; use --rl.loss-mean=tokens"
         )
 
 

@@ -146,7 +146,7 @@ class Shapes:
         """The program of one update of `params` on a batch, over `frozen` ones."""
         state = self.state(params, optimizer)
         step = compile_step(
-            make_train_step(loss, optimizer, accumulate=accumulate),
+            make_train_step(loss, optimizer, accumulate=accumulate, params_dtype=self.config.transformer.params_dtype),
             state_sharding=jax.tree.map(lambda x: x.sharding, state),
             batch_sharding=batch_sharding(self.mesh),
             frozen=frozen,

@@ -64,7 +64,7 @@ def train(context: Context, task: Task, models: Models, start: Callable[[], Para
     partition = begun or Partition(trainable)
     check_score(task, partition.combine(trainable))
     step = compile_step(
-        make_train_step(task.loss, optimizer, accumulate=task.accumulate),
+        make_train_step(task.loss, optimizer, accumulate=task.accumulate, params_dtype=config.transformer.params_dtype),
         state_sharding=plan.sharding,
         batch_sharding=batch_sharding(mesh),
         frozen=partition.frozen,

@@ -1,6 +1,7 @@
 """What the programs of every stage hold in memory, read from their traces: nothing here is compiled."""
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -8,7 +9,7 @@ import jax
 import pytest
 from jax.extend.core import jaxprs_in_params
 
-from pit_jax.config import Config
+from pit_jax.config import AdapterConfig, Config
 from pit_jax.recipes.catalogue import STAGES, catalogue
 from pit_jax.run.programs import Program, Shapes
 from pit_jax.run.provenance import StageId
@@ -60,6 +61,30 @@ def test_no_program_holds_the_logits_of_all_slots(
         rows = max(leaf.shape[0] for leaf in jax.tree.leaves(program.args[1:]) if getattr(leaf, "ndim", 0) > 1)
         rows *= 2 if id.name == "dpo" else 1  # both answers of a pair
         assert most_logits(shapes_on(mesh), program) <= rows * VOCABULARY, program.name
+
+
+def arguments(program: Program) -> list[tuple[tuple[int, ...], str]]:
+    """(shape, dtype) of the arguments of a program as it is lowered."""
+    with jax.set_mesh(program.args[0].step.sharding.mesh) if hasattr(program.args[0], "step") else nullcontext():
+        invars = program.function.trace(*program.args).jaxpr.jaxpr.invars
+    return [(v.aval.shape, str(v.aval.dtype)) for v in invars]
+
+
+@pytest.mark.parametrize("name", ["score", "update"])
+def test_a_backbone_is_one_argument(world: World, shapes_on: MakeShapes, name: str) -> None:
+    """Anchor, policy, value, gap and second gap model over one embedding in bfloat16; in full, each has its own, and
+    what is trained is float32."""
+    config, table = replace(Config(), rm=replace(Config().rm, second_gap_steps=5)), (VOCABULARY, world.config.width)
+
+    def tables(rank: int) -> list[str]:
+        asked = replace(config, adapter=AdapterConfig(rank=rank))
+        shapes = shapes_on((2, 2, 2), asked, frozen_dtype="bfloat16")
+        (program,) = (p for p in STAGES["rl-improver"].programs(shapes) if p.name == name)
+        return sorted(dtype for shape, dtype in arguments(program) if shape == table)
+
+    assert tables(rank=2) == ["bfloat16"]
+    trained = ["float32"] * (2 if name == "score" else 6)  # an update's have two moments each
+    assert tables(rank=0) == (["bfloat16"] * 3 if name == "score" else []) + trained
 
 
 def test_the_logits_are_found_where_they_are(shapes_on: MakeShapes) -> None:
