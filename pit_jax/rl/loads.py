@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from pit_jax.rl.references import POLICY_RL, REFERENCES, models_needed
 from pit_jax.rl.roles import abstract_roles, rounds_of
 from pit_jax.run.loads import Load, Loads
 from pit_jax.run.programs import Shapes
+from pit_jax.run.provenance import StageId
 from pit_jax.training.optimizer import make_rl_optimizer
 
 SAMPLER = "sampler"
@@ -56,7 +58,22 @@ def loads(shapes: Shapes, role: str) -> Loads:
             rounds * config.epochs * config.minibatches, learned, holds=("policy", "value", "optimizer", "moving")
         ),
     }
-    return found | (dict(_references(shapes, rounds, chunks)) if role == "improver" else {})
+    found |= dict(_references(shapes, rounds, chunks)) if role == "improver" else {}
+    return {name: replace(load, away=_away(config, name)) for name, load in found.items()}
+
+
+def _away(config: RlConfig, program: str) -> tuple[str, ...]:
+    """The residents that rl.offload has on the host while a program runs (rl/offload.py)."""
+    if program != "update":
+        return ("optimizer",) if config.offload in ("optimizer", "both") else ()
+    frozen = "anchor", "scorer", "second-gap", *_samplers(config)
+    return frozen if config.offload in ("frozen", "both") else ()
+
+
+def _samplers(config: RlConfig) -> dict[str, StageId]:
+    """The models that references are drawn from, by the names of residents; the first draws held-out ones too."""
+    others = dict.fromkeys((POLICY_RL, *models_needed(every_provider(config.curriculum))))
+    return {SAMPLER if id == POLICY_RL else f"{SAMPLER} {id}": id for id in others}
 
 
 def _scored(shapes: Shapes, role: str) -> Work:
@@ -122,6 +139,4 @@ def residents(shapes: Shapes, role: str) -> Mapping[str, Any]:
         found["moving"] = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), roles.policy.trainable
         )
-    others = dict.fromkeys((POLICY_RL, *models_needed(every_provider(config.curriculum))))
-    samplers = {id: shapes.frozen(shapes.language_model, str(id)) for id in others}
-    return found | {SAMPLER if id == POLICY_RL else f"{SAMPLER} {id}": params for id, params in samplers.items()}
+    return found | {name: shapes.frozen(shapes.language_model, str(id)) for name, id in _samplers(config).items()}

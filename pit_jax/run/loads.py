@@ -24,6 +24,8 @@ class Load:
     """Slots a row of its cache."""
     holds: tuple[str, ...] = ()
     """Which of the stage's residents are among its arguments."""
+    away: tuple[str, ...] = ()
+    """Which of them are not on the mesh while it runs: on the host, or freed."""
 
 
 Loads = Mapping[str, Load]

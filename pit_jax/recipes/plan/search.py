@@ -46,6 +46,7 @@ KNOBS = (
     Knob("rm.accumulate", ("rm",), "update", lambda config: powers(1, config.rm.batch_size)),
     Knob("rl.accumulate", ("rl",), "update", lambda config: powers(1, per_update(config))),
     Knob("rl.score_rows", ("rl",), "score", lambda config: halves(config.rl.batch_size)),
+    Knob("rl.offload", ("rl",), "draw", lambda config: ("none", "optimizer")),
 )
 """What is traded. A knob that the config does not have is left out."""
 

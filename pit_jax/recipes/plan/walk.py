@@ -157,7 +157,8 @@ def _programs(
     for program in programs:
         load = loads.get(program.name)
         held = [residents[name] for name in (load.holds if load else ()) if name in residents]
-        beside = device_bytes(residents, but=held)
+        there = {name: tree for name, tree in residents.items() if load is None or name not in load.away}
+        beside = device_bytes(there, but=held)
         compiled = too_large(program, shapes.mesh, topology.chip.hbm - beside)
         compiled = compiled or compile_program(program, shapes.mesh, folder, topology.slices)
         yield program_plan(program, compiled, load, beside, shapes, topology)

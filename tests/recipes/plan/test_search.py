@@ -54,14 +54,14 @@ def test_the_cheapest_of_those_that_fit(program: MakeProgram) -> None:
 
 
 def test_nothing_to_turn_and_nothing_to_place(program: MakeProgram) -> None:
-    """A draw has no knob: the search goes on to other meshes. A mesh that a batch does not divide over is no try."""
+    """Improver prompts have no knob: other meshes are tried. A mesh that a batch does not divide over is no try."""
     asked: list[int] = []
 
     def make(config: Config, flags: tuple[str, ...]) -> Plan:
         asked.append(config.mesh.fsdp)
         if config.mesh.fsdp == 8:
             raise UserError("batch")
-        return plan_with(("rl-policy", [program("draw", memory=99.0)]), flags=flags)
+        return plan_with(("rl-policy", [program("improver prompts of 8", memory=99.0)]), flags=flags)
 
     search = Search(make, tries=2, say=lambda text: None)
     assert search.run(Config(), topology_of("v5e-8")) is None
@@ -74,4 +74,4 @@ def test_the_table_of_knobs_is_about_programs_that_there_are() -> None:
     for knob in knobs_of(Config()):
         values = list(knob.values(Config()))
         assert len(values) == len(set(values)) > 1 and type(flatten(Config())[knob.field]) is type(values[0])
-    assert {knob.program for knob in KNOBS} == {"update", "score"}
+    assert {knob.program for knob in KNOBS} == {"update", "score", "draw"}
