@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from pit_jax.config import Config, PlanConfig
+from pit_jax.config import Config
 from pit_jax.data.features import Layout, row_lengths
 from pit_jax.errors import UserError, did_you_mean
 from pit_jax.files import read_json
@@ -86,8 +86,7 @@ def _up(size: int, multiple: int) -> int:
 
 def vocabulary(config: Config) -> int:
     """Rows of the embedding: those asked for, or the model's, or the most that a trained tokenizer has."""
-    plan: PlanConfig = config.plan
-    return plan.vocab_size or config.transformer.vocab_rows or config.tokenizer.vocab_size
+    return config.plan.vocab_size or config.transformer.vocab_rows or config.tokenizer.vocab_size
 
 
 def check_stages(stages: Sequence[Stage], config: Config, mesh: Mesh) -> None:
