@@ -95,7 +95,7 @@ class ChangedPairs(Prepared):
 def train(context: Context, change: Callable[[Rows], Rows]) -> None:
     """The gap model of changed pairs; its best checkpoint is chosen by held-out pairs that are changed alike."""
     if not context.folder.done():
-        gap.run(replace(context, data=ChangedPairs(**vars(context.data), change=change)))
+        gap.run(replace(context, prepared=ChangedPairs(**vars(context.data), change=change)))
 
 
 def by_heart(context: Context) -> list[str]:

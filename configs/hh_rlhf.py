@@ -33,7 +33,7 @@ def get_config() -> Config:
             prompt_length=512,  # [M]; the same tokens for the policy and for the improver
             response_length=512,  # [M]; longer examples are dropped [M], as here always
         ),
-        transformer=replace(base.transformer, dtype="bfloat16", remat=True),  # ours; --base sets the rest
+        transformer=replace(base.transformer, dtype="bfloat16", frozen_dtype="bfloat16", remat="full"),  # ours
         sft=replace(
             base.sft,
             policy_steps=400,  # 1 epoch [S]: a fold is 50,900 dialogues before drops, in batches of 128

@@ -85,8 +85,19 @@ class TransformerConfig:
     pooled_head: bool = False
     """Scalar heads add a causal sum over all tokens to the last token's scalar; helps shallow models."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Compute dtype; parameters, softmax, norms and logits stay float32."""
+    """Compute dtype; trained parameters, softmax, norms and logits stay float32."""
+    params_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Dtype of the matrices that an update takes its gradients at; float32 ones behind them take the optimizer's step,
+    and are what a checkpoint holds."""
+    frozen_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Dtype of the matrices of frozen models: the weights under adapters; in RL anchor, reward models and samplers."""
+    # 256 MiB are 256 slots of a vocabulary of 256k: enough rows for a matrix product to be bound by compute on a v5e
+    # (240 operations a byte), and a few such arrays at a time still fit beside the model in its 16 GB.
+    logits_bytes: int = 2**28
+    """Most bytes of float32 logits that a device holds at a time in training and scoring, about: with more, log-probs
+    are made of a few slots of every row at a time. At least one slot of every row is."""
     unroll: int = 1
     """Blocks unrolled per scan step; a shallow stack on a CPU is faster fully unrolled."""
-    remat: bool = False
-    """Recompute each block in the backward pass instead of storing its activations."""
+    remat: Literal["none", "full", "dots", "offload"] = "none"
+    """What of a block is computed again in the backward pass: nothing; all of it; all but the products of activations
+    and weights; or the same, with those products waiting in the host's memory."""

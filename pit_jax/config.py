@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal
 
 from pit_jax.architecture import AdapterConfig, TransformerConfig
-from pit_jax.limits import GatesConfig, MonitorsConfig
+from pit_jax.limits import GatesConfig, MonitorsConfig, PlanConfig
 
 
 @dataclass(frozen=True)
@@ -160,6 +160,13 @@ class RlConfig:
     """Passes over a round's rollouts."""
     minibatches: int = 4
     """Updates per pass; rollouts are reshuffled every pass."""
+    accumulate: int = 1
+    """Micro-batches per update."""
+    offload: Literal["none", "optimizer", "frozen", "both"] = "none"
+    """What waits in the host's memory while it has nothing to do: the optimizer's state during rollouts, frozen models
+    during updates, or both. It costs two transfers a round."""
+    score_rows: int = 0
+    """Rollouts that anchor, critic and reward models read at a time; 0 = all of a round."""
     temperature: float = 1.0
     """Sampling temperature of rollouts and references; log-probs are taken at it."""
     kl_coef: float = 0.15
@@ -323,6 +330,7 @@ class Config:
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     paper: PaperConfig = field(default_factory=PaperConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
+    plan: PlanConfig = field(default_factory=PlanConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
 
 

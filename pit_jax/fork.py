@@ -25,7 +25,7 @@ from pit_jax.errors import UserError
 from pit_jax.evaluation.judges.builtin import JUDGES
 from pit_jax.evaluation.judges.judge import Bench, Judge
 from pit_jax.masked import Mean, fill, masked_mean
-from pit_jax.model.scoring import counted_logits, end_scores, pair_scores, response_logprobs, tree_gaps
+from pit_jax.model.scoring import counted_logprobs, end_scores, pair_scores, response_logprobs, tree_gaps
 from pit_jax.recipes.catalogue import STAGES
 from pit_jax.rl.algorithms import ALGORITHMS, Advantages, Algorithm, mean_policy_loss
 from pit_jax.rl.references import REFERENCES, Draw, Reference
@@ -116,7 +116,7 @@ __all__ = [
     "Unusable",
     "UserError",
     "by",
-    "counted_logits",
+    "counted_logprobs",
     "end_scores",
     "fill",
     "fit",

@@ -26,7 +26,7 @@ ROOMS: dict[str, str] = {
     "shipped": "errors config",
     "objectives": "errors masked",
     "parallel": "errors files config",
-    "model": "errors batch architecture parallel",
+    "model": "errors masked batch architecture parallel",
     "data": "errors files table batch config",
     "training": "errors files masked config parallel",
     "inference": "errors batch parallel model data",

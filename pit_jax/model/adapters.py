@@ -82,6 +82,7 @@ def merge(params: Params, adapter: AdapterConfig) -> Params:
         for name in names:
             if f"{name}_a" in updates:
                 update = jnp.einsum("UXR,URY->UXY", updates[f"{name}_a"], updates[f"{name}_b"])
-                merged[name] = merged[name] + update.reshape(merged[name].shape) * (adapter.alpha / adapter.rank)
+                weight = merged[name].astype(update.dtype)  # frozen ones may be bfloat16
+                merged[name] = weight + update.reshape(weight.shape) * (adapter.alpha / adapter.rank)
         blocks[sublayer] = merged
     return {**params, "blocks": blocks}

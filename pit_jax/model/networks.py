@@ -19,7 +19,7 @@ Params = Any  # nested dict of float32 arrays
 
 class ScalarTransformer(nnx.Module):
     def __init__(self, config: TransformerConfig, vocab_size: int, adapter: AdapterConfig | None, *, rngs: nnx.Rngs):
-        self.trunk = Transformer(config, vocab_size, adapter, rngs=rngs)
+        self.trunk = Transformer(config, vocab_size, adapter, output=False, rngs=rngs)
         self.head = (PooledScalarHead if config.pooled_head else ScalarHead)(config.width, rngs=rngs)
 
 
@@ -76,16 +76,25 @@ class LanguageModel(Network):
         """logits_BLV, float32."""
         return self._bind(params).logits(hidden_BLD)
 
+    def unembedding(self, params: Params) -> jax.Array:
+        """matrix_DV whose product with hidden states is the logits, before any softcap."""
+        return params["embedding"].T if self.config.tied else params["unembedding"]
+
     def _build(self, key: jax.Array, adapter: AdapterConfig | None) -> Transformer:
         return Transformer(self.config, self.vocab_size, adapter, rngs=nnx.Rngs(params=key))
 
 
+def trunk_of(language: Params) -> Params:
+    """{"trunk": ...}: a language model's parameters in a scalar model, which has no use for an unembedding."""
+    return {"trunk": {name: part for name, part in language.items() if name != "unembedding"}}
+
+
 @dataclass(frozen=True)
 class ScalarModel(Network):
-    """The transformer with a scalar head: parameters {"trunk": language model parameters, "head": ...}."""
+    """The transformer with a scalar head: parameters {"trunk": see `trunk_of`, "head": ...}."""
 
     def init_head(self, key: jax.Array) -> Params:
-        """{"head": ...}, to be put beside a language model's parameters as {"trunk": ...}."""
+        """{"head": ...}, to be put beside `trunk_of` a language model's parameters."""
         return {"head": self.init(key)["head"]}
 
     def scalars(self, params: Params, tokens_BL: jax.Array, rows: Rows) -> jax.Array:

@@ -4,7 +4,9 @@ import jax
 import jax.numpy as jnp
 
 from pit_jax.batch import DpoBatch, GapBatch, Responses, RewardBatch, SftBatch
+from pit_jax.masked import fill
 from pit_jax.model.networks import LanguageModel, Params, ScalarModel
+from pit_jax.model.readout import Reading, read_tokens
 from pit_jax.model.rows import Sequences, Tree
 
 
@@ -25,16 +27,40 @@ def divisor(temperature: float | jax.Array) -> jax.Array:
     return jnp.where(temperature > 0, temperature, 1.0)
 
 
-def counted_logits(
+def slot_logprobs(
+    model: LanguageModel, params: Params, hidden_BTD: jax.Array, tokens_BT: jax.Array, *, temperature: float
+) -> tuple[jax.Array, jax.Array]:
+    """(logprobs_BT, best_BT) of the given tokens and of the likeliest, int32, at slots with these hidden states.
+
+    Where the logits of all slots are within transformer.logits_bytes a device they are made at once; else in pieces
+    (model/readout.py), with the same result.
+    """
+    config, matrix_DV = model.config, model.unembedding(params)
+    divided = temperature if temperature > 0 else 1.0
+    sizes = {"cap": config.logit_softcap, "divisor": divided, "logits_bytes": config.logits_bytes}
+    reading = Reading.of(hidden_BTD, matrix_DV, **sizes)
+    if reading.pieces > 1:
+        return read_tokens(hidden_BTD, matrix_DV, tokens_BT, reading)
+    logits_BTV = model.logits(params, hidden_BTD)
+    best_BT = jnp.argmax(logits_BTV, axis=-1).astype(jnp.int32)
+    return token_logprobs(logits_BTV, tokens_BT, temperature=temperature), best_BT
+
+
+def counted_logprobs(
     model: LanguageModel, params: Params, batch: SftBatch, *, slots: int
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """(logits_BTV, targets_BT, mask_BT) of the targets that count in the loss, at most `slots` a row."""
+    """(logprobs_BT, correct_BT, mask_BT) of the targets that count in the loss, at most `slots` a row.
+
+    correct_BT: whether the target is the likeliest token.
+    """
     hidden_BLD = model.hidden(params, batch.tokens_BL, Sequences(batch.positions_BL, batch.segments_BL))
     counted_BT = jnp.argsort(~batch.mask_BL, axis=1, stable=True)[:, :slots]
     hidden_BTD = jnp.take_along_axis(hidden_BLD, counted_BT[:, :, None], axis=1)
     targets_BT = jnp.take_along_axis(batch.targets_BL, counted_BT, axis=1)
     mask_BT = jnp.take_along_axis(batch.mask_BL, counted_BT, axis=1)
-    return model.logits(params, hidden_BTD), targets_BT, mask_BT
+    targets_BT, hidden_BTD = fill(targets_BT, mask_BT), fill(hidden_BTD, mask_BT[:, :, None])
+    logprobs_BT, best_BT = slot_logprobs(model, params, hidden_BTD, targets_BT, temperature=1.0)
+    return logprobs_BT, best_BT == targets_BT, mask_BT
 
 
 def response_logprobs(
@@ -47,9 +73,8 @@ def response_logprobs(
     temperature: float,
 ) -> jax.Array:
     """logprobs_BT of the last `slot` tokens of each row, teacher-forced; logits are made for those slots alone."""
-    hidden_BLD = model.hidden(params, tokens_BL, Sequences.alone(segments_BL))
-    logits_BTV = model.logits(params, hidden_BLD[:, -slot - 1 : -1])
-    return token_logprobs(logits_BTV, tokens_BL[:, -slot:], temperature=temperature)
+    hidden_BTD = model.hidden(params, tokens_BL, Sequences.alone(segments_BL))[:, -slot - 1 : -1]
+    return slot_logprobs(model, params, hidden_BTD, tokens_BL[:, -slot:], temperature=temperature)[0]
 
 
 def pair_logprobs(model: LanguageModel, params: Params, batch: RewardBatch | DpoBatch) -> tuple[jax.Array, jax.Array]:
@@ -63,7 +88,7 @@ def pair_logprobs(model: LanguageModel, params: Params, batch: RewardBatch | Dpo
     mask = (segments > 0) & parted_BL[None]
     tokens_BL, segments_BL, mask_BL = (jnp.concatenate(list(x)) for x in (tokens, segments, mask))
     hidden_BLD = model.hidden(params, tokens_BL, Sequences.alone(segments_BL))
-    logprobs_BL = token_logprobs(model.logits(params, hidden_BLD[:, :-1]), tokens_BL[:, 1:], temperature=1.0)
+    logprobs_BL, _ = slot_logprobs(model, params, hidden_BLD[:, :-1], tokens_BL[:, 1:], temperature=1.0)
     chosen_B, rejected_B = jnp.split(jnp.sum(jnp.where(mask_BL[:, 1:], logprobs_BL, 0.0), axis=1), 2)
     return chosen_B, rejected_B
 

@@ -13,6 +13,11 @@ from pit_jax.model.rows import Rows
 from pit_jax.parallel.sharding import constrain_batch
 
 Carry = tuple[jax.Array, Cache | None]
+REMAT = {  # what is kept of a block that is computed again
+    "full": None,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "offload": jax.checkpoint_policies.offload_dot_with_no_batch_dims("device", "pinned_host"),
+}
 
 
 class GatedFfn(nnx.Module):
@@ -96,10 +101,16 @@ class Block(nnx.Module):
 
 
 class Transformer(nnx.Module):
-    """Tokens to hidden states; `logits` maps hidden states to the vocabulary."""
+    """Tokens to hidden states; `logits`, where there is an output, maps hidden states to the vocabulary."""
 
     def __init__(
-        self, config: TransformerConfig, vocab_size: int, adapter: AdapterConfig | None = None, *, rngs: nnx.Rngs
+        self,
+        config: TransformerConfig,
+        vocab_size: int,
+        adapter: AdapterConfig | None = None,
+        *,
+        output: bool = True,
+        rngs: nnx.Rngs,
     ):
         if config.query_heads % config.kv_heads:
             raise UserError(
@@ -107,7 +118,7 @@ class Transformer(nnx.Module):
             )
         self.config = config
         self.embedding = nnx.Param(jax.random.normal(rngs.params(), (vocab_size, config.width)) * config.width**-0.5)
-        if not config.tied:
+        if output and not config.tied:
             scale = config.width**-0.5
             self.unembedding = nnx.Param(jax.random.normal(rngs.params(), (config.width, vocab_size)) * scale)
 
@@ -135,7 +146,7 @@ class Transformer(nnx.Module):
             x_BLD, cache = carry
             return block(x_BLD, rows, cache, layer)
 
-        body = nnx.remat(block) if self.config.remat else block
+        body = block if self.config.remat == "none" else nnx.remat(block, policy=REMAT[self.config.remat])
         scan = nnx.scan(body, in_axes=(0, nnx.Carry, 0), out_axes=nnx.Carry, unroll=self.config.unroll)
         x_BLD, cache = scan(self.blocks, (x_BLD, cache), jnp.arange(self.config.layers, dtype=jnp.int32))
         return self.final_norm(x_BLD), cache

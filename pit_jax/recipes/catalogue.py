@@ -90,6 +90,12 @@ def _export() -> Recipe:
     return RECIPE
 
 
+def _plan() -> Recipe:
+    from pit_jax.recipes.plan.stage import RECIPE
+
+    return RECIPE
+
+
 def of(*parents: StageId) -> Callable[[Config], tuple[StageId, ...]]:
     """Parents that do not depend on the config."""
     return lambda config: parents
@@ -244,6 +250,15 @@ STAGES: Table[Stage] = Table(
         parents=of(REWARD, GAP, RL_POLICY, RL_IMPROVER),
         knobs=knobs("export"),
         in_all=never,
+    ),
+    built_in(
+        _plan,
+        name="plan",
+        help="what the stages of --plan.stages need on a TPU that is not there: memory, time, price (--plan.topology)",
+        in_all=never,
+        needs_devices=False,
+        needs_data=False,
+        always_runs=True,
     ),
     key=lambda stage: str(stage.id),
 )

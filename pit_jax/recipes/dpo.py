@@ -12,13 +12,13 @@ from pit_jax.config import Config, DpoConfig
 from pit_jax.data.stream import sequential
 from pit_jax.errors import UserError
 from pit_jax.masked import Mean
-from pit_jax.model.flops import Work
 from pit_jax.model.networks import LanguageModel, Params
 from pit_jax.model.scoring import pair_logprobs
 from pit_jax.objectives.dpo import dpo_loss
 from pit_jax.parallel.hosts import whole
 from pit_jax.parallel.sharding import put_rows
 from pit_jax.run.context import Context
+from pit_jax.run.loads import Load, Loads
 from pit_jax.run.params import Models
 from pit_jax.run.programs import Program, Shapes
 from pit_jax.run.provenance import StageId
@@ -85,18 +85,21 @@ def programs(shapes: Shapes, role: str) -> Iterator[Program]:
     anchor = dict.fromkeys(("anchor_chosen_B", "anchor_rejected_B"), shapes.array((config.batch_size,), jnp.float32))
     loss, optimizer = make_loss(network, config), make_optimizer(config.optimizer, 1)
     batch = DpoBatch(**rows, **anchor)
-    yield shapes.step("update", loss, optimizer, shapes.params(network), batch, accumulate=config.accumulate)
+    part = shapes.partition(network, "dpo-policy")
+    yield shapes.step(
+        "update", loss, optimizer, part.trainable, batch, accumulate=config.accumulate, frozen=part.frozen
+    )
 
 
-def cost(shapes: Shapes, role: str) -> Work:
-    """steps * batch pairs of two rows, trained, and once through the anchor."""
+def loads(shapes: Shapes, role: str) -> Loads:
+    """Batch pairs of two rows an update, trained; counted with it, each pair once through the anchor."""
     config, length = shapes.config.dpo, shapes.layout.row_lengths["reward"]
     pair = 2 * shapes.passes.read(length, logits=length)
-    return config.steps * config.batch_size * (pair.trained() + pair)
+    return {"update": Load(config.steps, config.batch_size * (pair.trained() + pair))}
 
 
 def batches(config: Config, role: str) -> Iterator[Batch]:
     yield "--dpo.batch-size", config.dpo.batch_size, config.dpo.accumulate
 
 
-RECIPE = Recipe(run=run, check=check, batches=batches, programs=programs, cost=cost)
+RECIPE = Recipe(run=run, check=check, batches=batches, programs=programs, loads=loads)

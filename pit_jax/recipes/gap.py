@@ -16,7 +16,6 @@ from pit_jax.errors import UserError
 from pit_jax.evaluation.gap_quality import NAMES, GapQuality, Gate, gates, measure, restore, verdict
 from pit_jax.files import read_json, write_json
 from pit_jax.masked import Mean
-from pit_jax.model.flops import Work
 from pit_jax.model.networks import Params, ScalarModel
 from pit_jax.model.scoring import tree_gaps
 from pit_jax.objectives.gap import gap_loss, pair_gap_loss
@@ -24,6 +23,7 @@ from pit_jax.parallel.hosts import whole
 from pit_jax.parallel.sharding import put_rows
 from pit_jax.report.tables import gates_table
 from pit_jax.run.context import Context
+from pit_jax.run.loads import Load, Loads
 from pit_jax.run.params import Models
 from pit_jax.run.programs import Program, Shapes
 from pit_jax.run.provenance import StageId
@@ -167,18 +167,20 @@ def require_gates(context: Context) -> dict[str, str]:
 def programs(shapes: Shapes, role: str) -> Iterator[Program]:
     config, network = shapes.config.rm, shapes.scalar_model
     optimizer, batch = make_optimizer(config.optimizer, 1), shapes.batch("gap", config.batch_size)
-    loss, params = make_loss(network, terms_of(shapes.config, role)), shapes.params(network)
-    yield shapes.step("update", loss, optimizer, params, batch, accumulate=config.accumulate)
+    loss, part = make_loss(network, terms_of(shapes.config, role)), shapes.partition(network, str(StageId("rm", role)))
+    yield shapes.step(
+        "update", loss, optimizer, part.trainable, batch, accumulate=config.accumulate, frozen=part.frozen
+    )
 
 
-def cost(shapes: Shapes, role: str) -> Work:
-    """steps * batch trees, trained."""
-    tree = shapes.passes.score(shapes.layout.row_lengths["gap"])
-    return steps(shapes.config, role) * shapes.config.rm.batch_size * tree.trained()
+def loads(shapes: Shapes, role: str) -> Loads:
+    """Batch trees an update, trained."""
+    tree, config = shapes.passes.score(shapes.layout.row_lengths["gap"]), shapes.config
+    return {"update": Load(steps(config, role), config.rm.batch_size * tree.trained())}
 
 
 def batches(config: Config, role: str) -> Iterator[Batch]:
     yield "--rm.batch-size", config.rm.batch_size, config.rm.accumulate
 
 
-RECIPE = Recipe(run=run, batches=batches, programs=programs, cost=cost)
+RECIPE = Recipe(run=run, batches=batches, programs=programs, loads=loads)

@@ -30,10 +30,12 @@ def run(config: Config, data: Path | None = None) -> None:
     assert not config.seeds, "recipes/seeds.py runs several seeds, one config each"
     console = Console(quiet=not hosts.is_main())
     this, stages = Run(config, catalogue()), check(config)
-    with hosts.main_first("data"):
-        prepared = prepare(config.data, config.tokenizer, data or this.data_folder, say=console.print)
+    prepared = None
+    if any(stage.needs_data for stage in stages):
+        with hosts.main_first("data"):
+            prepared = prepare(config.data, config.tokenizer, data or this.data_folder, say=console.print)
     write_record(config)
-    if any(stage.name != "data" for stage in stages):
+    if prepared is not None and any(stage.name != "data" for stage in stages):
         for line in data_summary(prepared):
             console.print(line, soft_wrap=True)
     mesh = make_mesh(config.mesh) if any(stage.needs_devices for stage in stages) else None

@@ -7,11 +7,11 @@ import jax
 from pit_jax.batch import RewardBatch
 from pit_jax.config import Config
 from pit_jax.masked import Mean
-from pit_jax.model.flops import Work
 from pit_jax.model.networks import Params, ScalarModel
 from pit_jax.model.scoring import pair_scores
 from pit_jax.objectives.reward import bradley_terry_loss
 from pit_jax.run.context import Context
+from pit_jax.run.loads import Load, Loads
 from pit_jax.run.params import Models
 from pit_jax.run.programs import Program, Shapes
 from pit_jax.run.stage import Batch, Recipe
@@ -47,19 +47,21 @@ def make_loss(model: ScalarModel) -> Loss:
 def programs(shapes: Shapes, role: str) -> Iterator[Program]:
     config, network = shapes.config.rm, shapes.scalar_model
     optimizer, batch = make_optimizer(config.optimizer, 1), shapes.batch("reward", config.batch_size)
-    params = shapes.params(network)
-    yield shapes.step("update", make_loss(network), optimizer, params, batch, accumulate=config.accumulate)
+    part = shapes.partition(network, "rm-policy")
+    yield shapes.step(
+        "update", make_loss(network), optimizer, part.trainable, batch, accumulate=config.accumulate, frozen=part.frozen
+    )
 
 
-def cost(shapes: Shapes, role: str) -> Work:
-    """steps * batch pairs of two rows, trained."""
+def loads(shapes: Shapes, role: str) -> Loads:
+    """Batch pairs of two rows an update, trained."""
     config = shapes.config.rm
     row = shapes.passes.score(shapes.layout.row_lengths["reward"])
-    return config.policy_steps * config.batch_size * 2 * row.trained()
+    return {"update": Load(config.policy_steps, config.batch_size * 2 * row.trained())}
 
 
 def batches(config: Config, role: str) -> Iterator[Batch]:
     yield "--rm.batch-size", config.rm.batch_size, config.rm.accumulate
 
 
-RECIPE = Recipe(run=run, batches=batches, programs=programs, cost=cost)
+RECIPE = Recipe(run=run, batches=batches, programs=programs, loads=loads)

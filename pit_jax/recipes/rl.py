@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
-import jax
 import numpy as np
 
 from pit_jax.batch import Experience
@@ -15,11 +14,13 @@ from pit_jax.inference.engine import Engine
 from pit_jax.inference.sampling import Sampling
 from pit_jax.parallel.sharding import batch_sharding, replicated
 from pit_jax.recipes.gap import require_gates
-from pit_jax.recipes.rl_shapes import batches, cost, programs
+from pit_jax.recipes.rl_shapes import batches, programs
 from pit_jax.rl.algorithms import ALGORITHMS, algorithm_of, check_algorithm, samples_of
 from pit_jax.rl.curriculum import Place, advance, check_curriculum, every_provider
 from pit_jax.rl.heldout import HeldoutChunk, heldout_chunks, measure
+from pit_jax.rl.loads import loads, residents
 from pit_jax.rl.monitors import STEP, Monitor, Watch, check_monitors, unwatched
+from pit_jax.rl.offload import Offload
 from pit_jax.rl.references import REFERENCES, prompt_rows
 from pit_jax.rl.rewards import TEXT_REWARDS, TextScorer, reward_of, scorer_of, text_rewards_of
 from pit_jax.rl.roles import Roles, load_roles, parents_of, rounds_of
@@ -33,6 +34,7 @@ from pit_jax.run.params import Models
 from pit_jax.run.stage import Recipe
 from pit_jax.training.optimizer import make_rl_optimizer
 from pit_jax.training.session import Session
+from pit_jax.training.sharing import SharedJit
 from pit_jax.training.state import plan_state
 from pit_jax.training.step import Step, compile_step, make_train_step
 
@@ -61,15 +63,20 @@ def train(context: Context, roles: Roles) -> tuple[tuple[int, str] | None, list[
     Returns (round, digest) of the selected checkpoint, and the monitors that were over their limit.
     """
     config, role, mesh = context.config.rl, context.stage.role, context.mesh
-    trainer, rounds = make_trainer(context, roles), rounds_of(config, role)
+    rounds, offload = rounds_of(config, role), Offload.of(config.offload, mesh)
     read, truth = context.data.texts, known_truth(context.config.data)
     optimizer = make_rl_optimizer(config, rounds, critic=roles.value is not None)
     extras = begin_extras(config, role, roles, rounds)
     plan = plan_state(roles.trainable, optimizer, replicated(mesh), seed=context.config.seed, extras=extras)
-    algorithm, slot = algorithm_of(config, role), trainer.engine.spec.response_slot
+    algorithm, slot = algorithm_of(config, role), context.decode_spec.response_slot
     loss = make_loss(context.language_model, context.scalar_model, config, algorithm, slot=slot)
     step = compile_step(
-        make_train_step(loss, optimizer, accumulate=1),
+        make_train_step(
+            loss,
+            optimizer,
+            accumulate=config.accumulate,
+            params_dtype=context.config.transformer.params_dtype,
+        ),
         state_sharding=plan.sharding,
         batch_sharding=batch_sharding(mesh),
         frozen=roles.under,
@@ -86,6 +93,8 @@ def train(context: Context, roles: Roles) -> tuple[tuple[int, str] | None, list[
         show=screen.show,
         say=context.screen.say,
     )
+    roles = roles.begun()
+    trainer = make_trainer(context, roles)
     with session:
         screen.begin(session.start)
         watch.resume(session.state.extras["watched"])
@@ -93,7 +102,8 @@ def train(context: Context, roles: Roles) -> tuple[tuple[int, str] | None, list[
         for done in session.rounds():
             gap = None
             if done % config.evaluate_every == 0 or done == rounds or watch.urgent:
-                figures = measure(session.state, chunks, trainer.rollout, key, read=read, truth=truth)
+                with offload.during_rollout(session):
+                    figures = measure(session.state, chunks, trainer.rollout, key, read=read, truth=truth)
                 gap = figures["objective/scores"]
                 watch.look(session.state.extras["watched"], done, figures)
                 allowed = figures["objective/kl"] <= config.select_kl and not watch.stops
@@ -104,8 +114,10 @@ def train(context: Context, roles: Roles) -> tuple[tuple[int, str] | None, list[
             screen.rollout()
             progress = advance(config.curriculum, Place.read(session.state.extras["curriculum"]), done, gap)
             anchor = trainer.anchor(session.state, progress)
-            experience, metrics = trainer.round(session.state, done, progress, anchor)
-            learn(session, step, trainer, experience, done, watch, screen)
+            with offload.during_rollout(session):
+                experience, metrics = trainer.round(session.state, done, progress, anchor)
+            with offload.during_updates(roles):
+                learn(session, step, trainer, experience, done, watch, screen)
             extras, extra_metrics = trainer.next_extras(session.state, progress, anchor, metrics)
             extras["watched"] = watch.stepped(session.totals)
             session.end_round(done, metrics=metrics | extra_metrics, extras=extras)
@@ -180,7 +192,7 @@ def make_trainer(context: Context, roles: Roles) -> Trainer:
         seed=context.config.seed,
         mesh=context.mesh,
         engine=engine,
-        score=jax.jit(score),
+        score=SharedJit(score),
         roles=roles,
         supply=supply,
         triples=data.triples("rl"),
@@ -207,10 +219,31 @@ def check(config: Config, role: str) -> None:
     if min(counts.values()) < 1:
         raise UserError(f"--rl: every count must be at least 1, found {counts}")
     check_algorithm(rl, role)
+    check_pieces(rl, role)
     text_rewards_of(rl, role)
     check_monitors(config)
     if role == "improver":
         check_curriculum(rl.curriculum, rl.batch_size // samples_of(rl, role))
+
+
+def check_pieces(config: RlConfig, role: str) -> None:
+    """UserError for pieces that rollouts do not divide into, and for parts of a loss that cannot be summed."""
+    if config.score_rows < 0 or (config.score_rows and config.batch_size % config.score_rows):
+        raise UserError(
+            f"--rl.score-rows={config.score_rows}: 0, or a divisor of --rl.batch-size={config.batch_size}; rollouts "
+            "are scored in pieces of one size"
+        )
+    parts = config.minibatches * config.accumulate
+    if config.accumulate < 1 or config.batch_size % parts:
+        raise UserError(
+            f"--rl.accumulate={config.accumulate}: --rl.batch-size={config.batch_size} does not divide into "
+            f"minibatches x accumulate = {parts} parts; change one of them"
+        )
+    if config.accumulate > 1 and algorithm_of(config, role).critic and config.loss_mean not in ("algorithm", "tokens"):
+        raise UserError(
+            f"--rl.accumulate={config.accumulate} with --rl.loss-mean={config.loss_mean}: a critic's loss is a mean "
+            "over tokens, and the parts of the two cannot be weighted alike; use --rl.loss-mean=tokens"
+        )
 
 
 def contents(config: Config, role: str) -> Mapping[str, str]:
@@ -228,5 +261,6 @@ RECIPE = Recipe(
     contents=contents,
     batches=batches,
     programs=programs,
-    cost=cost,
+    loads=loads,
+    residents=residents,
 )

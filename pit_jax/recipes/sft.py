@@ -7,11 +7,11 @@ import jax
 from pit_jax.batch import SftBatch
 from pit_jax.config import Config
 from pit_jax.masked import Mean
-from pit_jax.model.flops import Work
 from pit_jax.model.networks import LanguageModel, Params
-from pit_jax.model.scoring import counted_logits
+from pit_jax.model.scoring import counted_logprobs
 from pit_jax.objectives.sft import token_loss
 from pit_jax.run.context import Context
+from pit_jax.run.loads import Load, Loads
 from pit_jax.run.params import Models
 from pit_jax.run.programs import Program, Shapes
 from pit_jax.run.stage import Batch, Recipe
@@ -45,7 +45,7 @@ def make_loss(model: LanguageModel, *, slots: int) -> Loss:
     """Next-token loss over the answers' tokens; a row holds at most `slots` of them, and only they get logits."""
 
     def loss(params: Params, batch: SftBatch, key: jax.Array) -> tuple[jax.Array, dict[str, Mean]]:
-        return token_loss(*counted_logits(model, params, batch, slots=slots))
+        return token_loss(*counted_logprobs(model, params, batch, slots=slots))
 
     return loss
 
@@ -58,18 +58,21 @@ def programs(shapes: Shapes, role: str) -> Iterator[Program]:
     config, network = shapes.config.sft, shapes.language_model
     loss = make_loss(network, slots=shapes.layout.response_slot)
     optimizer, batch = make_optimizer(config.optimizer, 1), shapes.batch(f"sft-{role}", config.batch_size)
-    yield shapes.step("update", loss, optimizer, shapes.params(network), batch, accumulate=config.accumulate)
+    part = shapes.partition(network, f"sft-{role}")
+    yield shapes.step(
+        "update", loss, optimizer, part.trainable, batch, accumulate=config.accumulate, frozen=part.frozen
+    )
 
 
-def cost(shapes: Shapes, role: str) -> Work:
-    """steps * batch rows, trained, with logits at the answer's slots (T, a few more than the longest)."""
-    layout = shapes.layout
+def loads(shapes: Shapes, role: str) -> Loads:
+    """Batch rows an update, trained, with logits at the answer's slots (T, a few more than the longest)."""
+    layout, config = shapes.layout, shapes.config
     row = shapes.passes.read(layout.row_lengths[f"sft-{role}"], logits=layout.response_slot)
-    return steps(shapes.config, role) * shapes.config.sft.batch_size * row.trained()
+    return {"update": Load(steps(config, role), config.sft.batch_size * row.trained())}
 
 
 def batches(config: Config, role: str) -> Iterator[Batch]:
     yield "--sft.batch-size", config.sft.batch_size, config.sft.accumulate
 
 
-RECIPE = Recipe(run=run, batches=batches, programs=programs, cost=cost)
+RECIPE = Recipe(run=run, batches=batches, programs=programs, loads=loads)

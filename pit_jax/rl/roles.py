@@ -1,7 +1,9 @@
 """The models of an RL stage: the ones that learn, the frozen ones beside them, and whoever gives references."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+import jax
 
 from pit_jax.config import Config, RlConfig
 from pit_jax.model.networks import Params
@@ -9,7 +11,8 @@ from pit_jax.rl.algorithms import algorithm_of
 from pit_jax.rl.curriculum import every_provider
 from pit_jax.rl.references import POLICY_RL, models_needed
 from pit_jax.rl.rewards import scorer_of
-from pit_jax.run.params import VALUE, Models
+from pit_jax.run.params import VALUE, Models, frozen_weights
+from pit_jax.run.programs import Shapes
 from pit_jax.run.provenance import StageId
 from pit_jax.training.state import Partition
 
@@ -41,6 +44,17 @@ class Roles:
         frozen = {name: partition.frozen for name, partition in self.learning.items()}
         return {name: params for name, params in frozen.items() if params is not None} or None
 
+    def begun(self) -> "Roles":
+        """The same once a state of its own has begun: of what was trained from, shapes alone, not the arrays."""
+
+        def shapes(partition: Partition) -> Partition:
+            abstract = jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), partition.trainable
+            )
+            return Partition(abstract, partition.frozen)
+
+        return replace(self, policy=shapes(self.policy), value=None if self.value is None else shapes(self.value))
+
     def whole(self, trainable: Any) -> dict[str, Params]:
         """The networks' parameters."""
         return {name: partition.combine(trainable[name]) for name, partition in self.learning.items()}
@@ -58,16 +72,31 @@ def parents_of(config: Config, role: str) -> tuple[StageId, ...]:
 
 
 def load_roles(models: Models, config: Config, role: str) -> Roles:
-    frozen = {"anchor": models.load(StageId("sft", role)), "scorer": models.load(scorer_of(config, role))}
-    policy = models.partition(str(StageId("rl", role)), frozen["anchor"])
-    value = models.partition(VALUE, frozen["scorer"]) if algorithm_of(config.rl, role).critic else None
-    if role == "policy":
-        return Roles(policy, value, frozen, {})
-    if config.rm.second_gap_steps > 0:
-        frozen["second-gap"] = models.load(SECOND_GAP)
-    drawn = models_needed(every_provider(config.rl.curriculum))
-    samplers = {stage: models.load(stage) for stage in dict.fromkeys((POLICY_RL, *drawn))}
+    scorer = models.load(scorer_of(config, role))
+    policy = models.partition(str(StageId("rl", role)), models.load(StageId("sft", role)))
+    value = models.partition(VALUE, scorer) if algorithm_of(config.rl, role).critic else None
+    frozen = {"anchor": policy.combine(policy.trainable), "scorer": scorer}
+    samplers: dict[StageId, Params] = {}
+    if role == "improver":
+        if config.rm.second_gap_steps > 0:
+            frozen["second-gap"] = models.load(SECOND_GAP)
+        drawn = models_needed(every_provider(config.rl.curriculum))
+        samplers = {stage: frozen_weights(models.load(stage), config) for stage in dict.fromkeys((POLICY_RL, *drawn))}
+    frozen = {name: frozen_weights(params, config) for name, params in frozen.items()}
     return Roles(policy, value, frozen, samplers)
+
+
+def abstract_roles(shapes: Shapes, role: str) -> Roles:
+    """The models of a round, which share a backbone where adapters are trained; those that references need apart."""
+    policy, scalar, config = shapes.language_model, shapes.scalar_model, shapes.config
+    frozen = {
+        "anchor": shapes.frozen(policy, str(StageId("sft", role))),
+        "scorer": shapes.frozen(scalar, str(scorer_of(config, role))),
+    }
+    if role == "improver" and config.rm.second_gap_steps > 0:
+        frozen["second-gap"] = shapes.frozen(scalar, str(SECOND_GAP))
+    value = shapes.partition(scalar, VALUE) if algorithm_of(config.rl, role).critic else None
+    return Roles(shapes.partition(policy, str(StageId("rl", role))), value, frozen, {})
 
 
 def rounds_of(config: RlConfig, role: str) -> int:

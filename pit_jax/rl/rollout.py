@@ -1,6 +1,7 @@
 """From completions to experience: score them in place, turn scores and KL into rewards, advantages and returns."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -15,7 +16,7 @@ from pit_jax.model.scoring import response_logprobs, response_values
 from pit_jax.objectives.returns import kl_estimate, shaped_rewards
 from pit_jax.rl.algorithms import Algorithm
 from pit_jax.rl.rewards import ModelReward
-from pit_jax.training.step import Loss
+from pit_jax.training.step import Loss, split
 
 Metrics = dict[str, Mean]
 Score = Callable[..., tuple[Experience, Metrics]]
@@ -39,6 +40,18 @@ def make_score(
     scorer's and the second gap model's: worst-case optimisation of an ensemble of two (WCO, arXiv 2310.02743).
     """
 
+    def read_rows(params: dict[str, Params], frozen: dict[str, Params], rows: tuple[Any, ...]) -> dict[str, jax.Array]:
+        """What every model makes of these rows, by its role: [B, T] of anchor and value model, else [B]."""
+        tokens_BL, segments_BL, prompts, responses = rows
+        where = {"slot": responses.mask_BT.shape[1]}
+        anchor = policy, frozen["anchor"], tokens_BL, segments_BL
+        found = {"anchor": response_logprobs(*anchor, **where, temperature=config.temperature)}
+        if algorithm.critic:
+            found["value"] = response_values(scalar, params["value"], tokens_BL, segments_BL, **where)
+        for name in frozen.keys() - {"anchor"}:
+            found[name] = reward(scalar, frozen[name], prompts, responses)
+        return found
+
     def score(
         params: dict[str, Params],
         frozen: dict[str, Params],
@@ -47,21 +60,16 @@ def make_score(
         text_B: jax.Array,
         kl_coef: jax.Array,
     ) -> tuple[Experience, Metrics]:
-        mask_BT, responses = drawn.mask_BT, drawn.responses
-        slot = mask_BT.shape[1]
+        mask_BT = drawn.mask_BT
         tokens_BL = jnp.concatenate([prompts.prompt_BP, drawn.tokens_BT], axis=1)
         segments_BL = jnp.concatenate([prompts.prompt_mask_BP, mask_BT], axis=1).astype(jnp.int32)
-        anchor_BT = response_logprobs(
-            policy, frozen["anchor"], tokens_BL, segments_BL, slot=slot, temperature=config.temperature
-        )
-        values_BT = None
-        if algorithm.critic:
-            values_BT = response_values(scalar, params["value"], tokens_BL, segments_BL, slot=slot)
-        score_B = reward(scalar, frozen["scorer"], prompts, responses)
+        rows = tokens_BL, segments_BL, prompts, drawn.responses
+        read = by_rows(partial(read_rows, params, frozen), config.score_rows, rows)
+        anchor_BT, values_BT, score_B = read["anchor"], read.get("value"), read["scorer"]
         real_B = jnp.any(mask_BT, axis=1)
         metrics: Metrics = {}
         if "second-gap" in frozen:
-            second_B = reward(scalar, frozen["second-gap"], prompts, responses)
+            second_B = read["second-gap"]
             metrics = second_gap_metrics(score_B, second_B, real_B)
             score_B = jnp.minimum(score_B, second_B) if config.monitors.worst_case else score_B
         total_B = score_B + text_B
@@ -93,6 +101,15 @@ def make_score(
         return experience, metrics
 
     return score
+
+
+def by_rows(read: Callable[[Any], Any], size: int, rows: Any) -> Any:
+    """read(rows), for `size` of them at a time; size 0: for all at once. Leaves [B, ..], whose B it must divide."""
+    total = jax.tree.leaves(rows)[0].shape[0]
+    if size in (0, total):
+        return read(rows)
+    found = jax.lax.map(read, split(rows, total // size))
+    return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape(total, *x.shape[2:]), found)
 
 
 def penalised(score_B: jax.Array, drawn: Completions, config: RlConfig) -> jax.Array:

@@ -24,6 +24,7 @@ from pit_jax.rl.rewards import TextScorer
 from pit_jax.rl.roles import Roles
 from pit_jax.rl.rollout import Metrics, provider_metrics
 from pit_jax.rl.supply import Supply
+from pit_jax.training.sharing import SharedJit
 from pit_jax.training.state import TrainState
 
 
@@ -37,7 +38,7 @@ class Trainer:
     seed: int
     mesh: Mesh
     engine: Engine
-    score: Any  # jitted rollout.make_score
+    score: SharedJit  # of rollout.make_score
     roles: Roles
     supply: Supply
     triples: Sequence[Triple]
@@ -62,8 +63,10 @@ class Trainer:
         experience, metrics = self.score(params, frozen, prompts, drawn, text_B, state.extras["kl_coef"])
         return drawn, experience, metrics | text_metrics
 
-    def round(self, state: TrainState, round: int, progress: Place, anchor: Params) -> tuple[Experience, Metrics]:
-        """The experience of one round."""
+    def round(
+        self, state: TrainState, round: int, progress: Place, anchor: Params | None
+    ) -> tuple[Experience, Metrics]:
+        """The experience of one round; `anchor` as `anchor` gives it."""
         improver = self.role == "improver"
         names = providers_of(self.config.curriculum.references[progress.phase])
         if improver:
@@ -72,13 +75,14 @@ class Trainer:
             prompts, numbers = self.supply.plain(round)
         triples = [self.triples[i] for i in numbers]
         key = jax.random.fold_in(self.key, round)
-        _, experience, metrics = self.rollout(state, prompts, triples, key, self.roles.policy.combine(anchor))
+        moved = None if anchor is None else self.roles.policy.combine(anchor)
+        _, experience, metrics = self.rollout(state, prompts, triples, key, moved)
         return experience, metrics | (_of_providers(experience.scores_B, names=names) if improver else {})
 
-    def anchor(self, state: TrainState, progress: Place) -> Params:
-        """The anchor's trainable part in this phase; a moving one follows when a phase begins."""
+    def anchor(self, state: TrainState, progress: Place) -> Params | None:
+        """A moving anchor's trainable part in this phase, which follows when a phase begins; None for the SFT model."""
         if "anchor" not in state.extras:
-            return self.roles.policy.trainable
+            return None
         moved = progress.phase > Place.read(state.extras["curriculum"]).phase
         source = state.params["policy"] if moved else state.extras["anchor"]["policy"]
         return jax.tree.map(jnp.copy, source)  # the step donates the state
@@ -93,7 +97,7 @@ class Trainer:
                 yield _take(rows, experience, sharding=batch_sharding(self.mesh))
 
     def next_extras(
-        self, state: TrainState, progress: Place, anchor: Params, metrics: Metrics
+        self, state: TrainState, progress: Place, anchor: Params | None, metrics: Metrics
     ) -> tuple[dict[str, Any], Metrics]:
         """(extras after a round, with the KL coefficient moved; what is logged of them)."""
         config, extras = self.config, dict(state.extras)

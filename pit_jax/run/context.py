@@ -25,11 +25,17 @@ class Context:
     run: Run
     stage: Provenance
     """The stage that this context is for."""
-    data: Prepared
-    """The run's prepared data: a folder that is read when it is asked."""
+    prepared: Prepared | None
+    """None for a stage that reads no data."""
     devices: Mesh | None
     """None for a stage that needs no device."""
     screen: Screen
+
+    @property
+    def data(self) -> Prepared:
+        """The run's prepared data: a folder that is read when it is asked."""
+        assert self.prepared is not None, f"stage {self.stage.id} said that it reads no data"
+        return self.prepared
 
     @property
     def mesh(self) -> Mesh:

@@ -5,19 +5,22 @@ ancestor that was trained in full: the base where there is none.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from pit_jax.config import Config
 from pit_jax.errors import UserError
 from pit_jax.model.adapters import ATTENTION, FFN, has_adapters, matrix_sizes, merge, split
-from pit_jax.model.networks import Network, Params
+from pit_jax.model.networks import Network, Params, trunk_of
 from pit_jax.parallel.sharding import abstract_params, init_sharded
 from pit_jax.run.base import load_base
 from pit_jax.run.context import Context
 from pit_jax.run.folders import Run, StageFolder
 from pit_jax.run.provenance import Provenance, StageId
 from pit_jax.training.checkpoint import Checkpoints
+from pit_jax.training.optimizer import decay_mask
 from pit_jax.training.state import Partition, joined
 
 VALUE = "value"  # the value model of RL, which has no stage of its own
@@ -90,9 +93,9 @@ class Models:
         params = restored(self._context, folder, network.init if full else network.init_adapter, round)
         if not full:
             below = self._below(stage)
-            return joined({"trunk": below} if stage.leaves == "scalar" else below, params)
+            return joined(trunk_of(below) if stage.leaves == "scalar" else below, params)
         if self._context.config.adapter.rank:
-            self._full[name] = params
+            params = self._full[name] = frozen_weights(params, self._context.config)
         return params
 
     def own(self, round: int) -> Params:
@@ -118,7 +121,7 @@ class Models:
         else:
             params = init_sharded(context.language_model.init, context.key("init"), context.mesh)
         if context.config.adapter.rank:
-            self._root = params
+            params = self._root = frozen_weights(params, context.config)
         return params
 
     def network(self, stage: Provenance) -> Network:
@@ -127,16 +130,40 @@ class Models:
         return self._context.scalar_model if stage.leaves == "scalar" else self._context.language_model
 
     def partition(self, name: str, params: Params) -> Partition:
-        """What the stage (or the value model) `name` trains, where it starts from the network `params`."""
+        """What the stage (or the value model) `name` trains, float32, where it starts from the network `params`."""
         context = self._context
         if trains_fully(context.config, name):
-            return Partition(merge(params, context.config.adapter))
+            whole = merge(params, context.config.adapter)
+            return Partition(_cast(whole, jax.tree.map(lambda _: True, whole), jnp.dtype("float32")))
         if not has_adapters(params):
             make = context.language_model.init_adapter
             adapters = init_sharded(make, context.key("adapters", name), context.mesh)
             params = joined(params, {"trunk": adapters} if "trunk" in params else adapters)
         frozen, trainable = split(params)
         return Partition(trainable, frozen)
+
+
+def frozen_weights(params: Params, config: Config) -> Params:
+    """A network of which these weights are not trained, arrays or ShapeDtypeStructs: its matrices in frozen_dtype.
+
+    Adapters, heads, norms and biases, which are small, stay as they are, and so does the very object of what has the
+    dtype.
+    """
+    matrices = jax.tree_util.tree_map_with_path(
+        lambda path, decays: decays and "adapter" not in jax.tree_util.keystr(path), decay_mask(params)
+    )
+    return _cast(params, matrices, jnp.dtype(config.transformer.frozen_dtype))
+
+
+def _cast(params: Params, which: Params, dtype: jnp.dtype) -> Params:
+    def cast(x: Any, chosen: bool) -> Any:
+        if not chosen or x.dtype == dtype:
+            return x
+        if isinstance(x, jax.ShapeDtypeStruct):
+            return jax.ShapeDtypeStruct(x.shape, dtype, sharding=x.sharding)
+        return x.astype(dtype)  # elementwise: it stays in its shards
+
+    return jax.tree.map(cast, params, which)
 
 
 def restored(

@@ -13,9 +13,10 @@ from pit_jax.batch import DecodeSpec, GapBatch, PromptBatch, Responses, RewardBa
 from pit_jax.config import Config
 from pit_jax.data.features import Example, Layout, build
 from pit_jax.model.flops import Passes
-from pit_jax.model.networks import LanguageModel, Network, ScalarModel
+from pit_jax.model.networks import LanguageModel, Network, ScalarModel, trunk_of
 from pit_jax.parallel.sharding import abstract_params, batch_sharding, replicated
-from pit_jax.training.state import abstract_state, create_state, state_sharding
+from pit_jax.run.params import frozen_weights, trains_fully
+from pit_jax.training.state import Partition, TrainState, abstract_state, create_state, state_sharding
 from pit_jax.training.step import Loss, compile_step, make_train_step
 
 BATCHES = {
@@ -37,7 +38,7 @@ class Program:
 
     def lower(self, mesh: Mesh, platform: str = "tpu") -> Any:
         """The lowered program for a platform; neither it nor a compiler for it is needed."""
-        with jax.set_mesh(mesh):
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # its devices may be none of this process's
             return self.function.trace(*self.args).lower(lowering_platforms=(platform,))
 
 
@@ -82,6 +83,28 @@ class Shapes:
         """Of all weights of a network."""
         return abstract_params(network.init, self.mesh)
 
+    @cached_property
+    def backbone(self) -> Any:
+        """Of the frozen weights under all adapters: the same objects wherever they stand, as the arrays of a run are.
+
+        Stages of adapter.full make further ones, for the stages above them; those count here as this one.
+        """
+        return frozen_weights(self.params(self.language_model), self.config)
+
+    def partition(self, network: Network, name: str) -> Partition:
+        """Of what the stage (or the value model) `name` trains, and of the backbone under it."""
+        if trains_fully(self.config, name):
+            return Partition(self.params(network))
+        trainable = abstract_params(network.init_adapter, self.mesh)
+        return Partition(trainable, trunk_of(self.backbone) if "trunk" in trainable else self.backbone)
+
+    def frozen(self, network: Network, name: str) -> Any:
+        """Of the model that the finished stage `name` left, where nothing of it is trained."""
+        partition = self.partition(network, name)
+        if partition.frozen is None:
+            return frozen_weights(partition.trainable, self.config)
+        return partition.combine(partition.trainable)
+
     def array(self, shape: tuple[int, ...], dtype: Any) -> Any:
         """Rows over the mesh."""
         return jax.ShapeDtypeStruct(shape, dtype, sharding=batch_sharding(self.mesh))
@@ -118,14 +141,20 @@ class Shapes:
         batch: Any,
         *,
         accumulate: int = 1,
+        frozen: Any = None,
     ) -> Program:
-        """The program of one update of `params` on a batch."""
-        whole = replicated(self.mesh)
-        shapes = jax.eval_shape(lambda params: create_state(params, optimizer, seed=0, extras={}), params)
-        places = state_sharding(shapes, jax.tree.map(lambda x: x.sharding, params), whole)
+        """The program of one update of `params` on a batch, over `frozen` ones."""
+        state = self.state(params, optimizer)
         step = compile_step(
-            make_train_step(loss, optimizer, accumulate=accumulate),
-            state_sharding=places,
+            make_train_step(loss, optimizer, accumulate=accumulate, params_dtype=self.config.transformer.params_dtype),
+            state_sharding=jax.tree.map(lambda x: x.sharding, state),
             batch_sharding=batch_sharding(self.mesh),
+            frozen=frozen,
         )
-        return Program(name, step, (abstract_state(shapes, places), batch))
+        return Program(name, step, (state, batch))
+
+    def state(self, params: Any, optimizer: optax.GradientTransformation) -> TrainState:
+        """The state of a training of `params`."""
+        shapes = jax.eval_shape(lambda params: create_state(params, optimizer, seed=0, extras={}), params)
+        places = state_sharding(shapes, jax.tree.map(lambda x: x.sharding, params), replicated(self.mesh))
+        return abstract_state(shapes, places)

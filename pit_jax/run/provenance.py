@@ -76,6 +76,6 @@ SHARED = (
     "seed",
     "data",
     "tokenizer",
-    *section("transformer", without=("remat", "unroll")),
+    *section("transformer", without=("remat", "unroll", "logits_bytes")),
     "adapter",
 )

@@ -13,6 +13,7 @@ from pit_jax.run.provenance import Provenance, StageId
 if TYPE_CHECKING:
     from pit_jax.model.flops import Work
     from pit_jax.run.context import Context
+    from pit_jax.run.loads import Loads
     from pit_jax.run.programs import Program, Shapes
 
 Batch = tuple[str, int, int]
@@ -48,6 +49,16 @@ def no_programs(shapes: "Shapes") -> Iterable["Program"]:
     return ()
 
 
+def no_loads(shapes: "Shapes") -> "Loads":
+    """Of a stage that does not say how it uses its programs."""
+    return {}
+
+
+def no_residents(shapes: "Shapes") -> Mapping[str, Any]:
+    """Of a stage whose programs are given all that lies in memory."""
+    return {}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Stage(Provenance):
     """One entry of the catalogue (recipes/catalogue.py), or a fork's."""
@@ -64,6 +75,8 @@ class Stage(Provenance):
     needs_devices: bool = True
     derived: bool = False
     """Made from what lies on disk: made again, and not refused, where its knobs or its inputs have changed."""
+    needs_data: bool = True
+    """False for a stage that reads no pairs: none are prepared for it."""
     always_runs: bool = False
     """Looks itself what is missing, and has no folder that could be finished."""
     show: "Callable[[Context], None]" = lambda context: None
@@ -72,6 +85,10 @@ class Stage(Provenance):
     """Stages of other runs, branches of this one, that come before it."""
     programs: "Callable[[Shapes], Iterable[Program]]" = no_programs
     """Everything it compiles, from shapes."""
+    loads: "Callable[[Shapes], Loads]" = no_loads
+    """How it uses those programs."""
+    residents: "Callable[[Shapes], Mapping[str, Any]]" = no_residents
+    """What lies on the mesh from its first to its last step, by name: shapes of models and optimizers."""
     cost: "Callable[[Shapes], Work] | None" = None
     """Tokens and operations of its training."""
     curves: tuple[str, ...] = ()
@@ -93,7 +110,9 @@ class Recipe:
     batches: Callable[[Config, str], Iterable[Batch]] = lambda config, role: ()
     branches: Callable[[Config], Iterable[tuple[Config, StageId]]] = no_branches
     programs: "Callable[[Shapes, str], Iterable[Program]]" = lambda shapes, role: ()
-    cost: "Callable[[Shapes, str], Work] | None" = None
+    loads: "Callable[[Shapes, str], Loads]" = lambda shapes, role: {}
+    """Of a stage that trains, these are its cost too."""
+    residents: "Callable[[Shapes, str], Mapping[str, Any]]" = lambda shapes, role: {}
     show: "Callable[[Context], None]" = lambda context: None
 
 
@@ -107,6 +126,8 @@ def built_in(load: Callable[[], Recipe], role: str = "", **facts: Any) -> Stage:
         "batches": lambda config: load().batches(config, role),
         "branches": lambda config: load().branches(config),
         "programs": lambda shapes: load().programs(shapes, role),
+        "loads": lambda shapes: load().loads(shapes, role),
+        "residents": lambda shapes: load().residents(shapes, role),
         "show": lambda context: load().show(context),
     }
     if facts.get("leaves"):
@@ -115,5 +136,6 @@ def built_in(load: Callable[[], Recipe], role: str = "", **facts: Any) -> Stage:
 
 
 def _cost(recipe: Recipe, shapes: "Shapes", role: str) -> "Work":
-    assert recipe.cost is not None, "a recipe that trains says what it costs"
-    return recipe.cost(shapes, role)
+    from pit_jax.run.loads import total
+
+    return total(recipe.loads(shapes, role).values())

@@ -13,7 +13,7 @@ from pit_jax.data.stream import Stream
 from pit_jax.errors import UserError
 from pit_jax.files import Row
 from pit_jax.masked import Mean
-from pit_jax.model.networks import Params
+from pit_jax.model.networks import Params, trunk_of
 from pit_jax.parallel.sharding import abstract_params, batch_sharding, init_sharded, put_rows, replicated
 from pit_jax.run.code import package_code
 from pit_jax.run.context import Context
@@ -64,7 +64,7 @@ def train(context: Context, task: Task, models: Models, start: Callable[[], Para
     partition = begun or Partition(trainable)
     check_score(task, partition.combine(trainable))
     step = compile_step(
-        make_train_step(task.loss, optimizer, accumulate=task.accumulate),
+        make_train_step(task.loss, optimizer, accumulate=task.accumulate, params_dtype=config.transformer.params_dtype),
         state_sharding=plan.sharding,
         batch_sharding=batch_sharding(mesh),
         frozen=partition.frozen,
@@ -117,7 +117,7 @@ def with_head(context: Context, models: Models, name: str) -> Params:
     before = context.stage.init_from
     assert before is not None, f"stage {context.stage.id} starts from no SFT weights"
     head = init_sharded(context.scalar_model.init_head, context.key("init", name), context.mesh)
-    return {"trunk": models.load(before), **head}
+    return {**trunk_of(models.load(before)), **head}
 
 
 def heldout_metrics(context: Context, task: Task) -> Callable[[Params], dict[str, float]]:

@@ -10,20 +10,27 @@ import optax
 
 from pit_jax.errors import UserError
 from pit_jax.masked import Mean
+from pit_jax.training.optimizer import decay_mask
+from pit_jax.training.sharing import distinct
 from pit_jax.training.state import TrainState, joined
 
 Metrics = dict[str, Mean]
 Loss = Callable[[Any, Any, jax.Array], tuple[jax.Array, Metrics]]
-Step = Callable[[TrainState, Any], tuple[TrainState, Metrics]]
+Step = Callable[..., tuple[TrainState, Metrics]]
+"""step(state, batch) -> (state, metrics), and with frozen parameters as a third argument where there are some."""
 
 
-def make_train_step(loss: Loss, optimizer: optax.GradientTransformation, *, accumulate: int) -> Step:
+def make_train_step(
+    loss: Loss, optimizer: optax.GradientTransformation, *, accumulate: int, params_dtype: str = "float32"
+) -> Step:
     """step(state, batch) -> (state after one update, metrics of the batch).
 
     `loss(params, batch, key) -> (loss, metrics)`, where metrics["loss"].count says how many tokens (or pairs) the loss
     is a mean over, and key = fold_in(state.key, state.step). With `accumulate` > 1 the batch is cut into that many
     micro-batches (row i goes to micro-batch i mod accumulate, so rows stay on their devices); gradients are weighted
     by their counts, which makes the update that of one big batch. Adds the metric `grad_norm` (before clipping).
+    The loss sees matrices in `params_dtype`, has its gradient at those, and the state's own take the update: with
+    bfloat16 the float32 weights are the optimizer's masters, and copies, gathers and gradients have half their size.
     With a third argument `frozen`, the loss sees joined(frozen, state.params), and has a gradient for the latter alone.
 
     Raises UserError: accumulate < 1; at trace, a batch that does not divide, or a loss without metrics["loss"].
@@ -36,10 +43,15 @@ def make_train_step(loss: Loss, optimizer: optax.GradientTransformation, *, accu
 
     gradient = jax.value_and_grad(loss_of, has_aux=True)
 
+    def working(params: Any) -> Any:
+        if params_dtype == "float32":
+            return params
+        return jax.tree.map(lambda x, matrix: x.astype(params_dtype) if matrix else x, params, decay_mask(params))
+
     def whole(params: Any, frozen: Any, batch: Any, key: jax.Array) -> tuple[Any, Metrics]:
-        (_, metrics), grads = gradient(params, frozen, batch, key)
+        (_, metrics), grads = gradient(working(params), frozen, batch, key)
         _require_loss(metrics)
-        return grads, metrics
+        return jax.tree.map(lambda g, p: g.astype(p.dtype), grads, params), metrics
 
     def pieces(params: Any, frozen: Any, batch: Any, key: jax.Array) -> tuple[Any, Metrics]:
         def add(total: tuple[Any, Metrics], piece: tuple[Any, jax.Array]) -> tuple[tuple[Any, Metrics], None]:
@@ -85,17 +97,36 @@ def compile_step(step: Step, *, state_sharding: TrainState, batch_sharding: Any,
     """The one jax.jit: where state and batch live, and that the old state's buffers are reused for the new one.
 
     `batch_sharding` is a sharding, or a tree prefix of the batch. The state passed in is gone afterwards (donated):
-    read what is needed of it before the call. `frozen` parameters (arrays on the mesh) are handed to every call, and
-    stay. Metrics come back replicated.
+    read what is needed of it before the call. `frozen` parameters (arrays on the mesh) are handed to every call, an
+    array of which several models are made once, and stay. Metrics come back replicated.
     """
-    arguments = () if frozen is None else (frozen,)
-    program = jax.jit(
-        step,
-        in_shardings=(state_sharding, batch_sharding, *jax.tree.map(lambda x: x.sharding, arguments)),
-        out_shardings=(state_sharding, state_sharding.step),
-        donate_argnums=0,
-    )
-    return program if frozen is None else lambda state, batch: program(state, batch, frozen)
+    out, where = (state_sharding, state_sharding.step), (state_sharding, batch_sharding)
+    if frozen is None:
+        return jax.jit(step, in_shardings=where, out_shardings=out, donate_argnums=0)
+    arrays, places = distinct(frozen)
+
+    def over_frozen(state: TrainState, batch: Any, arrays: list[Any]) -> tuple[TrainState, Metrics]:
+        return step(state, batch, places.fill(arrays))
+
+    shardings = (*where, [x.sharding for x in arrays])
+    program = jax.jit(over_frozen, in_shardings=shardings, out_shardings=out, donate_argnums=0)
+    return FrozenStep(program, arrays)
+
+
+@dataclasses.dataclass(frozen=True)
+class FrozenStep:
+    """A compiled step and the frozen arrays that it is handed with every call."""
+
+    program: Any
+    arrays: list[Any]
+
+    def __call__(self, state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
+        updated: tuple[TrainState, Metrics] = self.program(state, batch, self.arrays)
+        return updated
+
+    def trace(self, state: Any, batch: Any) -> Any:
+        """The traced program of arguments like these, as jax.jit's."""
+        return self.program.trace(state, batch, self.arrays)
 
 
 def _require_loss(metrics: Metrics) -> None:

@@ -23,7 +23,7 @@ ROWS = 1500
 CHATML = PUBLISHED["chatml"]
 SMALL = [
     "--transformer.dtype=float32",
-    "--transformer.no-remat",
+    "--transformer.remat=none",
     "--data.prompt-length=96",
     "--data.response-length=64",
     "--sft.policy-steps=4",

@@ -7,9 +7,9 @@ from types import ModuleType
 import pytest
 
 from pit_jax.data.features import Example
-from tests.world import World, world
+from tests.world import World, make_mesh, world
 
-__all__ = ["plain", "world"]
+__all__ = ["make_mesh", "plain", "world"]
 
 
 @pytest.fixture(scope="module")

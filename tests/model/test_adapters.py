@@ -10,7 +10,7 @@ import pytest
 
 from pit_jax.config import AdapterConfig, TransformerConfig
 from pit_jax.model.adapters import has_adapters, matrix_sizes, merge, split
-from pit_jax.model.networks import LanguageModel, ScalarModel
+from pit_jax.model.networks import LanguageModel, ScalarModel, trunk_of
 from pit_jax.model.rows import Sequences
 from pit_jax.training.state import joined
 from tests.trees import structure
@@ -86,7 +86,7 @@ def test_an_update_by_hand() -> None:
 
 def scalar_params() -> Any:
     trunk = drawn(LanguageModel(LLAMA, VOCAB).init, 0)
-    return joined({"trunk": trunk}, drawn(ScalarModel(LLAMA, VOCAB, ALL).init_adapter, 1))
+    return joined(trunk_of(trunk), drawn(ScalarModel(LLAMA, VOCAB, ALL).init_adapter, 1))
 
 
 def test_scalar_models_merge_their_trunk() -> None:
@@ -100,7 +100,7 @@ def test_scalar_models_merge_their_trunk() -> None:
 def test_split_parts_what_joined_puts_together() -> None:
     whole = scalar_params()
     frozen, trained = split(whole)
-    assert structure(frozen) == structure({"trunk": drawn(LanguageModel(LLAMA, VOCAB).init, 0)})
+    assert structure(frozen) == structure(trunk_of(drawn(LanguageModel(LLAMA, VOCAB).init, 0)))
     assert set(trained) == {"trunk", "head"} and set(trained["trunk"]["blocks"]) == {"adapter"}
     again = joined(frozen, trained)
     assert structure(again) == structure(whole)

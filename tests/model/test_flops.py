@@ -100,7 +100,7 @@ def test_training_is_three_forward_passes() -> None:
     rows = SftBatch(ones_BL, ones_BL, ones_BL > 0, jnp.cumsum(ones_BL, 1), ones_BL)
 
     def loss(params: Any) -> jax.Array:
-        return token_loss(*scoring.counted_logits(LANGUAGE, params, rows, slots=SLOT))[0]
+        return token_loss(*scoring.counted_logprobs(LANGUAGE, params, rows, slots=SLOT))[0]
 
     work = BATCH * PASSES.read(LENGTH, logits=SLOT)
     assert traced(loss, params_of(LANGUAGE)) == work.flops

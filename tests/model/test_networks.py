@@ -1,5 +1,6 @@
 """The two networks as functions of a parameter tree."""
 
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from pit_jax.config import TransformerConfig
-from pit_jax.model.networks import LanguageModel, ScalarModel
+from pit_jax.model.networks import LanguageModel, ScalarModel, trunk_of
 from pit_jax.model.rows import Sequences
 from tests.trees import structure
 
@@ -56,6 +57,14 @@ def test_a_scalar_model_is_a_language_model_under_a_head() -> None:
     head, other = init(jax.random.key(1)), init(jax.random.key(2))
     assert structure(head["head"]) == structure(shapes["head"])
     assert not equal(head, other)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_scalar_model_has_no_unembedding(tied: bool) -> None:
+    language, scalar = (kind(replace(CONFIG, tied=tied), VOCAB) for kind in (LanguageModel, ScalarModel))
+    below, whole = (jax.eval_shape(network.init, jax.random.key(0)) for network in (language, scalar))
+    assert ("unembedding" in below) is not tied and "unembedding" not in whole["trunk"]
+    assert structure(trunk_of(below)["trunk"]) == structure(whole["trunk"])
 
 
 def test_a_scalar_is_the_head_over_the_trunks_hidden_state(trunk: Any) -> None:

@@ -106,20 +106,20 @@ def test_response_values_are_read_before_each_token(world: Any, plain: ModuleTyp
 
 
 @pytest.mark.parametrize("kind", ["sft-policy", "sft-improver"])
-def test_counted_logits_are_those_that_predict_answers(world: Any, plain: ModuleType, policy: Any, kind: str) -> None:
+def test_counted_log_probs_are_those_of_answers(world: Any, plain: ModuleType, policy: Any, kind: str) -> None:
     """Of each row the tokens of its answer and EOS in their order, then slots that do not count."""
     chosen = [Example([7, 8], [3, 8], [9, 10, 11], [12]), Example([20], [3, 20], [], [13, 14])]
-    read = jax.jit(partial(scoring.counted_logits, world.language, slots=5))
-    logits_BTV, targets_BT, mask_BT = read(policy, world.batch(kind, chosen))
-    assert logits_BTV.shape == (2, 5, world.vocab) and mask_BT.sum() == 5
-    logprobs_BT = np.asarray(scoring.token_logprobs(logits_BTV, targets_BT, temperature=1.0))
+    read = jax.jit(partial(scoring.counted_logprobs, world.language, slots=5))
+    logprobs_BT, correct_BT, mask_BT = map(np.asarray, read(policy, world.batch(kind, chosen)))
+    assert logprobs_BT.shape == correct_BT.shape == (2, 5) and mask_BT.sum() == 5
     for b, e in enumerate(chosen):
         prompt = list(e.prompt) if kind == "sft-policy" else [*e.prefix, *e.rejected, *world.suffix]
         answer = [*e.chosen, world.eos_id]
         assert mask_BT[b].tolist() == [True] * len(answer) + [False] * (5 - len(answer))
-        assert targets_BT[b, : len(answer)].tolist() == answer
         expected = plain.answer_logprobs(policy, world.config, prompt, answer)
         np.testing.assert_allclose(logprobs_BT[b, : len(answer)], expected, rtol=1e-5, atol=1e-5)
+        logits_LV = plain.logits(policy, world.config, [*prompt, *answer])[len(prompt) - 1 : -1]
+        assert correct_BT[b, : len(answer)].tolist() == (logits_LV.argmax(axis=1) == answer).tolist()
 
 
 def test_only_counted_slots_make_logits_and_more_slots_change_nothing(world: Any, policy: Any) -> None:
@@ -128,7 +128,7 @@ def test_only_counted_slots_make_logits_and_more_slots_change_nothing(world: Any
     longest = int(batch.mask_BL.sum(axis=1).max())
 
     def loss(slots: int) -> Any:
-        read = partial(scoring.counted_logits, world.language, slots=slots)
+        read = partial(scoring.counted_logprobs, world.language, slots=slots)
         return lambda params, batch: token_loss(*read(params, batch))[0]
 
     tight, wide = (jax.jit(loss(slots))(policy, batch) for slots in (longest, 40))
@@ -138,10 +138,29 @@ def test_only_counted_slots_make_logits_and_more_slots_change_nothing(world: Any
     assert (*batch.tokens_BL.shape, world.vocab) not in shapes
 
 
-def test_junk_in_padding_changes_no_counted_logit_and_no_gradient(world: Any, policy: Any) -> None:
+@pytest.mark.parametrize("slots", [1, 3])
+def test_pieces_change_no_loss_and_no_gradient(world: Any, policy: Any, slots: int) -> None:
+    """Of SFT and of DPO, with so many slots of every row at a time."""
+    sft, pairs = (world.batch(kind, world.examples(4, seed=3)) for kind in ("sft-improver", "reward"))
+
+    def gradients(model: Any) -> Any:
+        def loss(params: Any) -> Any:
+            counted, _ = token_loss(*scoring.counted_logprobs(model, params, sft, slots=8))
+            chosen_B, rejected_B = scoring.pair_logprobs(model, params, pairs)
+            return counted + jnp.mean(chosen_B - rejected_B)
+
+        return jax.jit(jax.value_and_grad(loss))(policy)
+
+    cut = replace(world.config, logits_bytes=8 * world.vocab * 4 * slots)
+    found, expected = (gradients(replace(world.language, config=config)) for config in (cut, world.config))
+    for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5)
+
+
+def test_junk_in_padding_changes_no_counted_log_prob_and_no_gradient(world: Any, policy: Any) -> None:
     batch: SftBatch = world.batch("sft-policy", world.examples(6, seed=3))
     junk = with_junk(batch)
-    read = partial(scoring.counted_logits, world.language, slots=8)
+    read = partial(scoring.counted_logprobs, world.language, slots=8)
     gradient = jax.jit(jax.value_and_grad(lambda p, b: token_loss(*read(p, b))[0]))
     clean, dirty = gradient(policy, batch), gradient(policy, junk)
     for found, expected in zip(jax.tree.leaves(dirty), jax.tree.leaves(clean), strict=True):

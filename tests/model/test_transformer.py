@@ -108,7 +108,7 @@ def test_padding_on_either_side_changes_nothing(params: Any, left: int, right: i
     assert np.isfinite(found_BLV).all()
 
 
-@pytest.mark.parametrize("variant", [{"unroll": 2}, {"remat": True}])
+@pytest.mark.parametrize("variant", [{"unroll": 2}, {"remat": "full"}, {"remat": "dots"}, {"remat": "offload"}])
 def test_unrolling_and_remat_change_neither_loss_nor_gradient(params: Any, variant: dict[str, Any]) -> None:
     tokens_BL = jnp.asarray(np.random.default_rng(2).integers(0, VOCAB, (2, 9)), jnp.int32)
     rows = Sequences.alone(jnp.ones_like(tokens_BL))

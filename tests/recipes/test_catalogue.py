@@ -50,9 +50,11 @@ DECIDES_NOTHING = {
     "forks": "their code is part of the hash of what uses it",
     "base": "sets the transformer and the tokenizer, which are",
     "mesh": "one device equals eight",
+    "plan": "what a run would take",
     "checkpoint": "a killed run equals one that was not",
     "transformer.remat": "how a network is computed",
     "transformer.unroll": "how a network is computed",
+    "transformer.logits_bytes": "how a network is computed",
     "improve.prompts": "a file, which counts by its content",
 }
 
@@ -156,7 +158,7 @@ def test_names_are_taken_once(declare: Any) -> None:
     ("stage", "message"),
     [
         ("evalute", "--stage=evalute: no such stage; did you mean evaluate?; known: data, sft, rm, rl, dpo, improve,"),
-        ("spam", "paper, export, all. A fork's stages are known with --fork=FILE"),
+        ("spam", "paper, export, plan, all. A fork's stages are known with --fork=FILE"),
     ],
 )
 def test_an_unknown_stage_offers_the_nearest(stage: str, message: str) -> None:
@@ -204,7 +206,7 @@ def test_the_choices_are_the_stages_in_their_order_and_all() -> None:
 def test_a_built_in_recipe_loads(id: StageId) -> None:
     """Its file is imported when one of its functions is called."""
     stage = catalogue()[id]
-    assert list(stage.batches(CONFIG)) or stage.name in ("data", "judge", "export")
+    assert list(stage.batches(CONFIG)) or stage.name in ("data", "judge", "export", "plan")
     assert isinstance(dict(stage.contents(CONFIG)), dict) and isinstance(list(stage.branches(CONFIG)), list)
     assert stage.help and all(parent in catalogue() for parent in stage.parents(WATCHED))
     assert stage.init_from is None or stage.init_from in stage.parents(CONFIG)

@@ -22,7 +22,7 @@ from pit_jax.data.text.tokenizers import load_tokenizer
 from pit_jax.evaluation.results import Results, write_results
 from pit_jax.model import weights
 from pit_jax.model.families import architecture, family_of
-from pit_jax.model.networks import LanguageModel
+from pit_jax.model.networks import LanguageModel, trunk_of
 from pit_jax.model.rows import Sequences
 from pit_jax.model.scoring import end_scores
 from pit_jax.parallel.sharding import init_sharded
@@ -67,7 +67,7 @@ def policy(context: Context) -> Any:
 
 @pytest.fixture(scope="module")
 def gap(context: Context, policy: Any) -> Any:
-    return {"trunk": policy, **init_sharded(context.scalar_model.init_head, jax.random.key(1), context.mesh)}
+    return {**trunk_of(policy), **init_sharded(context.scalar_model.init_head, jax.random.key(1), context.mesh)}
 
 
 def rows(context: Context) -> np.ndarray:

@@ -19,7 +19,7 @@ from pit_jax.run.provenance import StageId
 from tests.world import StandInTemplate, World
 
 TRAINED = [id for id, stage in catalogue().items() if stage.leaves]
-POD: dict[str, Any] = {"dtype": "bfloat16", "remat": True}
+POD: dict[str, Any] = {"dtype": "bfloat16", "remat": "full", "frozen_dtype": "bfloat16"}
 ALGORITHMS = ("ppo", "grpo", "rloo", "dr_grpo")
 places = pytest.mark.parametrize(
     ("mesh", "pod"), [((1, 1, 1), False), ((2, 2, 2), True)], ids=["a laptop, float32", "eight devices, bfloat16"]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from pit_jax.config import AdapterConfig, Config, CurriculumConfig
+from pit_jax.parallel.sharding import named_leaves
 from pit_jax.recipes.catalogue import GAP, REWARD, RL_IMPROVER, RL_POLICY, SFT_IMPROVER, SFT_POLICY
 from pit_jax.rl.roles import SECOND_GAP, Roles, load_roles, parents_of
 from pit_jax.run.context import Context
@@ -72,6 +73,29 @@ def test_without_adapters_all_is_trained(adapted: Any) -> None:
     roles = roles_of(adapted(rank=0))
     assert roles.under is None
     assert same(roles.trainable, {"policy": roles.frozen["anchor"], "value": roles.frozen["scorer"]})
+
+
+def test_frozen_matrices_have_a_dtype_of_their_own(adapted: Any) -> None:
+    """What is trained begins in float32, and adapters, heads and norms keep it; one backbone stays one."""
+    for rank in (0, 2):
+        context = adapted(rank=rank)
+        half = replace(context.config.transformer, frozen_dtype="bfloat16")
+        roles = roles_of(replace(context, config=replace(context.config, transformer=half)))
+        whole = {**roles.frozen, **roles.samplers}
+        dtypes = {name: str(x.dtype) for name, x in named_leaves({str(k): v for k, v in whole.items()}).items()}
+        matrices = {name for name, dtype in dtypes.items() if dtype == "bfloat16"}
+        assert {name for name in dtypes if name.endswith(("embedding", "query", "down"))} <= matrices
+        assert not any("adapter" in name or "scale" in name or "head" in name for name in matrices)
+        assert {str(x.dtype) for x in jax.tree.leaves(roles.trainable)} == {"float32"}
+        anchor, scorer = roles.frozen["anchor"], roles.frozen["scorer"]["trunk"]
+        assert (anchor["embedding"] is scorer["embedding"]) == (rank > 0)
+
+
+def test_what_was_trained_from_is_not_held_once_a_state_has_begun(adapted: Any) -> None:
+    roles = roles_of(adapted())
+    begun = roles.begun()
+    assert not any(isinstance(x, jax.Array) for x in jax.tree.leaves(begun.trainable))
+    assert same(begun.under, roles.under) and same(begun.whole(roles.trainable), roles.whole(roles.trainable))
 
 
 def test_adapters_over_weights_that_sft_trained_in_full(adapted: Any) -> None:

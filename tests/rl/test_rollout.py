@@ -6,13 +6,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from pit_jax.config import MonitorsConfig
 from pit_jax.inference.repetition import repeated_ngrams
 from pit_jax.rl import rewards
 from pit_jax.rl.algorithms import ALGORITHMS
-from pit_jax.rl.rollout import NGRAM, make_loss, provider_metrics
+from pit_jax.rl.rollout import NGRAM, by_rows, make_loss, provider_metrics
+from pit_jax.training.state import create_state
+from pit_jax.training.step import make_train_step
 from tests.rl import plain_rollout as plain
 from tests.rl.rolling import CONFIG, KL_COEF, ROWS, Rolled, Rolling, ended, rolling, score_program
 from tests.world import World
@@ -40,6 +43,44 @@ def rolled(roll: Rolling) -> Rolled:
 def gradient(world: World) -> Any:
     loss = make_loss(world.language, world.scalar, CONFIG, ALGORITHMS["ppo"], slot=world.slot)
     return jax.jit(jax.value_and_grad(lambda params, batch: loss(params, batch, KEY), has_aux=True))
+
+
+def test_rows_scored_in_pieces_are_those_scored_at_once(world: World, roll: Rolling, rolled: Rolled) -> None:
+    pieces = replace(roll, score=score_program(world, config=replace(CONFIG, score_rows=ROWS // 3)))()
+    for found, expected in zip(jax.tree.leaves(pieces), jax.tree.leaves(rolled), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_pieces_are_read_in_the_order_of_the_rows() -> None:
+    rows = {"a": jnp.arange(6), "b": jnp.arange(12).reshape(6, 2)}
+    sizes: list[int] = []
+
+    def read(rows: Any) -> Any:
+        sizes.append(len(rows["a"]))
+        return {"sum": rows["a"] + rows["b"].sum(axis=1), "b": rows["b"]}
+
+    whole = by_rows(read, 0, rows)
+    for size in (2, 3, 6):
+        for x, y in zip(jax.tree.leaves(by_rows(read, size, rows)), jax.tree.leaves(whole), strict=True):
+            np.testing.assert_array_equal(x, y)
+    assert set(sizes) == {2, 3, 6}
+
+
+def test_updates_in_parts_are_those_of_the_whole_minibatch(world: World, roll: Rolling, rolled: Rolled) -> None:
+    """Rows of very different lengths; actor and critic."""
+    loss = make_loss(world.language, world.scalar, CONFIG, ALGORITHMS["ppo"], slot=world.slot)
+    optimizer = optax.sgd(0.1)
+    state = create_state(roll.params, optimizer, seed=0, extras={})
+    ends = [
+        jax.jit(make_train_step(loss, optimizer, accumulate=accumulate))(state, rolled.experience)
+        for accumulate in (1, 3)
+    ]
+    assert len(set(np.asarray(rolled.experience.mask_BT).sum(axis=1).tolist())) > 2
+    (one, one_metrics), (parts, parts_metrics) = ends
+    for found, expected in zip(jax.tree.leaves(parts.params), jax.tree.leaves(one.params), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    for name, mean in one_metrics.items():
+        np.testing.assert_allclose(parts_metrics[name].value, mean.value, rtol=1e-4, atol=1e-6, err_msg=name)
 
 
 def test_the_rows_hold_what_was_drawn(world: World, roll: Rolling, rolled: Rolled) -> None:

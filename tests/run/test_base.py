@@ -34,11 +34,11 @@ def based(folder: Path, **changes: Any) -> Config:
 
 
 def test_the_folder_sets_transformer_and_tokenizer(checkpoint: Path) -> None:
-    ours = replace(Config().transformer, width=999, remat=True, pooled_head=True)
+    ours = replace(Config().transformer, width=999, remat="dots", pooled_head=True)
     found = based(checkpoint, transformer=ours)
     assert (found.transformer.width, found.transformer.ffn, found.transformer.embedding_scale) == (16, 24, False)
     assert found.transformer.vocab_rows == ids_of_file(checkpoint) + tiny_checkpoint.PADDING_ROWS
-    assert found.transformer.remat and found.transformer.pooled_head
+    assert found.transformer.remat == "dots" and found.transformer.pooled_head
     assert found.tokenizer.path == str(checkpoint) and with_base(Config()) == Config()
 
 

@@ -99,7 +99,7 @@ def test_a_folder_outlives_a_new_knob_at_its_default(tmp_path: Path) -> None:
     [
         replace(CONFIG, mesh=MeshConfig(fsdp=4)),
         replace(CONFIG, checkpoint=CheckpointConfig(every=5)),
-        replace(CONFIG, transformer=replace(CONFIG.transformer, remat=True, unroll=2)),
+        replace(CONFIG, transformer=replace(CONFIG.transformer, remat="full", unroll=2)),
         replace(CONFIG, rl=replace(CONFIG.rl, kl_coef=0.5)),
         replace(CONFIG, stage="sft", model="policy", workdir="elsewhere"),
         replace(CONFIG, seeds=(0, 1)),

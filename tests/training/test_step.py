@@ -13,6 +13,7 @@ import pytest
 from pit_jax.errors import UserError
 from pit_jax.masked import Mean
 from pit_jax.parallel.mesh import mesh_of
+from pit_jax.parallel.sharding import named_leaves
 from pit_jax.training.optimizer import make_optimizer
 from pit_jax.training.state import TrainState, create_state, plan_state
 from pit_jax.training.step import Metrics, compile_step, make_train_step, split
@@ -155,6 +156,53 @@ def test_frozen_parameters_count_in_the_loss_and_stay(toy: ModuleType, accumulat
     for x, y in zip(jax.tree.leaves(state.params["head"]), jax.tree.leaves(expected["head"]), strict=True):
         np.testing.assert_allclose(x, y, atol=1e-6)
     assert set(state.params) == {"head"} and not any(x.is_deleted() for x in jax.tree.leaves(frozen))
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_gradients_at_bfloat16_matrices_move_float32_ones(toy: ModuleType, accumulate: int) -> None:
+    """A step is that of float32 from gradients at the rounded weights; what is kept is float32."""
+    optimizer, batch = optax.sgd(0.1), jax.tree.map(jnp.asarray, toy.toy_batch(0))
+    state, seen = fresh(toy, optimizer), dict[str, str]()
+
+    def loss(params: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, Metrics]:
+        seen.update({name: str(x.dtype) for name, x in named_leaves(params).items()})
+        return toy.toy_loss(jax.tree.map(lambda x: x.astype(jnp.float32), params), batch, key)
+
+    step = make_train_step(loss, optimizer, accumulate=accumulate, params_dtype="bfloat16")
+    found, _ = jax.jit(step)(state, batch)
+    matrix = {"blocks/kernel": "bfloat16"}
+    assert seen == {name: matrix.get(name, "float32") for name in named_leaves(state.params)}
+    rounded = dict(state.params) | {"blocks": dict(state.params["blocks"])}
+    kernel_UDD = rounded["blocks"]["kernel"]
+    rounded["blocks"]["kernel"] = kernel_UDD.astype(jnp.bfloat16).astype(jnp.float32)
+    grads = jax.grad(lambda params: toy.toy_loss(params, batch, state.key)[0])(rounded)
+    assert {str(x.dtype) for x in jax.tree.leaves((found.params, found.opt_state))} <= {"float32", "int32"}
+    expected = jax.tree.map(lambda p, g: p - 0.1 * g, state.params, grads)
+    for name, x in named_leaves(found.params).items():
+        scale = float(jnp.abs(named_leaves(grads)[name]).max())
+        tolerance = 0.1 * scale * 2.0**-8 if name in matrix else 1e-6  # a gradient in bfloat16 has 8 bits
+        np.testing.assert_allclose(x, named_leaves(expected)[name], rtol=0, atol=tolerance)
+
+
+def test_an_array_of_two_frozen_models_is_one_argument(toy: ModuleType) -> None:
+    mesh = mesh_of(1, 1, 1)
+    whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    shared, params = jax.device_put((jnp.arange(3.0), {"w": jnp.ones(2)}), whole)
+    frozen = {"policy": {"w": shared}, "value": {"w": shared, "v": shared}}
+
+    def loss(params: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, Metrics]:
+        total = jnp.sum(params["policy"]["w"]) + jnp.sum(params["value"]["v"]) + jnp.sum(jnp.square(params["w"]))
+        return total, {"loss": Mean(total, jnp.float32(1))}
+
+    optimizer = optax.sgd(0.1)
+    plan = plan_state(params, optimizer, whole, seed=0, extras={})
+    train_step = make_train_step(loss, optimizer, accumulate=1)
+    step: Any = compile_step(train_step, state_sharding=plan.sharding, batch_sharding=whole, frozen=frozen)
+    state, batch = plan.begin(params, {}), jnp.zeros(1)
+    shapes = [v.aval.shape for v in step.trace(state, batch).jaxpr.jaxpr.invars]
+    assert shapes.count((3,)) == 1
+    _, metrics = step(state, batch)
+    assert float(metrics["loss"].sum) == 3 + 3 + 2
 
 
 def test_the_old_state_is_donated_and_placement_survives(toy: ModuleType) -> None:

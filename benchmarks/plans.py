@@ -1,0 +1,169 @@
+"""docs/plans.md: what fits where and what it costs, from --stage=plan of every cell of a table.
+
+    python -m benchmarks.plans                       # all cells: hours of compiling on a CPU, resumable
+    python -m benchmarks.plans --models llama-3-8b --machines v5e-256 --training full
+
+Every cell is one command, which the page shows; what it compiled stays in --scratch, so that a run that was stopped,
+or a cell that is made again, compiles what has changed alone. libtpu must be installed (the extra `tpu`).
+"""
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from benchmarks.command import execute
+from pit_jax.errors import UserError
+from pit_jax.files import write_text
+from pit_jax.model.published import PUBLISHED
+from pit_jax.parallel.topologies import CHIPS, has_tpu_compiler
+from pit_jax.run.plan import Plan, StagePlan
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "plans.md"
+MACHINES = ("v5e-8", "v5e-16", "v5e-256", "v5p-64", "v6e-64")
+STAGES = ("sft-improver", "rm-improver", "rl-improver")
+TRAINING = {"full": (), "LoRA": ("--adapter.rank=16",)}
+FROZEN = "--transformer.frozen-dtype=bfloat16"
+GIB = 2**30
+WORDS = {True: "yes", False: "**no**", None: "not known"}
+
+HEAD = """# What fits where, and what it costs
+
+Made by `python -m benchmarks.plans` from `--stage=plan`, on a machine without a TPU: every program of a stage is
+compiled ahead of time for the machine by its own compiler (libtpu), with the rows, rounds and steps of
+`configs/hh_rlhf.py` (prompt, reference and response of 512 tokens, bfloat16). Nothing was run on a TPU.
+
+- **fits**: every program of the stage, with the models that lie beside it, is within the memory that the compiler has
+  on a chip. **GiB**: of the program that needs most, of the chip's.
+- **sent**: bytes that a chip sends in one call of that stage's update; **in the token loop**: in one rollout.
+- **tokens/s a chip** and **hours** are a roofline, the longest of arithmetic, memory and links at their full speed: a
+  run cannot be faster, and is slower. Compiling, saving and evaluations of supervised stages are not counted.
+- **price** is hours x chips x the price of a chip-hour: {prices}.
+
+Chips: {chips}.
+
+"""
+COLUMNS = (
+    "model",
+    "training",
+    "machine",
+    "stage",
+    "fits",
+    "GiB",
+    "sent, GB",
+    "in the token loop, GB",
+    "tokens/s a chip",
+)
+TITLE = f"| {' | '.join((*COLUMNS, 'tokens/s a chip', 'hours', 'price'))} |"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One command: a model, what of it is trained, and a machine."""
+
+    model: str
+    training: str
+    machine: str
+
+    def flags(self, price: float) -> list[str]:
+        return [
+            "--stage=plan",
+            "--config=configs/hh_rlhf.py",
+            f"--plan.model={self.model}",
+            f"--plan.topology={self.machine}",
+            "--plan.stages",
+            *STAGES,
+            *TRAINING[self.training],
+            FROZEN,
+            "--plan.search",
+            f"--plan.price={price:g}",
+        ]
+
+    def workdir(self, scratch: Path) -> Path:
+        return scratch / f"{self.model}-{self.training}-{self.machine}"
+
+
+def price_of(machine: str, prices: dict[str, float]) -> float:
+    return prices.get(machine.partition("-")[0], 0.0)
+
+
+def read(path: Path) -> Plan:
+    plan: Plan = msgspec.convert(json.loads(path.read_text()), Plan)
+    return plan
+
+
+def row(cell: Cell, plan: Plan, stage: StagePlan) -> str:
+    """One line of the table."""
+    worst, programs = stage.largest, {program.name: program for program in stage.programs}
+    update, draw = programs.get("update"), programs.get("draw")
+    speed = (draw or update or worst).tokens_per_second
+    price = f"{stage.hours * plan.chips * plan.price:,.0f}" if plan.price and stage.fits else "–"
+    values: list[Any] = [
+        cell.model,
+        cell.training,
+        f"{cell.machine} ({plan.chips} chips)",
+        stage.id,
+        WORDS[stage.fits],
+        f"{worst.memory / GIB:.1f} of {worst.limit / GIB:.1f} ({worst.name})",
+        f"{update.sent() / 1e9:.1f}" if update else "–",
+        f"{draw.sent('token') / 1e9:.1f}" if draw else "–",
+        f"{speed / plan.chips:,.0f}" if speed and stage.fits else "–",
+        f"{stage.hours:.2f}" if stage.fits else "–",
+        price,
+    ]
+    return f"| {' | '.join(map(str, values))} |"
+
+
+def page(plans: Sequence[tuple[Cell, Plan]], prices: dict[str, float]) -> str:
+    """The whole of docs/plans.md."""
+    told = ", ".join(f"{chip} {price:g}" for chip, price in prices.items()) or "not given"
+    chips = "; ".join(
+        f"{chip.name} {chip.flops / 1e12:.0f} TFLOP/s bf16, {chip.hbm / GIB:.2f} GiB at "
+        f"{chip.hbm_speed / 1e9:.0f} GB/s, links {chip.ici / 1e9:.0f} GB/s ({chip.source})"
+        for chip in CHIPS.values()
+    )
+    lines = [TITLE, "|" + " --- |" * (TITLE.count("|") - 1)]
+    lines += [row(cell, plan, stage) for cell, plan in plans for stage in plan.stages]
+    commands = ["", "## Commands", ""]
+    for cell, plan in plans:
+        asked = " ".join(cell.flags(price_of(cell.machine, prices)))
+        commands += [f"- {cell.model}, {cell.training}, {cell.machine}: `python launch/tpu_run.py {asked}`"]
+        commands += [f"  proposes `{' '.join(plan.flags)}`"] if plan.flags else []
+    return HEAD.format(prices=told, chips=chips) + "\n".join([*lines, *commands]) + "\n"
+
+
+def cells(flags: argparse.Namespace) -> Iterator[Cell]:
+    for model in flags.models:
+        for training in flags.training:
+            for machine in flags.machines:
+                yield Cell(model, training, machine)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=list(PUBLISHED), choices=list(PUBLISHED))
+    parser.add_argument("--machines", nargs="+", default=list(MACHINES))
+    parser.add_argument("--training", nargs="+", default=list(TRAINING), choices=list(TRAINING))
+    parser.add_argument("--prices", nargs="*", default=[], help="of chip-hours: v5e=1.2 v5p=4.2")
+    parser.add_argument("--tries", type=int, default=24, help="plans that a search compiles")
+    parser.add_argument("--scratch", type=Path, default=Path("runs/plans"))
+    parser.add_argument("--page", type=Path, default=PAGE)
+    flags = parser.parse_args()
+    if not has_tpu_compiler():
+        raise UserError("docs/plans.md says what a TPU's compiler says: install the extra `tpu`")
+    prices = {chip: float(price) for chip, _, price in (word.partition("=") for word in flags.prices)}
+    plans = []
+    for cell in cells(flags):
+        workdir = cell.workdir(flags.scratch)
+        asked = cell.flags(price_of(cell.machine, prices))
+        execute([*asked, f"--plan.tries={flags.tries}", f"--workdir={workdir}"])
+        plans.append((cell, read(workdir / "plan" / "plan.json")))
+        write_text(flags.page, page(plans, prices))
+
+
+if __name__ == "__main__":
+    main()

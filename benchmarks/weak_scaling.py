@@ -1,0 +1,103 @@
+"""Bytes that a chip sends while the machine grows and the work a chip stays: flat means that the machine can grow.
+
+    python -m benchmarks.weak_scaling --config=configs/hh_rlhf.py --model=llama-3-8b --fsdp=16 --sizes 16 64 256
+
+Batches are those of the config at the first size and grow with the machine; the mesh grows along data (--axis=data), or
+along fsdp (--axis=fsdp), where parameters are split ever finer. Programs are compiled for TPUs where libtpu is
+installed, else for simulated CPU devices, whose collectives are those of another compiler: the table says which.
+"""
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.results import keep, parser_of
+from pit_jax.config import Config
+from pit_jax.parallel.topologies import topology_of
+from pit_jax.recipes.plan.search import with_fields
+from pit_jax.recipes.plan.walk import machine_of, plan_of, with_model
+from pit_jax.run.plan import Plan
+from pit_jax.shipped import load_config
+
+BATCHES = ("sft.batch_size", "rm.batch_size", "dpo.batch_size", "rl.batch_size")
+
+
+def scaled(config: Config, chips: int, first: int, *, axis: str, fsdp: int, tensor: int) -> Config:
+    """The config for a machine of `chips`, with as many rows a chip as on the `first` machine."""
+    times = chips // first
+    rows = {name: times * getattr(config, name.split(".")[0]).batch_size for name in BATCHES}
+    inner = fsdp * (times if axis == "fsdp" else 1)
+    return with_fields(config, {**rows, "mesh.data": -1, "mesh.fsdp": inner, "mesh.tensor": tensor})
+
+
+def sent(plan: Plan) -> dict[str, float]:
+    """Bytes that a chip sends in one call, by stage and program; what sends nothing is left out."""
+    figures = {f"{stage.id} {program.name}": program.sent() for stage in plan.stages for program in stage.programs}
+    return {_without_rows(name): size for name, size in figures.items() if size}
+
+
+def _without_rows(name: str) -> str:
+    """A reference's program is named by its rows, which grow."""
+    return " ".join(word for word in name.split() if not word.rstrip(",").isdigit())
+
+
+def measure(
+    config: Config, sizes: Sequence[int], make: Callable[[Config, int], Plan], *, axis: str, fsdp: int, tensor: int
+) -> dict[str, list[float]]:
+    """Bytes sent by each program, a column for each size."""
+    plans = [make(scaled(config, size, sizes[0], axis=axis, fsdp=fsdp, tensor=tensor), size) for size in sizes]
+    columns = [sent(plan) for plan in plans]
+    return {name: [column.get(name, 0.0) for column in columns] for name in columns[0]}
+
+
+def table(figures: dict[str, list[float]], sizes: Sequence[int], title: str) -> Table:
+    """GB a chip and call, and the last size against the first."""
+    shown = Table(title=title, title_justify="left")
+    for column in ("program", *(f"{size} chips, GB" for size in sizes), "last / first"):
+        shown.add_column(column, justify="left" if column == "program" else "right")
+    for name, row in figures.items():
+        shown.add_row(name, *(f"{size / 1e9:.3f}" for size in row), f"{row[-1] / row[0]:.3f}")
+    return shown
+
+
+def main() -> None:
+    parser = parser_of(__doc__)
+    parser.add_argument("--config", default="hh_rlhf")
+    parser.add_argument("--model", default="", help="a published architecture, as --plan.model")
+    parser.add_argument("--chip", default="v5e")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[16, 64, 256], help="as in accelerator types")
+    parser.add_argument("--axis", choices=("data", "fsdp"), default="data")
+    parser.add_argument("--fsdp", type=int, default=16, help="at the first size")
+    parser.add_argument("--tensor", type=int, default=1)
+    parser.add_argument("--stages", nargs="+", default=["sft-improver", "rl-improver"])
+    parser.add_argument("--scratch", type=Path, default=Path("runs/weak_scaling"))
+    flags: argparse.Namespace = parser.parse_args()
+    console, compilers = Console(), set[str]()
+    config = load_config(flags.config)
+    plan = replace(config.plan, model=flags.model, stages=tuple(flags.stages))
+    config = with_model(replace(config, plan=plan))
+
+    def make(config: Config, size: int) -> Plan:
+        machine = machine_of(topology_of(f"{flags.chip}-{size}"))
+        made = plan_of(config, machine, workdir=flags.scratch, data=flags.scratch / "data", say=console.print)
+        compilers.update(program.compiled.compiler for stage in made.stages for program in stage.programs)
+        return made
+
+    figures = measure(config, flags.sizes, make, axis=flags.axis, fsdp=flags.fsdp, tensor=flags.tensor)
+    title = f"{flags.model or flags.config} on {flags.chip}, growing along {flags.axis}, compiled for {compilers}"
+    console.print(table(figures, flags.sizes, title))
+    keep(
+        flags.results, "weak_scaling", {**vars(flags), "compilers": sorted(compilers), "sent": figures} | _words(flags)
+    )
+
+
+def _words(flags: argparse.Namespace) -> dict[str, str]:
+    return {"scratch": str(flags.scratch), "results": str(flags.results)}
+
+
+if __name__ == "__main__":
+    main()

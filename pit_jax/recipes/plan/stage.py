@@ -1,0 +1,84 @@
+"""--stage=plan: what stages need on a TPU that is not there, and the flags of the cheapest way that fits."""
+
+import math
+from dataclasses import asdict
+from pathlib import Path
+
+from pit_jax.config import Config
+from pit_jax.errors import UserError
+from pit_jax.files import write_json
+from pit_jax.parallel.topologies import Topology, has_tpu_compiler, topology_of
+from pit_jax.recipes.plan.search import Search
+from pit_jax.recipes.plan.walk import machine_of, plan_of, stages_of, with_model
+from pit_jax.report import plan as plan_page
+from pit_jax.run.context import Context
+from pit_jax.run.plan import Plan
+from pit_jax.run.stage import Recipe
+
+NO_COMPILER = (
+    "libtpu is not installed (the extra `tpu` brings it): arguments, residents and collectives are those of programs "
+    "compiled for as many simulated CPU devices; temporaries, and so whether a program fits, are not known"
+)
+
+
+def run(context: Context) -> None:
+    """Write plan/plan.json and plan/index.html in the workdir, and say what they hold."""
+    config, say = with_model(context.config), context.screen.say
+    folder = Path(config.workdir) / "plan"
+    if not has_tpu_compiler():
+        say(f"[yellow]{NO_COMPILER}[/]")
+    machine = machine_of(topology(config))
+
+    def make(config: Config, flags: tuple[str, ...] = (), *, to_the_end: bool = False) -> Plan:
+        return plan_of(
+            config,
+            machine,
+            workdir=folder,
+            data=context.run.data_folder,
+            say=say,
+            flags=flags,
+            to_the_end=to_the_end,
+        )
+
+    plan, plans = None, list[Plan]()
+    if config.plan.search:
+        search = Search(make, config.plan.tries, say)
+        plan, plans = search.run(config, machine.topology), search.plans
+        if not plans:
+            raise UserError(f"--plan.search: no mesh takes the batches; the last said {search.refused[-1]}")
+        if plan is None:
+            say(f"[red]none of {len(plans)} plans fits; raise --plan.tries, or name a larger --plan.topology[/]")
+            config = search.configs[search.closest]
+            plan = make(config, plans[search.closest].flags, to_the_end=True)
+    plan = plan or make(config, to_the_end=True)
+    write_json(folder / "plan.json", asdict(plan))
+    say(plan_page.table(plan))
+    for planned in plan.stages:
+        say(f"{planned.id}: {plan_page.verdict(planned, plan)}")
+    if plan.flags:
+        say(f"flags: {' '.join(plan.flags)}")
+    page = plan_page.build(plan, plans, folder / "index.html", compiler=has_tpu_compiler(), note=NO_COMPILER)
+    say(f"plan: {page}")
+
+
+def topology(config: Config) -> Topology:
+    """The machine that is planned for."""
+    return topology_of(config.plan.topology, getattr(config.mesh, "slices", 1))
+
+
+def check(config: Config, role: str) -> None:
+    """UserError for a machine, a stage, a price or a number of tries that cannot be."""
+    topology(config)
+    stages_of(config)
+    plan = config.plan
+    if not (math.isfinite(plan.price) and plan.price >= 0) or plan.tries < 1:
+        raise UserError(f"--plan.price={plan.price}, --plan.tries={plan.tries}: a price of 0 or more, 1 try or more")
+    if plan.vocab_size < 0 or plan.suffix_tokens < 1:
+        raise UserError(
+            f"--plan.vocab-size={plan.vocab_size}, --plan.suffix-tokens={plan.suffix_tokens}: 0 or more, 1 or more"
+        )
+    if config.seeds:
+        raise UserError("--stage=plan with --seeds: a plan does not depend on a seed; leave it out")
+
+
+RECIPE = Recipe(run=run, check=check)

@@ -1,0 +1,142 @@
+"""What a round of RL costs, program by program, and what lies in memory meanwhile, from shapes alone."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import jax
+
+from pit_jax.config import RlConfig
+from pit_jax.model.flops import Work
+from pit_jax.rl.algorithms import algorithm_of, samples_of
+from pit_jax.rl.curriculum import every_provider, providers_of
+from pit_jax.rl.references import POLICY_RL, REFERENCES, models_needed
+from pit_jax.rl.roles import abstract_roles, rounds_of
+from pit_jax.run.loads import Load, Loads
+from pit_jax.run.programs import Shapes
+from pit_jax.run.provenance import StageId
+from pit_jax.training.optimizer import make_rl_optimizer
+
+SAMPLER = "sampler"
+
+
+def loads(shapes: Shapes, role: str) -> Loads:
+    """rounds * [references + draw + score + epochs * minibatches * update], and evaluations on held-out prompts.
+
+    All T slots are decoded: a batch goes on until its longest answer has ended. The anchor reads all rows, and so do
+    the scorer, twice when the gap is centred, twice without the reference for a difference of scores; a second gap
+    model as often as it; and a critic. A reference is drawn once for all responses to it. A round that stops on
+    rl.stop_kl and a run that a monitor ends cost less than is counted here; a phase that is over early leaves its
+    rounds to the last, whose references may cost more.
+    """
+    config, passes, layout = shapes.config.rl, shapes.passes, shapes.layout
+    rows, slot = config.batch_size, layout.response_slot
+    prompt = layout.prompt_slot if role == "policy" else shapes.improver_slot
+    critic, rounds = algorithm_of(config, role).critic, rounds_of(config, role)
+    chunks = math.ceil(config.heldout_prompts / rows)
+    checks = chunks * (rounds // config.evaluate_every + 1 + (rounds % config.evaluate_every > 0))
+    anchor, value = passes.read(prompt + slot, logits=slot), float(critic) * passes.score(prompt + slot)
+    learned = (rows // config.minibatches) * (anchor + value).trained()
+    found = {
+        "draw": Load(
+            rounds,
+            rows * passes.draw(prompt, slot, slot),
+            checks,
+            decoded=slot,
+            rows=rows,
+            cached=prompt + slot,
+            holds=("policy",),
+        ),
+        "score": Load(
+            rounds,
+            rows * (anchor + value + _scored(shapes, role)),
+            checks,
+            holds=("policy", "value", "anchor", "scorer", "second-gap"),
+        ),
+        "update": Load(
+            rounds * config.epochs * config.minibatches, learned, holds=("policy", "value", "optimizer", "moving")
+        ),
+    }
+    found |= dict(_references(shapes, rounds, chunks)) if role == "improver" else {}
+    return {name: replace(load, away=_away(config, name)) for name, load in found.items()}
+
+
+def _away(config: RlConfig, program: str) -> tuple[str, ...]:
+    """The residents that rl.offload has on the host while a program runs (rl/offload.py)."""
+    if program != "update":
+        return ("optimizer",) if config.offload in ("optimizer", "both") else ()
+    frozen = "anchor", "scorer", "second-gap", *_samplers(config)
+    return frozen if config.offload in ("frozen", "both") else ()
+
+
+def _samplers(config: RlConfig) -> dict[str, StageId]:
+    """The models that references are drawn from, by the names of residents; the first draws held-out ones too."""
+    others = dict.fromkeys((POLICY_RL, *models_needed(every_provider(config.curriculum))))
+    return {SAMPLER if id == POLICY_RL else f"{SAMPLER} {id}": id for id in others}
+
+
+def _scored(shapes: Shapes, role: str) -> Work:
+    """One response, read by the reward model, or the gap models."""
+    config, passes, layout = shapes.config.rl, shapes.passes, shapes.layout
+    plain = passes.score(layout.prompt_slot + layout.response_slot)
+    if role == "policy":
+        return plain
+    gap = (1 + config.center_gap) * passes.score(shapes.improver_slot + layout.response_slot)
+    both = 1 + (shapes.config.rm.second_gap_steps > 0)
+    return both * (2 * plain if config.reward == "difference" else gap)
+
+
+def _references(shapes: Shapes, rounds: int, chunks: int) -> Iterator[tuple[str, Load]]:
+    """Of the programs that draw references and put them into prompts, in the names of recipes/rl_shapes.py."""
+    config, slot = shapes.config.rl, shapes.layout.response_slot
+    drawn: dict[tuple[int, bool], float] = {(config.batch_size, False): 0.0}
+    prompts: dict[int, float] = {config.batch_size: 0.0}
+    groups = config.batch_size // samples_of(config, "improver")
+    for names, count in _phases(config):
+        part = groups // len(names)
+        prompts[groups] = prompts.get(groups, 0.0) + count
+        for rewrite in (rewrite for name in names for rewrite in REFERENCES[name].drawn):
+            drawn[part, rewrite] = drawn.get((part, rewrite), 0.0) + count
+            if rewrite:
+                prompts[part] = prompts.get(part, 0.0) + count
+    for rows, calls in prompts.items():
+        yield f"improver prompts of {rows}", Load(calls, Work(), chunks * (rows == config.batch_size))
+    for (rows, rewrite), calls in drawn.items():
+        prompt = shapes.improver_slot if rewrite else shapes.layout.prompt_slot
+        checks = chunks * (rows == config.batch_size and not rewrite)  # held-out references are drawn once
+        yield (
+            f"references of {rows}{', rewritten' if rewrite else ''}",
+            Load(
+                calls,
+                rows * shapes.passes.draw(prompt, slot, slot),
+                checks,
+                decoded=slot,
+                rows=rows,
+                cached=prompt + slot,
+                holds=("policy",) if rewrite else (SAMPLER,),
+            ),
+        )
+
+
+def _phases(config: RlConfig) -> Iterator[tuple[tuple[str, ...], int]]:
+    for references, rounds in zip(config.curriculum.references, config.curriculum.rounds, strict=True):
+        yield providers_of(references), rounds
+
+
+def residents(shapes: Shapes, role: str) -> Mapping[str, Any]:
+    """The models of rl/roles.py and the optimizer of those that learn, as shapes; what they share is one object."""
+    config, roles = shapes.config.rl, abstract_roles(shapes, role)
+    optimizer = make_rl_optimizer(config, 1, critic=roles.value is not None)
+    found: dict[str, Any] = {
+        **roles.whole(roles.trainable),
+        **roles.frozen,
+        "optimizer": shapes.state(roles.trainable, optimizer).opt_state,
+    }
+    if role == "policy":
+        return found
+    if config.curriculum.anchor == "previous":
+        found["moving"] = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), roles.policy.trainable
+        )
+    return found | {name: shapes.frozen(shapes.language_model, str(id)) for name, id in _samplers(config).items()}
