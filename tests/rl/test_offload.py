@@ -61,7 +61,5 @@ def test_devices_that_cannot_are_named() -> None:
     device = SimpleNamespace(addressable_memories=lambda: [SimpleNamespace(kind="device")])
     without: Any = SimpleNamespace(devices=np.array([device]))
     assert Offload.of("none", without) == Offload(optimizer=False, frozen=False)
-    with pytest.raises(
-        UserError, match=r"--rl.offload=both: .* the memories device and no pinned_host"
-    ):
+    with pytest.raises(UserError, match=r"--rl.offload=both: .* the memories device and no pinned_host"):
         Offload.of("both", without)
