@@ -37,8 +37,9 @@ def slot_logprobs(
     """
     config, matrix_DV = model.config, model.unembedding(params)
     divided = temperature if temperature > 0 else 1.0
-    sizes = {"cap": config.logit_softcap, "divisor": divided, "logits_bytes": config.logits_bytes}
-    reading = Reading.of(hidden_BTD, matrix_DV, **sizes)
+    reading = Reading.of(
+        hidden_BTD, matrix_DV, cap=config.logit_softcap, divisor=divided, logits_bytes=config.logits_bytes
+    )
     if reading.pieces > 1:
         return read_tokens(hidden_BTD, matrix_DV, tokens_BT, reading)
     logits_BTV = model.logits(params, hidden_BTD)

@@ -37,8 +37,8 @@ def layout(world: World) -> Layout:
 def shapes_on(world: World, layout: Layout, make_mesh: Any) -> MakeShapes:
     """shapes_on(mesh, pod, config): float32 as on the laptop; on a pod, bfloat16 with remat."""
 
-    def make(mesh: tuple[int, int, int], *, pod: bool, config: Config | None = None) -> Shapes:
-        transformer = replace(world.config, **(POD if pod else {}))
+    def make(mesh: tuple[int, int, int], *, pod: bool, config: Config | None = None, **more: Any) -> Shapes:
+        transformer = replace(world.config, **{**(POD if pod else {}), **more})
         return Shapes(replace(config or Config(), transformer=transformer), layout, world.vocab, make_mesh(*mesh))
 
     return make
@@ -74,6 +74,14 @@ def test_the_programs_of_every_algorithm(
     programs = {program.name: program for program in STAGES[str(RL_IMPROVER)].programs(shapes)}
     for name in ("score", "update"):
         check(shapes, programs[name])
+
+
+@pytest.mark.parametrize("remat", ["none", "dots", "offload"])
+def test_what_is_computed_again(shapes_on: MakeShapes, remat: str) -> None:
+    """A product that waits on the host is moved there and back; otherwise nothing is."""
+    shapes = shapes_on((2, 2, 2), pod=True, remat=remat)
+    (update,) = STAGES["sft-policy"].programs(shapes)
+    assert ("annotate_device_placement" in check(shapes, update)) == (remat == "offload")
 
 
 def test_updates_in_parts(shapes_on: MakeShapes) -> None:

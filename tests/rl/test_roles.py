@@ -81,8 +81,8 @@ def test_frozen_matrices_have_a_dtype_of_their_own(adapted: Any) -> None:
         context = adapted(rank=rank)
         half = replace(context.config.transformer, frozen_dtype="bfloat16")
         roles = roles_of(replace(context, config=replace(context.config, transformer=half)))
-        whole = {**roles.frozen, **roles.samplers}
-        dtypes = {name: str(x.dtype) for name, x in named_leaves({str(k): v for k, v in whole.items()}).items()}
+        samplers = {str(stage): params for stage, params in roles.samplers.items()}
+        dtypes = {name: str(x.dtype) for name, x in named_leaves({**roles.frozen, **samplers}).items()}
         matrices = {name for name, dtype in dtypes.items() if dtype == "bfloat16"}
         assert {name for name in dtypes if name.endswith(("embedding", "query", "down"))} <= matrices
         assert not any("adapter" in name or "scale" in name or "head" in name for name in matrices)
