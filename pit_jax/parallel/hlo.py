@@ -187,11 +187,10 @@ def _parsed(text: str) -> _Module:
 
 def _instruction(name: str, text: str) -> _Instruction:
     """TYPE OPCODE(OPERANDS), ATTRIBUTES; a tuple's type holds spaces, and both kinds hold parentheses."""
-    end, depth = 0, 0
-    for end, letter in enumerate(text):
-        depth += (letter in "({") - (letter in ")}")
-        if letter == " " and depth == 0:
-            break
+    end = depth = 0
+    while depth or text[end] != " ":
+        depth += (text[end] in "({") - (text[end] in ")}")
+        end += 1
     opcode, _, rest = text[end + 1 :].partition("(")
     return _Instruction(name, text[:end], opcode, rest)
 
