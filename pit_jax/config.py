@@ -45,6 +45,8 @@ class MeshConfig:
     """Devices over which parameters and batches are both split."""
     tensor: int = 1
     """Devices over which heads and feed-forward are split."""
+    decode: int = 0
+    """Devices of the fsdp axis that share one copy of the weights while answers are drawn; 0 = as few as hold it."""
     simulate: int = 0
     """Simulate this many CPU devices (0 = use the real ones)."""
 
