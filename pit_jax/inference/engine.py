@@ -38,18 +38,20 @@ class Engine:
         self.spec = spec
         draw: Any = partial(complete, model, spec=spec)
         convert: Any = model.for_decoding
-        places: dict[str, Any] = {}
-        where: dict[str, Any] = {}
+        self.weights: Params = jax.eval_shape(lambda: model.for_decoding(model.init(jax.random.key(0))))
+        """Shapes of what `to_decode` gives, placed where there is a mesh."""
+        drawn: dict[str, Any] = {}
+        converted: dict[str, Any] = {}
         if mesh is not None:
-            weights = jax.eval_shape(lambda: model.for_decoding(model.init(jax.random.key(0))))
-            weight_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(weights))
+            weight_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(self.weights))
             decoding = decode_mesh(mesh, share, weight_bytes)
             draw, convert = within(decoding, draw), within(decoding, convert)
-            where = {"out_shardings": param_sharding(weights, decoding, DECODE_RULES)}
-            places = {"out_shardings": batch_sharding(mesh)}
-        self.to_decode = jax.jit(convert, **where)
+            places = param_sharding(self.weights, decoding, DECODE_RULES)
+            self.weights = jax.tree.map(lambda leaf, place: leaf.update(sharding=place), self.weights, places)
+            converted, drawn = {"out_shardings": places}, {"out_shardings": batch_sharding(mesh)}
+        self.to_decode = jax.jit(convert, **converted)
         """to_decode(params) -> weights: the parameters in the compute dtype, adapters merged, placed for decoding."""
-        self.complete = jax.jit(draw, **places)
+        self.complete = jax.jit(draw, **drawn)
         """complete(weights, prompt_BP, prompt_mask_BP, key, sampling) -> Completions."""
         self.improver_prompt = jax.jit(partial(improver_prompt, spec=spec))
         """improver_prompt(rows, reference) -> (tokens_BP, mask_BP)."""

@@ -1,8 +1,8 @@
 """Where activations lie in a decoding step: weights stay in their places (DECODE_RULES), and activations come to them.
 
 Rows are whole on a device in attention, beside their cache, and between the layers. Before a matrix they are shared
-with the devices that hold its other parts, and its result is brought back to the rows. A pass over whole rows keeps them
-where they are, since there the weights are what is small. Without a mesh nothing is moved.
+with the devices that hold its other parts, and its result is brought back to the rows. A pass over whole rows keeps
+them where they are, since there the weights are what is small. Without a mesh nothing is moved.
 """
 
 import jax
@@ -34,7 +34,7 @@ def heads_to_weights(x_BLNH: jax.Array, rows: Rows) -> jax.Array:
 
 
 def heads_to_rows(x_BLNH: jax.Array, rows: Rows) -> jax.Array:
-    """Queries, keys or values beside the cache of their row; heads that the tensor axis does not divide on all of it."""
+    """Queries, keys or values beside the cache of their row; heads that do not divide are on all of the tensor axis."""
     return constrain(heads_to_weights(x_BLNH, rows), P(BATCH_AXES, None, "tensor")) if is_step(rows) else x_BLNH
 
 

@@ -53,8 +53,9 @@ def mesh_of(data: int, fsdp: int, tensor: int) -> Mesh:
 def decode_mesh(mesh: Mesh, share: int, weight_bytes: int) -> Mesh:
     """The same devices in the same order, for decoding: more data, and an fsdp axis of the `share` that hold a copy.
 
-    0 = as few as keep a copy's part below DECODE_SHARE. Rows lie as on `mesh`. A decoding step moves its activations once around those that share a copy of the weights
-    (`weight_bytes`, in the compute dtype): few of them move little and read much, many the other way round.
+    0 = as few as keep a copy's part below DECODE_SHARE. Rows lie as on `mesh`. A decoding step moves its activations
+    around those that share a copy of the weights (`weight_bytes`, in the compute dtype): few of them move little and
+    read much, many the other way round.
     """
     data, fsdp, tensor = (mesh.shape[axis] for axis in AXES)
     enough = [share for share in _divisors(fsdp) if weight_bytes <= share * tensor * DECODE_SHARE]

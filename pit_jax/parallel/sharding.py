@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
@@ -111,11 +112,14 @@ def constrain(x: jax.Array, spec: PartitionSpec) -> jax.Array:
 
 
 def within(mesh: Mesh, function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function with its activations constrained on `mesh`, whatever mesh is set around it."""
+    """The function with its activations constrained on `mesh`, whatever mesh of the same devices is set around it."""
+
+    def adopted(x: jax.Array) -> jax.Array:
+        return jax.lax.with_sharding_constraint(x, P(*(P.UNCONSTRAINED,) * jnp.ndim(x)))
 
     def placed(*args: Any) -> Any:
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            return function(*args)
+            return function(*jax.tree.map(adopted, args))
 
     return placed
 

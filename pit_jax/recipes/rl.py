@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import jax
@@ -90,9 +91,10 @@ def train(context: Context, roles: Roles) -> tuple[tuple[int, str] | None, list[
         screen.begin(session.start)
         chunks, key = list(heldout_prompts(context, trainer)), context.key("heldout", role)
         for done in session.rounds():
-            gap = None
+            gap, weights = None, trainer.to_decode(session.state)
             if done % config.evaluate_every == 0 or done == rounds or watch.urgent:
-                figures = measure(session.state, chunks, trainer.rollout, key, read=read, truth=truth)
+                rollout = partial(trainer.rollout, session.state, weights)
+                figures = measure(chunks, rollout, key, read=read, truth=truth)
                 gap = figures["objective/scores"]
                 watch.look(session.state.extras["watched"], done, figures)
                 allowed = figures["objective/kl"] <= config.select_kl and not watch.stops
@@ -102,7 +104,8 @@ def train(context: Context, roles: Roles) -> tuple[tuple[int, str] | None, list[
             screen.rollout()
             progress = advance(config.curriculum, Place.read(session.state.extras["curriculum"]), done, gap)
             anchor = trainer.anchor(session.state, progress)
-            experience, metrics = trainer.round(session.state, done, progress, anchor)
+            experience, metrics = trainer.round(session.state, weights, done, progress, anchor)
+            del weights  # before the updates, which need the memory
             learn(session, step, trainer, experience, done, watch, screen)
             extras, extra_metrics = trainer.next_extras(session.state, progress, anchor, metrics)
             extras["watched"] = watch.stepped(session.totals)
@@ -150,7 +153,7 @@ def begin_extras(config: RlConfig, role: str, roles: Roles, rounds: int) -> dict
 
 def make_trainer(context: Context, roles: Roles) -> Trainer:
     config, role, data = context.config.rl, context.stage.role, context.data
-    engine = Engine(context.language_model, context.decode_spec)
+    engine = Engine(context.language_model, context.decode_spec, context.mesh, context.config.mesh.decode)
     algorithm, samples = algorithm_of(config, role), samples_of(config, role)
     score = make_score(
         context.language_model,
