@@ -1,4 +1,4 @@
-"""Grouped-query attention with rotary positions: the reference, which makes a dense mask of what rows are."""
+"""Grouped-query attention with rotary positions, over rows of any kind and over a cache."""
 
 from dataclasses import dataclass
 
@@ -8,12 +8,11 @@ from flax import nnx
 
 from pit_jax.architecture import TransformerConfig
 from pit_jax.model.adapters import Adapter, updated
+from pit_jax.model.mixing import CHUNK, mixed_by_chunks, mixed_dense
 from pit_jax.model.norms import RmsNorm
 from pit_jax.model.placement import cache_with_rows, heads_to_rows, heads_to_weights, to_rows, to_weights
 from pit_jax.model.rope import rope, rope_frequencies
-from pit_jax.model.rows import Continuation, Rows, near, visible
-
-MASKED = -1e30  # a logit that no real one reaches and that bfloat16 holds; -inf would make a row of padding NaN
+from pit_jax.model.rows import Continuation, Rows, near, visible, visible_from
 
 
 @jax.tree_util.register_dataclass
@@ -55,11 +54,6 @@ def add_bias(x_BLX: jax.Array, bias: nnx.Param[jax.Array]) -> jax.Array:
     return x_BLX + bias[...].astype(x_BLX.dtype)[None, None]
 
 
-def softcap(x: jax.Array, cap: float) -> jax.Array:
-    """cap tanh(x / cap): x where it is small, never beyond the cap; x itself for a cap of 0."""
-    return jnp.tanh(x / cap) * cap if cap else x
-
-
 class Attention(nnx.Module):
     def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
         d, n, k, h = config.width, config.query_heads, config.kv_heads, config.head_size
@@ -92,7 +86,6 @@ class Attention(nnx.Module):
         Whole rows begin the cache and see themselves alone; a Continuation sees all that the cache holds.
         """
         query, key, value = self._heads(x_BLD, rows, layer, adapter)
-        visible_BLS = self._seen(rows, layer)
         key_BKSH, value_BKSH = key.swapaxes(1, 2), value.swapaxes(1, 2)
         if cache is not None:
             slot = rows.slot if isinstance(rows, Continuation) else jnp.zeros_like(layer)
@@ -104,11 +97,7 @@ class Attention(nnx.Module):
         k, dtype = key_BKSH.shape[1], x_BLD.dtype
         scale = self.config.attention_scale or h**-0.5
         query_BLKGH = query.reshape(b, length, k, n // k, h) * jnp.asarray(scale, dtype)
-        scores_BKGLS = jnp.einsum("BLKGH,BKSH->BKGLS", query_BLKGH, key_BKSH).astype(jnp.float32)
-        scores_BKGLS = softcap(scores_BKGLS, self.config.attention_softcap)
-        scores_BKGLS = jnp.where(visible_BLS[:, None, None, :, :], scores_BKGLS, MASKED)
-        weights_BKGLS = jax.nn.softmax(scores_BKGLS, axis=-1).astype(dtype)
-        mixed = jnp.einsum("BKGLS,BKSH->BLKGH", weights_BKGLS, value_BKSH).reshape(b, length, n, h)
+        mixed = self._mixed(query_BLKGH, key_BKSH, value_BKSH, rows, layer).reshape(b, length, n, h)
         mixed = heads_to_weights(mixed, rows)
         out_BLD = jnp.einsum("BLNH,NHD->BLD", mixed, self.out[...].astype(dtype))
         out_BLD = updated(adapter, "out", mixed.reshape(b, length, n * h), out_BLD)
@@ -145,6 +134,24 @@ class Attention(nnx.Module):
             return usual_H
         own_H = rope_frequencies(self.config, windowed=True)
         return jnp.where(jnp.asarray(windowed_layers(self.config))[layer], own_H, usual_H)
+
+    def _mixed(
+        self, query_BLKGH: jax.Array, key_BKSH: jax.Array, value_BKSH: jax.Array, rows: Rows, layer: jax.Array
+    ) -> jax.Array:
+        """mixed_BLKGH, in the way that config.attention names."""
+        config, operands = self.config, (query_BLKGH, key_BKSH, value_BKSH)
+        dense = config.attention == "dense" or (config.attention == "auto" and query_BLKGH.shape[1] <= CHUNK)
+        if isinstance(rows, Continuation) or dense:
+            return mixed_dense(*operands, self._seen(rows, layer), cap=config.attention_softcap)
+        windowed_U, whole = jnp.asarray(windowed_layers(config)), rows
+        beyond = jnp.iinfo(jnp.int32).max
+
+        def visible_of(own_C: jax.Array) -> jax.Array:
+            if not any(windowed_layers(config)):
+                return visible_from(whole, own_C)
+            return visible_from(whole, own_C, window=jnp.where(windowed_U[layer], config.window, beyond))
+
+        return mixed_by_chunks(*operands, visible_of, cap=config.attention_softcap)
 
     def _seen(self, rows: Rows, layer: jax.Array) -> jax.Array:
         """visible_BLS of this layer."""

@@ -7,7 +7,8 @@ from flax import nnx
 from pit_jax.architecture import AdapterConfig, TransformerConfig
 from pit_jax.errors import UserError
 from pit_jax.model.adapters import Adapter, updated
-from pit_jax.model.attention import Attention, Cache, add_bias, softcap
+from pit_jax.model.attention import Attention, Cache, add_bias
+from pit_jax.model.mixing import softcap
 from pit_jax.model.norms import make_norm
 from pit_jax.model.placement import between_weights, to_rows, to_weights
 from pit_jax.model.rows import Rows

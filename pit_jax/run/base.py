@@ -18,7 +18,7 @@ from pit_jax.model.networks import LanguageModel, Params
 from pit_jax.model.tensors import Entry
 from pit_jax.parallel.sharding import param_sharding
 
-OURS = ("dtype", "unroll", "remat", "pooled_head")  # knobs of the transformer that no checkpoint sets
+OURS = ("attention", "dtype", "unroll", "remat", "pooled_head")  # knobs of the transformer that no checkpoint sets
 
 
 def with_base(config: Config) -> Config:

@@ -25,7 +25,13 @@ SMALLEST = 32 * 1024  # bytes of the smallest matrix of a layer, in bfloat16: a 
 
 def shapes_on(world: World, make_mesh: Any, mesh: tuple[int, int, int], share: int, kv_heads: int) -> Shapes:
     """Wide enough that a matrix is larger than what a token needs of a layer, and a vocabulary than its logits."""
-    sizes = {"width": 128, "layers": 2, "query_heads": 4, "kv_heads": kv_heads, "head_size": 128 // kv_heads}
+    sizes: dict[str, Any] = {
+        "width": 128,
+        "layers": 2,
+        "query_heads": 4,
+        "kv_heads": kv_heads,
+        "head_size": 128 // kv_heads,
+    }
     transformer = replace(world.config, **sizes, ffn=256, dtype="bfloat16", unroll=1)
     base = Config()
     curriculum = CurriculumConfig(references=("rejected+improver",), rounds=(1,))
