@@ -12,7 +12,7 @@ from pit_jax.model.mixing import CHUNK, mixed_by_chunks, mixed_dense
 from pit_jax.model.norms import RmsNorm
 from pit_jax.model.placement import cache_with_rows, heads_to_rows, heads_to_weights, to_rows, to_weights
 from pit_jax.model.rope import rope, rope_frequencies
-from pit_jax.model.rows import Continuation, Rows, near, visible, visible_from
+from pit_jax.model.rows import Continuation, Rows, is_step, near, visible, visible_from
 
 
 @jax.tree_util.register_dataclass
@@ -98,10 +98,10 @@ class Attention(nnx.Module):
         scale = self.config.attention_scale or h**-0.5
         query_BLKGH = query.reshape(b, length, k, n // k, h) * jnp.asarray(scale, dtype)
         mixed = self._mixed(query_BLKGH, key_BKSH, value_BKSH, rows, layer).reshape(b, length, n, h)
-        mixed = heads_to_weights(mixed, rows)
+        mixed = heads_to_weights(mixed, is_step(rows))
         out_BLD = jnp.einsum("BLNH,NHD->BLD", mixed, self.out[...].astype(dtype))
         out_BLD = updated(adapter, "out", mixed.reshape(b, length, n * h), out_BLD)
-        out_BLD = to_rows(out_BLD, rows)
+        out_BLD = to_rows(out_BLD, is_step(rows))
         if self.config.out_bias:
             out_BLD = add_bias(out_BLD, self.out_bias)
         return out_BLD, cache
@@ -111,14 +111,14 @@ class Attention(nnx.Module):
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """query_BLNH, key_BLKH and value_BLKH, the first two rotated."""
         dtype, positions_BL = x_BLD.dtype, rows.positions_BL
-        x_BLD = to_weights(x_BLD, rows)
+        x_BLD = to_weights(x_BLD, is_step(rows))
         query = jnp.einsum("BLD,DNH->BLNH", x_BLD, self.query[...].astype(dtype))
         key = jnp.einsum("BLD,DKH->BLKH", x_BLD, self.key[...].astype(dtype))
         value = jnp.einsum("BLD,DKH->BLKH", x_BLD, self.value[...].astype(dtype))
         query = updated(adapter, "query", x_BLD, query)
         key = updated(adapter, "key", x_BLD, key)
         value = updated(adapter, "value", x_BLD, value)
-        query, key, value = (heads_to_rows(heads, rows) for heads in (query, key, value))
+        query, key, value = (heads_to_rows(heads, is_step(rows)) for heads in (query, key, value))
         if self.config.qkv_bias:
             query = add_bias(query, self.query_bias)
             key = add_bias(key, self.key_bias)

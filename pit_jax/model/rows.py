@@ -49,6 +49,11 @@ class Continuation:
 Rows = Sequences | Tree | Continuation
 
 
+def is_step(rows: Rows) -> bool:
+    """Whether the rows are one token each, behind a cache."""
+    return isinstance(rows, Continuation) and rows.positions_BL.shape[1] == 1
+
+
 def visible(rows: Rows) -> jax.Array:
     """visible_BLS, dense: whether the token in slot L sees the one in slot S."""
     match rows:

@@ -11,7 +11,7 @@ from pit_jax.model.attention import Attention, Cache, add_bias
 from pit_jax.model.mixing import softcap
 from pit_jax.model.norms import make_norm
 from pit_jax.model.placement import between_weights, to_rows, to_weights
-from pit_jax.model.rows import Rows
+from pit_jax.model.rows import Rows, is_step
 from pit_jax.parallel.sharding import constrain_batch
 
 Carry = tuple[jax.Array, Cache | None]
@@ -32,14 +32,14 @@ class GatedFfn(nnx.Module):
             self.down_bias = nnx.Param(jnp.zeros((d,)))
 
     def __call__(self, x_BLD: jax.Array, rows: Rows, adapter: Adapter | None) -> jax.Array:
-        dtype, x_BLD = x_BLD.dtype, to_weights(x_BLD, rows)
+        dtype, x_BLD = x_BLD.dtype, to_weights(x_BLD, is_step(rows))
         gate_BLF = updated(adapter, "gate", x_BLD, x_BLD @ self.gate[...].astype(dtype))
         up_BLF = updated(adapter, "up", x_BLD, x_BLD @ self.up[...].astype(dtype))
         if self.biased:
             gate_BLF = add_bias(gate_BLF, self.gate_bias)
             up_BLF = add_bias(up_BLF, self.up_bias)
-        inner_BLF = between_weights(self.gate_function(gate_BLF) * up_BLF, rows)
-        out_BLD = to_rows(updated(adapter, "down", inner_BLF, inner_BLF @ self.down[...].astype(dtype)), rows)
+        inner_BLF = between_weights(self.gate_function(gate_BLF) * up_BLF, is_step(rows))
+        out_BLD = to_rows(updated(adapter, "down", inner_BLF, inner_BLF @ self.down[...].astype(dtype)), is_step(rows))
         return add_bias(out_BLD, self.down_bias) if self.biased else out_BLD
 
 
@@ -55,12 +55,12 @@ class PlainFfn(nnx.Module):
             self.up_bias, self.down_bias = nnx.Param(jnp.zeros((f,))), nnx.Param(jnp.zeros((d,)))
 
     def __call__(self, x_BLD: jax.Array, rows: Rows, adapter: Adapter | None) -> jax.Array:
-        dtype, x_BLD = x_BLD.dtype, to_weights(x_BLD, rows)
+        dtype, x_BLD = x_BLD.dtype, to_weights(x_BLD, is_step(rows))
         up_BLF = updated(adapter, "up", x_BLD, x_BLD @ self.up[...].astype(dtype))
         if self.biased:
             up_BLF = add_bias(up_BLF, self.up_bias)
-        inner_BLF = between_weights(jax.nn.gelu(up_BLF, approximate=False), rows)
-        out_BLD = to_rows(updated(adapter, "down", inner_BLF, inner_BLF @ self.down[...].astype(dtype)), rows)
+        inner_BLF = between_weights(jax.nn.gelu(up_BLF, approximate=False), is_step(rows))
+        out_BLD = to_rows(updated(adapter, "down", inner_BLF, inner_BLF @ self.down[...].astype(dtype)), is_step(rows))
         return add_bias(out_BLD, self.down_bias) if self.biased else out_BLD
 
 
@@ -128,11 +128,11 @@ class Transformer(nnx.Module):
         cache: Cache | None = None,
     ) -> tuple[jax.Array, Cache | None]:
         """hidden_BLD and the cache, where there is one, with keys and values written from the rows' slot on."""
-        tokens_BL = to_weights(tokens_BL, rows)
+        tokens_BL = to_weights(tokens_BL, is_step(rows))
         x_BLD = self.embedding[...].astype(self.config.dtype)[tokens_BL]
         if self.config.embedding_scale:
             x_BLD = x_BLD * jnp.asarray(self.config.width**0.5, self.config.dtype)
-        x_BLD = constrain_batch(to_weights(x_BLD, rows))
+        x_BLD = constrain_batch(to_weights(x_BLD, is_step(rows)))
 
         def block(block: Block, carry: Carry, layer: jax.Array) -> Carry:
             x_BLD, cache = carry

@@ -220,7 +220,7 @@ def test_every_rule_of_decoding_is_used() -> None:
 
 
 def test_an_activation_is_placed_as_far_as_it_divides(mesh: Mesh) -> None:
-    """10 columns over tensor = 2 and not over tensor x fsdp = 8; on another mesh of the same devices inside `within`."""
+    """10 columns over tensor = 2 and not over 8; on another mesh of the same devices inside `within`."""
     x_BF = jnp.arange(80.0).reshape(8, 10)
     assert constrain(x_BF, P("fsdp")) is x_BF
     with jax.set_mesh(mesh):
