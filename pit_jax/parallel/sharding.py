@@ -121,6 +121,8 @@ def within(mesh: Mesh, function: Callable[..., Any]) -> Callable[..., Any]:
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
             return function(*jax.tree.map(adopted, args))
 
+    placed.__name__ = getattr(function, "func", function).__name__  # what profiles call the program
+
     return placed
 
 
