@@ -59,13 +59,14 @@ class Pit:
         self._run = Run(config, catalogue())
         self._engines: dict[int, TextEngine] = {}
         self._params: dict[StageId, Params] = {}
+        self._decoding: dict[StageId, Params] = {}
 
     def __repr__(self) -> str:
         return f"Pit({self.config.workdir!r})"
 
     def answer(self, prompts: Sequence[Text], temperature: float = 0.0, seed: int = 0) -> list[str]:
         """One answer of the policy to each prompt."""
-        sampling, policy, asked_N = _sampling(temperature), self._model(POLICY), _prompts(prompts)
+        sampling, policy, asked_N = _sampling(temperature), self._weights(POLICY), _prompts(prompts)
 
         def draw(texts: TextEngine, chunk: Chunk, key: jax.Array) -> list[Answer]:
             return texts.answer(policy, chunk, jax.random.fold_in(key, 0), sampling)
@@ -83,7 +84,7 @@ class Pit:
         """Each answer after `rounds` improvements in a row."""
         if rounds < 1:
             raise UserError(f"rounds={rounds}: ask for at least one improvement")
-        sampling, improver, asked_N = _sampling(temperature), self._model(IMPROVER), _prompts(prompts)
+        sampling, improver, asked_N = _sampling(temperature), self._weights(IMPROVER), _prompts(prompts)
         given = self._answers(asked_N, answers, "answers", most=self._context.data.response_slot)
 
         def draw(texts: TextEngine, chunk: Chunk, key: jax.Array) -> list[Answer]:
@@ -147,6 +148,14 @@ class Pit:
         if size not in self._engines:  # each keeps what it has compiled
             self._engines[size] = replace(self._texts, batch_size=size)
         return self._engines[size]
+
+    def _weights(self, id: StageId) -> Params:
+        """What a finished stage's model draws with."""
+        if id not in self._decoding:
+            params = self._model(id)
+            with jax.set_mesh(self._context.mesh):
+                self._decoding[id] = self._texts.engine.to_decode(params)
+        return self._decoding[id]
 
     def _model(self, id: StageId) -> Params:
         """The parameters of a finished stage, read once."""

@@ -66,6 +66,8 @@ class TransformerConfig:
     """RMSNorm of every query and key head."""
     attention_scale: float = 0.0
     """Factor of query times key; 0 = head_size ** -0.5."""
+    attention: Literal["auto", "dense", "chunks"] = "auto"
+    """Whole rows attend with one mask, or a chunk of queries after the other, in less memory; auto = the long ones."""
     attention_softcap: float = 0.0
     """Scores c tanh(scores / c) before the softmax; 0 = as they are."""
     logit_softcap: float = 0.0

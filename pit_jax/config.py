@@ -47,6 +47,8 @@ class MeshConfig:
     """Devices over which heads and feed-forward are split."""
     slices: int = 1
     """Slices of TPU that the data axis is split over; parameters are never split between slices."""
+    decode: int = 0
+    """Devices of the fsdp axis that share one copy of the weights while answers are drawn; 0 = as few as hold it."""
     simulate: int = 0
     """Simulate this many CPU devices (0 = use the real ones)."""
 

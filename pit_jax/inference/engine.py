@@ -6,38 +6,66 @@ shape of prompts, whatever the weights and the temperature.
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from pit_jax.batch import Completions, DecodeSpec, PromptBatch, Responses
 from pit_jax.inference.sampling import Sampling, sample
 from pit_jax.model.attention import Cache
 from pit_jax.model.networks import LanguageModel, Params
+from pit_jax.model.placement import logits_to_rows
 from pit_jax.model.rows import Continuation, Sequences
 from pit_jax.model.scoring import token_logprobs
+from pit_jax.parallel.mesh import decode_mesh
+from pit_jax.parallel.sharding import DECODE_RULES, P, batch_sharding, constrain, param_sharding, within
 
 
 class Engine:
-    """The compiled programs that draw; `model` and `spec` are fixed, parameters and prompts come with every call."""
+    """The compiled programs that draw; `model` and `spec` are fixed, parameters and prompts come with every call.
 
-    def __init__(self, model: LanguageModel, spec: DecodeSpec):
+    Parameters are taken as a training holds them, or, faster on a mesh, as `to_decode` gives them: one conversion
+    serves every draw until the parameters move.
+    """
+
+    def __init__(self, model: LanguageModel, spec: DecodeSpec, mesh: Mesh | None = None, share: int = 0):
+        """On `mesh`, with a copy of the weights over `share` devices of its fsdp axis (parallel.mesh.decode_mesh).
+
+        Without one, on the mesh that is set, if any.
+        """
         self.spec = spec
-        self.complete = jax.jit(partial(complete, model, spec=spec))
-        """complete(params, prompt_BP, prompt_mask_BP, key, sampling) -> Completions."""
+        draw: Any = partial(complete, model, spec=spec)
+        convert: Any = model.for_decoding
+        self.weights: Params = jax.eval_shape(lambda: model.for_decoding(model.init(jax.random.key(0))))
+        """Shapes of what `to_decode` gives, placed where there is a mesh."""
+        drawn: dict[str, Any] = {}
+        converted: dict[str, Any] = {}
+        if mesh is not None:
+            weight_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(self.weights))
+            decoding = decode_mesh(mesh, share, weight_bytes)
+            draw, convert = within(decoding, draw), within(decoding, convert)
+            places = param_sharding(self.weights, decoding, DECODE_RULES)
+            self.weights = jax.tree.map(lambda leaf, place: leaf.update(sharding=place), self.weights, places)
+            converted, drawn = {"out_shardings": places}, {"out_shardings": batch_sharding(mesh)}
+        self.to_decode = jax.jit(convert, **converted)
+        """to_decode(params) -> weights: the parameters in the compute dtype, adapters merged, placed for decoding."""
+        self.complete = jax.jit(draw, **drawn)
+        """complete(weights, prompt_BP, prompt_mask_BP, key, sampling) -> Completions."""
         self.improver_prompt = jax.jit(partial(improver_prompt, spec=spec))
         """improver_prompt(rows, reference) -> (tokens_BP, mask_BP)."""
 
-    def answer(self, params: Params, rows: PromptBatch, key: jax.Array, sampling: Sampling) -> Completions:
+    def answer(self, weights: Params, rows: PromptBatch, key: jax.Array, sampling: Sampling) -> Completions:
         """y ~ M(x)."""
-        completions: Completions = self.complete(params, rows.prompt_BP, rows.prompt_mask_BP, key, sampling)
+        completions: Completions = self.complete(weights, rows.prompt_BP, rows.prompt_mask_BP, key, sampling)
         return completions
 
     def rewrite(
-        self, params: Params, rows: PromptBatch, reference: Responses, key: jax.Array, sampling: Sampling
+        self, weights: Params, rows: PromptBatch, reference: Responses, key: jax.Array, sampling: Sampling
     ) -> Completions:
         """y ~ M(x, y_ref)."""
-        completions: Completions = self.complete(params, *self.improver_prompt(rows, reference), key, sampling)
+        completions: Completions = self.complete(weights, *self.improver_prompt(rows, reference), key, sampling)
         return completions
 
 
@@ -56,7 +84,7 @@ class DecodeState:
 
 def complete(
     model: LanguageModel,
-    params: Params,
+    weights: Params,
     prompt_BP: jax.Array,
     prompt_mask_BP: jax.Array,
     key: jax.Array,
@@ -69,7 +97,7 @@ def complete(
     Row b at step t draws from fold_in(key, t): results do not depend on when other rows end. A row without a prompt
     token, which only fills up a batch, has ended at once.
     """
-    state = _prefill(model, params, prompt_BP, prompt_mask_BP, spec)
+    state = _prefill(model, weights, prompt_BP, prompt_mask_BP, spec)
     prompt_slot, lengths_B = prompt_BP.shape[1], jnp.sum(prompt_mask_BP, axis=1, dtype=jnp.int32)
 
     def unfinished(state: DecodeState) -> jax.Array:
@@ -82,14 +110,14 @@ def complete(
         token_B = jnp.where(live_B, token_B, spec.pad_id)
         real_BS = _put(state.real_BS, live_B, slot)
         rows = Continuation((lengths_B + state.step)[:, None], real_BS, slot)
-        hidden_B1D, cache = model.decode(params, token_B[:, None], rows, state.cache)
+        hidden_B1D, cache = model.decode(weights, token_B[:, None], rows, state.cache)
         return DecodeState(
             step=state.step + 1,
             tokens_BT=_put(state.tokens_BT, token_B, state.step),
             logprobs_BT=_put(state.logprobs_BT, jnp.where(live_B, logprob_B, 0.0), state.step),
             mask_BT=_put(state.mask_BT, live_B, state.step),
             ended_B=state.ended_B | (token_B == spec.eos_id),
-            logits_BV=model.logits(params, hidden_B1D)[:, 0],
+            logits_BV=_next_logits(model, weights, hidden_B1D),
             real_BS=real_BS,
             cache=cache,
         )
@@ -119,23 +147,26 @@ def _put(slots_BT: jax.Array, value_B: jax.Array, slot: jax.Array) -> jax.Array:
 
 
 def _prefill(
-    model: LanguageModel, params: Params, prompt_BP: jax.Array, prompt_mask_BP: jax.Array, spec: DecodeSpec
+    model: LanguageModel, weights: Params, prompt_BP: jax.Array, prompt_mask_BP: jax.Array, spec: DecodeSpec
 ) -> DecodeState:
     batch, prompt_slot = prompt_BP.shape
     shape = (batch, spec.response_slot)
     unused_BT = jnp.zeros(shape, bool)
     real_BS = jnp.concatenate([prompt_mask_BP, unused_BT], axis=1)
-    positions_BP = Sequences.alone(prompt_mask_BP.astype(jnp.int32)).positions_BL
     cache = Cache.empty(model.config, batch, prompt_slot + spec.response_slot)
-    rows = Continuation(positions_BP, real_BS, jnp.zeros((), jnp.int32))
-    hidden_BPD, cache = model.decode(params, prompt_BP, rows, cache)
+    rows = Sequences.alone(prompt_mask_BP.astype(jnp.int32))
+    hidden_BPD, cache = model.decode(weights, prompt_BP, rows, cache)
     return DecodeState(
         step=jnp.zeros((), jnp.int32),
         tokens_BT=jnp.full(shape, spec.pad_id, jnp.int32),
         logprobs_BT=jnp.zeros(shape, jnp.float32),
         mask_BT=unused_BT,
         ended_B=~jnp.any(prompt_mask_BP, axis=1),
-        logits_BV=model.logits(params, hidden_BPD[:, -1:])[:, 0],
+        logits_BV=_next_logits(model, weights, hidden_BPD[:, -1:]),
         real_BS=real_BS,
         cache=cache,
     )
+
+
+def _next_logits(model: LanguageModel, weights: Params, hidden_B1D: jax.Array) -> jax.Array:
+    return logits_to_rows(model.logits(weights, constrain(hidden_B1D, P("data")))[:, 0])

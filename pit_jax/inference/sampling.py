@@ -36,7 +36,8 @@ def check_sampling(sampling: Sampling) -> Sampling:
 def truncate(logits_BV: jax.Array, *, top_k: int, top_p: float) -> jax.Array:
     """Logits with everything outside the top-k tokens, then outside the top-p nucleus, at -inf."""
     if top_k:
-        kth_B1 = jax.lax.top_k(logits_BV, min(top_k, logits_BV.shape[-1]))[0][:, -1:]
+        kept = min(top_k, logits_BV.shape[-1])
+        kth_B1 = jnp.sort(logits_BV, axis=-1)[:, -kept][:, None]  # lax.top_k would gather the rows of all devices
         logits_BV = jnp.where(logits_BV < kth_B1, -jnp.inf, logits_BV)
     if top_p < 1:
         sorted_BV = jnp.flip(jnp.sort(logits_BV, axis=-1), axis=-1)

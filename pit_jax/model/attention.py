@@ -1,4 +1,4 @@
-"""Grouped-query attention with rotary positions: the reference, which makes a dense mask of what rows are."""
+"""Grouped-query attention with rotary positions, over rows of any kind and over a cache."""
 
 from dataclasses import dataclass
 
@@ -8,11 +8,11 @@ from flax import nnx
 
 from pit_jax.architecture import TransformerConfig
 from pit_jax.model.adapters import Adapter, updated
+from pit_jax.model.mixing import CHUNK, mixed_by_chunks, mixed_dense
 from pit_jax.model.norms import RmsNorm
+from pit_jax.model.placement import cache_with_rows, heads_to_rows, heads_to_weights, to_rows, to_weights
 from pit_jax.model.rope import rope, rope_frequencies
-from pit_jax.model.rows import Continuation, Rows, near, visible
-
-MASKED = -1e30  # a logit that no real one reaches and that bfloat16 holds; -inf would make a row of padding NaN
+from pit_jax.model.rows import Continuation, Rows, is_step, near, visible, visible_from
 
 
 @jax.tree_util.register_dataclass
@@ -27,7 +27,21 @@ class Cache:
     def empty(config: TransformerConfig, batch: int, slots: int) -> "Cache":
         """Zeros in the compute dtype."""
         shape = (config.layers, batch, config.kv_heads, slots, config.head_size)
-        return Cache(jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype))
+        return Cache(jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype)).placed()
+
+    def placed(self) -> "Cache":
+        """Itself, held to its place on the mesh."""
+        return Cache(cache_with_rows(self.keys_UBKSH), cache_with_rows(self.values_UBKSH))
+
+    def written(self, key_BLKH: jax.Array, value_BLKH: jax.Array, layer: jax.Array, slot: jax.Array) -> "Cache":
+        """With the keys and values of a layer from a slot on."""
+        zero = jnp.zeros((), slot.dtype)
+
+        def write(cache_UBKSH: jax.Array, new_BLKH: jax.Array) -> jax.Array:
+            new_UBKSH = new_BLKH.swapaxes(1, 2)[None]
+            return jax.lax.dynamic_update_slice(cache_UBKSH, new_UBKSH, (layer, zero, zero, slot, zero))
+
+        return Cache(write(self.keys_UBKSH, key_BLKH), write(self.values_UBKSH, value_BLKH)).placed()
 
 
 def windowed_layers(config: TransformerConfig) -> tuple[bool, ...]:
@@ -38,11 +52,6 @@ def windowed_layers(config: TransformerConfig) -> tuple[bool, ...]:
 def add_bias(x_BLX: jax.Array, bias: nnx.Param[jax.Array]) -> jax.Array:
     """x with a bias of its trailing axes (one, or heads and their size)."""
     return x_BLX + bias[...].astype(x_BLX.dtype)[None, None]
-
-
-def softcap(x: jax.Array, cap: float) -> jax.Array:
-    """cap tanh(x / cap): x where it is small, never beyond the cap; x itself for a cap of 0."""
-    return jnp.tanh(x / cap) * cap if cap else x
 
 
 class Attention(nnx.Module):
@@ -72,43 +81,44 @@ class Attention(nnx.Module):
         layer: jax.Array,
         adapter: Adapter | None,
     ) -> tuple[jax.Array, Cache | None]:
-        """Attend over the rows; a Continuation writes this layer's keys and values into the cache and sees it all."""
-        query, key, value = self._heads(x_BLD, rows.positions_BL, layer, adapter)
-        visible_BLS = self._seen(rows, layer)
+        """Attend over the rows and write this layer's keys and values into the cache, where there is one.
+
+        Whole rows begin the cache and see themselves alone; a Continuation sees all that the cache holds.
+        """
+        query, key, value = self._heads(x_BLD, rows, layer, adapter)
         key_BKSH, value_BKSH = key.swapaxes(1, 2), value.swapaxes(1, 2)
+        if cache is not None:
+            slot = rows.slot if isinstance(rows, Continuation) else jnp.zeros_like(layer)
+            cache = cache.written(key, value, layer, slot)
         if isinstance(rows, Continuation):
             assert cache is not None, "a continuation needs the cache it continues"
-            cache = Cache(
-                _write(cache.keys_UBKSH, key_BKSH, layer, rows.slot),
-                _write(cache.values_UBKSH, value_BKSH, layer, rows.slot),
-            )
             key_BKSH, value_BKSH = cache.keys_UBKSH[layer], cache.values_UBKSH[layer]
         b, length, n, h = query.shape
         k, dtype = key_BKSH.shape[1], x_BLD.dtype
         scale = self.config.attention_scale or h**-0.5
         query_BLKGH = query.reshape(b, length, k, n // k, h) * jnp.asarray(scale, dtype)
-        scores_BKGLS = jnp.einsum("BLKGH,BKSH->BKGLS", query_BLKGH, key_BKSH).astype(jnp.float32)
-        scores_BKGLS = softcap(scores_BKGLS, self.config.attention_softcap)
-        scores_BKGLS = jnp.where(visible_BLS[:, None, None, :, :], scores_BKGLS, MASKED)
-        weights_BKGLS = jax.nn.softmax(scores_BKGLS, axis=-1).astype(dtype)
-        mixed = jnp.einsum("BKGLS,BKSH->BLKGH", weights_BKGLS, value_BKSH).reshape(b, length, n, h)
+        mixed = self._mixed(query_BLKGH, key_BKSH, value_BKSH, rows, layer).reshape(b, length, n, h)
+        mixed = heads_to_weights(mixed, is_step(rows))
         out_BLD = jnp.einsum("BLNH,NHD->BLD", mixed, self.out[...].astype(dtype))
         out_BLD = updated(adapter, "out", mixed.reshape(b, length, n * h), out_BLD)
+        out_BLD = to_rows(out_BLD, is_step(rows))
         if self.config.out_bias:
             out_BLD = add_bias(out_BLD, self.out_bias)
         return out_BLD, cache
 
     def _heads(
-        self, x_BLD: jax.Array, positions_BL: jax.Array, layer: jax.Array, adapter: Adapter | None
+        self, x_BLD: jax.Array, rows: Rows, layer: jax.Array, adapter: Adapter | None
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """query_BLNH, key_BLKH and value_BLKH, the first two rotated."""
-        dtype = x_BLD.dtype
+        dtype, positions_BL = x_BLD.dtype, rows.positions_BL
+        x_BLD = to_weights(x_BLD, is_step(rows))
         query = jnp.einsum("BLD,DNH->BLNH", x_BLD, self.query[...].astype(dtype))
         key = jnp.einsum("BLD,DKH->BLKH", x_BLD, self.key[...].astype(dtype))
         value = jnp.einsum("BLD,DKH->BLKH", x_BLD, self.value[...].astype(dtype))
         query = updated(adapter, "query", x_BLD, query)
         key = updated(adapter, "key", x_BLD, key)
         value = updated(adapter, "value", x_BLD, value)
+        query, key, value = (heads_to_rows(heads, is_step(rows)) for heads in (query, key, value))
         if self.config.qkv_bias:
             query = add_bias(query, self.query_bias)
             key = add_bias(key, self.key_bias)
@@ -125,14 +135,27 @@ class Attention(nnx.Module):
         own_H = rope_frequencies(self.config, windowed=True)
         return jnp.where(jnp.asarray(windowed_layers(self.config))[layer], own_H, usual_H)
 
+    def _mixed(
+        self, query_BLKGH: jax.Array, key_BKSH: jax.Array, value_BKSH: jax.Array, rows: Rows, layer: jax.Array
+    ) -> jax.Array:
+        """mixed_BLKGH, in the way that config.attention names."""
+        config, operands = self.config, (query_BLKGH, key_BKSH, value_BKSH)
+        dense = config.attention == "dense" or (config.attention == "auto" and query_BLKGH.shape[1] <= CHUNK)
+        if isinstance(rows, Continuation) or dense:
+            return mixed_dense(*operands, self._seen(rows, layer), cap=config.attention_softcap)
+        windowed_U, whole = jnp.asarray(windowed_layers(config)), rows
+        beyond = jnp.iinfo(jnp.int32).max
+
+        def visible_of(own_C: jax.Array) -> jax.Array:
+            if not any(windowed_layers(config)):
+                return visible_from(whole, own_C)
+            return visible_from(whole, own_C, window=jnp.where(windowed_U[layer], config.window, beyond))
+
+        return mixed_by_chunks(*operands, visible_of, cap=config.attention_softcap)
+
     def _seen(self, rows: Rows, layer: jax.Array) -> jax.Array:
         """visible_BLS of this layer."""
         layers, seen_BLS = windowed_layers(self.config), visible(rows)
         if not any(layers):
             return seen_BLS
         return seen_BLS & (near(rows, self.config.window) | ~jnp.asarray(layers)[layer])
-
-
-def _write(cache_UBKSH: jax.Array, new_BKLH: jax.Array, layer: jax.Array, slot: jax.Array) -> jax.Array:
-    zero = jnp.zeros((), slot.dtype)
-    return jax.lax.dynamic_update_slice(cache_UBKSH, new_BKLH[None], (layer, zero, zero, slot, zero))

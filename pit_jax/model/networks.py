@@ -8,10 +8,10 @@ import jax
 from flax import nnx
 
 from pit_jax.architecture import AdapterConfig, TransformerConfig
-from pit_jax.model.adapters import has_adapters, split
+from pit_jax.model.adapters import has_adapters, merge, split
 from pit_jax.model.attention import Cache
 from pit_jax.model.heads import PooledScalarHead, ScalarHead
-from pit_jax.model.rows import Continuation, Rows
+from pit_jax.model.rows import Continuation, Rows, Sequences
 from pit_jax.model.transformer import Transformer
 
 Params = Any  # nested dict of float32 arrays
@@ -64,13 +64,26 @@ class LanguageModel(Network):
         self,
         params: Params,
         tokens_BL: jax.Array,
-        rows: Continuation,
+        rows: Sequences | Continuation,
         cache: Cache,
     ) -> tuple[jax.Array, Cache]:
-        """hidden_BLD of a piece of the rows, and the cache with its keys and values written from its slot on."""
+        """hidden_BLD of the first slots of the rows, or of a piece behind them, and the cache with what it adds."""
         hidden_BLD, updated = self._bind(params)(tokens_BL, rows, cache)
         assert updated is not None
         return hidden_BLD, updated
+
+    def for_decoding(self, params: Params) -> Params:
+        """The same model as `decode` reads it fastest: adapters merged, matrices in the compute dtype, norms as given.
+
+        Without adapters the results are the same to the last bit, since every use of a matrix casts it so.
+        """
+        merged = merge(params, self.adapter) if self.adapter is not None else params
+
+        def cast(path: Any, leaf: jax.Array) -> jax.Array:
+            is_norm = jax.tree_util.keystr(path[-1:], simple=True) in ("scale", "shift")
+            return leaf if is_norm else leaf.astype(self.config.dtype)
+
+        return jax.tree_util.tree_map_with_path(cast, merged)
 
     def logits(self, params: Params, hidden_BLD: jax.Array) -> jax.Array:
         """logits_BLV, float32."""

@@ -49,6 +49,11 @@ class Continuation:
 Rows = Sequences | Tree | Continuation
 
 
+def is_step(rows: Rows) -> bool:
+    """Whether the rows are one token each, behind a cache."""
+    return isinstance(rows, Continuation) and rows.positions_BL.shape[1] == 1
+
+
 def visible(rows: Rows) -> jax.Array:
     """visible_BLS, dense: whether the token in slot L sees the one in slot S."""
     match rows:
@@ -58,9 +63,7 @@ def visible(rows: Rows) -> jax.Array:
             earlier_LS = jnp.arange(slots, dtype=jnp.int32)[None, :] <= own_L[:, None]
             return earlier_LS[None] & rows.real_BS[:, None, :]
         case Tree():
-            size = max(NODE_PARENTS) + 1
-            table = [[above in NODE_PARENTS.get(node, ()) for above in range(size)] for node in range(size)]
-            return _causal(rows.nodes_BL) & jnp.asarray(table)[rows.nodes_BL[:, :, None], rows.nodes_BL[:, None, :]]
+            return _causal(rows.nodes_BL) & _above()[rows.nodes_BL[:, :, None], rows.nodes_BL[:, None, :]]
         case Sequences():
             same_BLS = rows.segments_BL[:, :, None] == rows.segments_BL[:, None, :]
             return _causal(rows.segments_BL) & same_BLS & (rows.segments_BL > 0)[:, None, :]
@@ -75,6 +78,29 @@ def near(rows: Rows, window: int) -> jax.Array:
         own_1L1 = rows.slot + jnp.arange(rows.positions_BL.shape[1], dtype=jnp.int32)[None, :, None]
         return own_1L1 - jnp.arange(rows.real_BS.shape[1], dtype=jnp.int32)[None, None, :] < window
     return rows.positions_BL[:, :, None] - rows.positions_BL[:, None, :] < window
+
+
+def visible_from(rows: Sequences | Tree, own_C: jax.Array, *, window: int | jax.Array | None = None) -> jax.Array:
+    """visible_BCS of the query slots own_C alone, within a window if any; a slot behind the end sees nothing."""
+
+    def picked(x_BL: jax.Array) -> jax.Array:
+        return jnp.take(x_BL, own_C, axis=1, mode="fill", fill_value=0)[:, :, None]
+
+    marks_BL = rows.nodes_BL if isinstance(rows, Tree) else rows.segments_BL
+    slots_S = jnp.arange(marks_BL.shape[1], dtype=jnp.int32)
+    earlier_1CS = (slots_S[None, :] <= own_C[:, None])[None]
+    mine_BC1, others_B1S = picked(marks_BL), marks_BL[:, None, :]
+    alike_BCS = (mine_BC1 == others_B1S) & (others_B1S > 0)
+    seen_BCS = _above()[mine_BC1, others_B1S] if isinstance(rows, Tree) else alike_BCS
+    if window is not None:
+        seen_BCS = seen_BCS & (picked(rows.positions_BL) - rows.positions_BL[:, None, :] < window)
+    return seen_BCS & earlier_1CS
+
+
+def _above() -> jax.Array:
+    """[node, other]: whether a token of a node may look at one of the other."""
+    size = max(NODE_PARENTS) + 1
+    return jnp.asarray([[above in NODE_PARENTS.get(node, ()) for above in range(size)] for node in range(size)])
 
 
 def _causal(marks_BL: jax.Array) -> jax.Array:

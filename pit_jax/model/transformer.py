@@ -7,9 +7,11 @@ from flax import nnx
 from pit_jax.architecture import AdapterConfig, TransformerConfig
 from pit_jax.errors import UserError
 from pit_jax.model.adapters import Adapter, updated
-from pit_jax.model.attention import Attention, Cache, add_bias, softcap
+from pit_jax.model.attention import Attention, Cache, add_bias
+from pit_jax.model.mixing import softcap
 from pit_jax.model.norms import make_norm
-from pit_jax.model.rows import Rows
+from pit_jax.model.placement import between_weights, to_rows, to_weights
+from pit_jax.model.rows import Rows, is_step
 from pit_jax.parallel.sharding import constrain_batch
 
 Carry = tuple[jax.Array, Cache | None]
@@ -34,15 +36,15 @@ class GatedFfn(nnx.Module):
             self.gate_bias, self.up_bias = nnx.Param(jnp.zeros((f,))), nnx.Param(jnp.zeros((f,)))
             self.down_bias = nnx.Param(jnp.zeros((d,)))
 
-    def __call__(self, x_BLD: jax.Array, adapter: Adapter | None) -> jax.Array:
-        dtype = x_BLD.dtype
+    def __call__(self, x_BLD: jax.Array, rows: Rows, adapter: Adapter | None) -> jax.Array:
+        dtype, x_BLD = x_BLD.dtype, to_weights(x_BLD, is_step(rows))
         gate_BLF = updated(adapter, "gate", x_BLD, x_BLD @ self.gate[...].astype(dtype))
         up_BLF = updated(adapter, "up", x_BLD, x_BLD @ self.up[...].astype(dtype))
         if self.biased:
             gate_BLF = add_bias(gate_BLF, self.gate_bias)
             up_BLF = add_bias(up_BLF, self.up_bias)
-        inner_BLF = self.gate_function(gate_BLF) * up_BLF
-        out_BLD = updated(adapter, "down", inner_BLF, inner_BLF @ self.down[...].astype(dtype))
+        inner_BLF = between_weights(self.gate_function(gate_BLF) * up_BLF, is_step(rows))
+        out_BLD = to_rows(updated(adapter, "down", inner_BLF, inner_BLF @ self.down[...].astype(dtype)), is_step(rows))
         return add_bias(out_BLD, self.down_bias) if self.biased else out_BLD
 
 
@@ -57,13 +59,13 @@ class PlainFfn(nnx.Module):
         if self.biased:
             self.up_bias, self.down_bias = nnx.Param(jnp.zeros((f,))), nnx.Param(jnp.zeros((d,)))
 
-    def __call__(self, x_BLD: jax.Array, adapter: Adapter | None) -> jax.Array:
-        dtype = x_BLD.dtype
+    def __call__(self, x_BLD: jax.Array, rows: Rows, adapter: Adapter | None) -> jax.Array:
+        dtype, x_BLD = x_BLD.dtype, to_weights(x_BLD, is_step(rows))
         up_BLF = updated(adapter, "up", x_BLD, x_BLD @ self.up[...].astype(dtype))
         if self.biased:
             up_BLF = add_bias(up_BLF, self.up_bias)
-        inner_BLF = jax.nn.gelu(up_BLF, approximate=False)
-        out_BLD = updated(adapter, "down", inner_BLF, inner_BLF @ self.down[...].astype(dtype))
+        inner_BLF = between_weights(jax.nn.gelu(up_BLF, approximate=False), is_step(rows))
+        out_BLD = to_rows(updated(adapter, "down", inner_BLF, inner_BLF @ self.down[...].astype(dtype)), is_step(rows))
         return add_bias(out_BLD, self.down_bias) if self.biased else out_BLD
 
 
@@ -92,9 +94,9 @@ class Block(nnx.Module):
         if self.post_norms:
             mixed_BLD = self.attention_post_norm(mixed_BLD)
         if self.parallel:
-            return constrain_batch(x_BLD + mixed_BLD + self.ffn(self.ffn_norm(x_BLD), adapter)), cache
+            return constrain_batch(x_BLD + mixed_BLD + self.ffn(self.ffn_norm(x_BLD), rows, adapter)), cache
         x_BLD = constrain_batch(x_BLD + mixed_BLD)
-        fed_BLD = self.ffn(self.ffn_norm(x_BLD), adapter)
+        fed_BLD = self.ffn(self.ffn_norm(x_BLD), rows, adapter)
         if self.post_norms:
             fed_BLD = self.ffn_post_norm(fed_BLD)
         return constrain_batch(x_BLD + fed_BLD), cache
@@ -136,11 +138,12 @@ class Transformer(nnx.Module):
         rows: Rows,
         cache: Cache | None = None,
     ) -> tuple[jax.Array, Cache | None]:
-        """hidden_BLD and, of a Continuation, the cache with its keys and values written from its slot on."""
+        """hidden_BLD and the cache, where there is one, with keys and values written from the rows' slot on."""
+        tokens_BL = to_weights(tokens_BL, is_step(rows))
         x_BLD = self.embedding[...].astype(self.config.dtype)[tokens_BL]
         if self.config.embedding_scale:
             x_BLD = x_BLD * jnp.asarray(self.config.width**0.5, self.config.dtype)
-        x_BLD = constrain_batch(x_BLD)
+        x_BLD = constrain_batch(to_weights(x_BLD, is_step(rows)))
 
         def block(block: Block, carry: Carry, layer: jax.Array) -> Carry:
             x_BLD, cache = carry

@@ -13,6 +13,7 @@ from pit_jax.config import MeshConfig
 from pit_jax.errors import UserError
 
 AXES = ("data", "fsdp", "tensor")
+DECODE_SHARE = 1 << 30  # bytes of a copy of the weights on one device while decoding, at most, where fsdp allows it
 
 
 def mesh_shape(config: MeshConfig, num_devices: int) -> tuple[int, int, int]:
@@ -36,7 +37,15 @@ def mesh_shape(config: MeshConfig, num_devices: int) -> tuple[int, int, int]:
             f"--mesh.slices={config.slices}: parameters are never split between slices, so that data={data} must be a "
             f"multiple of it; with fsdp x tensor = {fsdp * tensor}, a slice must hold at least so many devices"
         )
+    if config.decode and config.decode not in _divisors(fsdp):
+        raise UserError(
+            f"--mesh.decode={config.decode} does not divide --mesh.fsdp={fsdp}; choose one of {_divisors(fsdp)}, or 0"
+        )
     return data, fsdp, tensor
+
+
+def _divisors(size: int) -> list[int]:
+    return [part for part in range(1, size + 1) if size % part == 0]
 
 
 def make_mesh(config: MeshConfig) -> Mesh:
@@ -70,6 +79,20 @@ def by_slice(devices: Sequence[Any], slices: int) -> list[list[Any]]:
 def mesh_of(data: int, fsdp: int, tensor: int) -> Mesh:
     """A mesh of the first devices, as many as it takes."""
     devices = np.array(jax.devices()[: data * fsdp * tensor]).reshape(data, fsdp, tensor)
+    return Mesh(devices, AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def decode_mesh(mesh: Mesh, share: int, weight_bytes: int) -> Mesh:
+    """The same devices in the same order, for decoding: more data, and an fsdp axis of the `share` that hold a copy.
+
+    0 = as few as keep a copy's part below DECODE_SHARE. Rows lie as on `mesh`. A decoding step moves its activations
+    around those that share a copy of the weights (`weight_bytes`, in the compute dtype): few of them move little and
+    read much, many the other way round.
+    """
+    data, fsdp, tensor = (mesh.shape[axis] for axis in AXES)
+    enough = [share for share in _divisors(fsdp) if weight_bytes <= share * tensor * DECODE_SHARE]
+    share = share or next(iter(enough), fsdp)
+    devices = mesh.devices.reshape(data * fsdp // share, share, tensor)
     return Mesh(devices, AXES, axis_types=(AxisType.Auto,) * 3)
 
 

@@ -1,12 +1,14 @@
 """Where parameters and batches live on the mesh: rules as data, first match wins, every parameter must match."""
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from pit_jax.errors import UserError
 
@@ -29,6 +31,21 @@ RULES: tuple[tuple[str, PartitionSpec], ...] = (
     (r"blocks/adapter/\w+_b$", P(None, None, "tensor")),  # [U, rank, out]
     (r"/(scale|shift)$", P()),
     (r"(^|/)head/", P()),
+)
+
+# While decoding, weights stay where they are and a token's activations come to them: matrices are split along their
+# outputs, or along the inputs of those that follow (1D weight-stationary, arXiv 2211.05102, section 3.2.1).
+DECODE_RULES: tuple[tuple[str, PartitionSpec], ...] = (
+    (r"^embedding$", P(("tensor", "fsdp"), None)),  # [V, D]
+    (r"^unembedding$", P(None, ("tensor", "fsdp"))),  # [D, V]
+    (r"^blocks/attention/(query|key|value)$", P(None, None, "tensor", "fsdp")),  # [U, D, N, H]
+    (r"^blocks/attention/out$", P(None, "tensor", "fsdp", None)),  # [U, N, H, D]
+    (r"^blocks/ffn/(gate|up)$", P(None, None, ("tensor", "fsdp"))),  # [U, D, F]
+    (r"^blocks/ffn/down$", P(None, ("tensor", "fsdp"), None)),  # [U, F, D]
+    (r"^blocks/attention/(query|key|value)_bias$", P(None, "tensor", None)),  # [U, N, H]
+    (r"^blocks/ffn/(gate|up)_bias$", P(None, ("tensor", "fsdp"))),  # [U, F]
+    (r"^blocks/(attention/out|ffn/down)_bias$", P()),  # [U, D]
+    (r"/(scale|shift)$", P()),
 )
 
 
@@ -59,14 +76,17 @@ def param_sharding(params: Any, mesh: Mesh, rules: tuple[tuple[str, PartitionSpe
     return jax.tree_util.tree_map_with_path(place, params)
 
 
-def _fit(spec: PartitionSpec, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
-    axes = tuple(spec) + (None,) * (len(shape) - len(spec))
-    return P(
-        *(
-            axis if axis is not None and size % mesh.shape[axis] == 0 else None
-            for axis, size in zip(axes, shape, strict=True)
-        )
-    )
+def _fit(spec: PartitionSpec, shape: tuple[int, ...], mesh: Mesh | AbstractMesh) -> PartitionSpec:
+    """The spec without what does not divide; of several axes on one of the array's, the first ones that do."""
+
+    def fitting(axes: Any, size: int) -> Any:
+        names = (axes,) if isinstance(axes, str) else tuple(axes or ())
+        while names and size % math.prod(mesh.shape[name] for name in names):
+            names = names[:-1]
+        return names[0] if len(names) == 1 else names or None
+
+    padded = tuple(spec) + (None,) * (len(shape) - len(spec))
+    return P(*(fitting(axes, size) for axes, size in zip(padded, shape, strict=True)))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -83,6 +103,27 @@ def constrain_batch(x: jax.Array) -> jax.Array:
     if jax.sharding.get_abstract_mesh().empty:
         return x
     return jax.lax.with_sharding_constraint(x, P(BATCH_AXES))
+
+
+def constrain(x: jax.Array, spec: PartitionSpec) -> jax.Array:
+    """Place an activation as far as its sizes divide; a no-op outside `jax.set_mesh` and `within`."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return x if mesh.empty else jax.lax.with_sharding_constraint(x, _fit(spec, x.shape, mesh))
+
+
+def within(mesh: Mesh, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function with its activations constrained on `mesh`, whatever mesh of the same devices is set around it."""
+
+    def adopted(x: jax.Array) -> jax.Array:
+        return jax.lax.with_sharding_constraint(x, P(*(P.UNCONSTRAINED,) * jnp.ndim(x)))
+
+    def placed(*args: Any) -> Any:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return function(*jax.tree.map(adopted, args))
+
+    placed.__name__ = getattr(function, "func", function).__name__  # what profiles call the program
+
+    return placed
 
 
 def put(tree: Any, sharding: NamedSharding) -> Any:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -100,10 +101,11 @@ def train(context: Context, roles: Roles) -> tuple[tuple[int, str] | None, list[
         watch.resume(session.state.extras["watched"])
         chunks, key = list(heldout_prompts(context, trainer)), context.key("heldout", role)
         for done in session.rounds():
-            gap = None
+            gap, weights = None, trainer.to_decode(session.state)
             if done % config.evaluate_every == 0 or done == rounds or watch.urgent:
+                rollout = partial(trainer.rollout, session.state, weights)
                 with offload.during_rollout(session):
-                    figures = measure(session.state, chunks, trainer.rollout, key, read=read, truth=truth)
+                    figures = measure(chunks, rollout, key, read=read, truth=truth)
                 gap = figures["objective/scores"]
                 watch.look(session.state.extras["watched"], done, figures)
                 allowed = figures["objective/kl"] <= config.select_kl and not watch.stops
@@ -115,7 +117,8 @@ def train(context: Context, roles: Roles) -> tuple[tuple[int, str] | None, list[
             progress = advance(config.curriculum, Place.read(session.state.extras["curriculum"]), done, gap)
             anchor = trainer.anchor(session.state, progress)
             with offload.during_rollout(session):
-                experience, metrics = trainer.round(session.state, done, progress, anchor)
+                experience, metrics = trainer.round(session.state, weights, done, progress, anchor)
+            del weights  # before the updates, which need the memory
             with offload.during_updates(roles):
                 learn(session, step, trainer, experience, done, watch, screen)
             extras, extra_metrics = trainer.next_extras(session.state, progress, anchor, metrics)
@@ -164,7 +167,7 @@ def begin_extras(config: RlConfig, role: str, roles: Roles, rounds: int) -> dict
 
 def make_trainer(context: Context, roles: Roles) -> Trainer:
     config, role, data = context.config.rl, context.stage.role, context.data
-    engine = Engine(context.language_model, context.decode_spec)
+    engine = Engine(context.language_model, context.decode_spec, context.mesh, context.config.mesh.decode)
     algorithm, samples = algorithm_of(config, role), samples_of(config, role)
     score = make_score(
         context.language_model,

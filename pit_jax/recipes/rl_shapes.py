@@ -40,9 +40,11 @@ def programs(shapes: Shapes, role: str) -> Iterator[Program]:
     roles = abstract_roles(shapes, role)
     params = roles.whole(roles.trainable)
     language, frozen = params["policy"], roles.frozen
-    engine, prompts = Engine(policy, spec), shapes.rollout_prompts(rows, slot)
+    engine = Engine(policy, spec, shapes.mesh, shapes.config.mesh.decode)
+    prompts, weights = shapes.rollout_prompts(rows, slot), engine.weights
     sampling, key = Sampling(shapes.scalar()), shapes.key()
-    drawing = language, prompts.prompt_BP, prompts.prompt_mask_BP, key, sampling
+    yield Program("to_decode", engine.to_decode, (language,))
+    drawing = weights, prompts.prompt_BP, prompts.prompt_mask_BP, key, sampling
     yield Program("draw", engine.complete, drawing)
     completions = jax.eval_shape(engine.complete, *drawing)
     drawn = jax.tree.map(lambda x: shapes.array(x.shape, x.dtype), completions)
@@ -59,10 +61,10 @@ def programs(shapes: Shapes, role: str) -> Iterator[Program]:
         "update", loss, optimizer, roles.trainable, batch, accumulate=config.accumulate, frozen=roles.under
     )
     if role == "improver":
-        yield from _references(shapes, engine, language, key, sampling)
+        yield from _references(shapes, engine, key, sampling)
 
 
-def _references(shapes: Shapes, engine: Engine, language: Any, key: Any, sampling: Sampling) -> Iterator[Program]:
+def _references(shapes: Shapes, engine: Engine, key: Any, sampling: Sampling) -> Iterator[Program]:
     """What the providers of all phases draw, and the policy for held-out prompts; and the prompts that hold it."""
     config = shapes.config.rl
     groups = config.batch_size // samples_of(config, "improver")
@@ -77,5 +79,5 @@ def _references(shapes: Shapes, engine: Engine, language: Any, key: Any, samplin
         yield Program(f"improver prompts of {rows}", engine.improver_prompt, held)
     for rows, rewrite in sorted(drawn):
         row = shapes.rollout_prompts(rows, shapes.improver_slot if rewrite else shapes.layout.prompt_slot)
-        args = language, row.prompt_BP, row.prompt_mask_BP, key, sampling
+        args = engine.weights, row.prompt_BP, row.prompt_mask_BP, key, sampling
         yield Program(f"references of {rows}{', rewritten' if rewrite else ''}", engine.complete, args)

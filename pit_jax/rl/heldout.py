@@ -15,7 +15,6 @@ from pit_jax.parallel.hosts import whole
 from pit_jax.parallel.sharding import put_rows
 from pit_jax.rl.references import improver_prompts, policy_prompts
 from pit_jax.rl.supply import Supply
-from pit_jax.training.state import TrainState
 
 Truth = Callable[[str, str], float]
 
@@ -56,7 +55,6 @@ def heldout_chunks(
 
 
 def measure(
-    state: TrainState,
     chunks: Sequence[HeldoutChunk],
     rollout: Callable[..., Any],
     key: jax.Array,
@@ -64,14 +62,14 @@ def measure(
     read: Callable[[Any], list[str]],
     truth: Truth | None,
 ) -> dict[str, float]:
-    """Means over the held-out prompts of what a rollout of `state` gives, and of `truth/score`.
+    """Means over the held-out prompts of what a rollout gives, and of `truth/score`.
 
-    rollout(state, prompts, triples, key) -> (completions, experience, metrics).
+    rollout(prompts, triples, key) -> (completions, experience, metrics).
     """
     totals: dict[str, Mean] = {}
     scores: list[float] = []
     for chunk in chunks:
-        drawn, _, metrics = rollout(state, chunk.prompts, chunk.triples, jax.random.fold_in(key, chunk.index))
+        drawn, _, metrics = rollout(chunk.prompts, chunk.triples, jax.random.fold_in(key, chunk.index))
         totals = metrics if not totals else {name: totals[name] + metrics[name] for name in metrics}
         if truth is not None:
             texts = read(whole(drawn.tokens_BT)[: len(chunk.triples)])

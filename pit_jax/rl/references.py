@@ -28,7 +28,7 @@ class Draw:
     engine: Engine
     sampling: Sampling
     models: Mapping[StageId, Params]
-    """Of the stages that the provider needs, and of the policy's RL."""
+    """Of the stages that the provider needs, and of the policy's RL, as they draw (Engine.to_decode)."""
     improver: Params
     """As it is at the start of the round."""
 

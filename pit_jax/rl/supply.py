@@ -1,6 +1,6 @@
 """The prompts of every round: a function of the round, the curriculum's phase and the parameters of the samplers."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -16,6 +16,23 @@ from pit_jax.model.networks import Params
 from pit_jax.parallel.sharding import put_rows
 from pit_jax.rl.references import REFERENCES, Draw, improver_prompts, in_groups, policy_prompts
 from pit_jax.run.provenance import StageId
+
+
+@dataclass(frozen=True)
+class Decoding(Mapping[StageId, Params]):
+    """Models as they draw: converted when one is asked for, and kept by whoever asked alone."""
+
+    engine: Engine
+    models: Mapping[StageId, Params]
+
+    def __getitem__(self, stage: StageId) -> Params:
+        return self.engine.to_decode(self.models[stage])
+
+    def __iter__(self) -> Iterator[StageId]:
+        return iter(self.models)
+
+    def __len__(self) -> int:
+        return len(self.models)
 
 
 @dataclass(frozen=True)
@@ -50,7 +67,8 @@ class Supply:
 
     def reference(self, name: str, rows: PromptBatch, improver: Params, key: jax.Array) -> Responses:
         """One provider's reference for every row."""
-        draw = Draw(rows, key, self.engine, self.sampling, self.samplers, improver)
+        models = Decoding(self.engine, self.samplers)
+        draw = Draw(rows, key, self.engine, self.sampling, models, improver)
         return REFERENCES[name].draw(draw)
 
     def _grouped(self, prompts: RolloutPrompts) -> RolloutPrompts:

@@ -45,38 +45,48 @@ class Trainer:
     texts: TextScorer
     key: jax.Array
 
+    def to_decode(self, state: TrainState) -> Params:
+        """The policy as it draws until the next update."""
+        weights: Params = self.engine.to_decode(self.roles.policy.combine(state.params["policy"]))
+        return weights
+
     def rollout(
         self,
         state: TrainState,
+        weights: Params,
         prompts: RolloutPrompts,
         triples: Sequence[Triple],
         key: jax.Array,
         anchor: Params | None = None,
     ) -> tuple[Completions, Experience, Metrics]:
-        """Sample with the state's parameters, ask the text rewards, score. `anchor`: another one than the SFT model."""
+        """Sample with `to_decode(state)`, ask the text rewards, score. `anchor`: another one than the SFT model.
+
+        The sampler's own log-probs stay the `old` ones: they are those of the distribution that was drawn from, so that
+        the ratio corrects for what merged adapters and the compute dtype change as for any other step off the policy.
+        """
         params = self.roles.whole(state.params)
         frozen = self.roles.frozen if anchor is None else {**self.roles.frozen, "anchor": anchor}
         sampling = Sampling(self.config.temperature)
-        drawn = self.engine.complete(params["policy"], prompts.prompt_BP, prompts.prompt_mask_BP, key, sampling)
+        drawn = self.engine.complete(weights, prompts.prompt_BP, prompts.prompt_mask_BP, key, sampling)
         text_N, text_metrics = self.texts(prompts, drawn, triples)
         text_B = put(text_N, batch_sharding(self.mesh))
         experience, metrics = self.score(params, frozen, prompts, drawn, text_B, state.extras["kl_coef"])
         return drawn, experience, metrics | text_metrics
 
     def round(
-        self, state: TrainState, round: int, progress: Place, anchor: Params | None
+        self, state: TrainState, weights: Params, round: int, progress: Place, anchor: Params | None
     ) -> tuple[Experience, Metrics]:
         """The experience of one round; `anchor` as `anchor` gives it."""
         improver = self.role == "improver"
         names = providers_of(self.config.curriculum.references[progress.phase])
         if improver:
-            prompts, numbers = self.supply.improving(round, names, self.roles.policy.combine(state.params["policy"]))
+            prompts, numbers = self.supply.improving(round, names, weights)
         else:
             prompts, numbers = self.supply.plain(round)
         triples = [self.triples[i] for i in numbers]
         key = jax.random.fold_in(self.key, round)
         moved = None if anchor is None else self.roles.policy.combine(anchor)
-        _, experience, metrics = self.rollout(state, prompts, triples, key, moved)
+        _, experience, metrics = self.rollout(state, weights, prompts, triples, key, moved)
         return experience, metrics | (_of_providers(experience.scores_B, names=names) if improver else {})
 
     def anchor(self, state: TrainState, progress: Place) -> Params | None:

@@ -19,7 +19,7 @@ from pit_jax.model.tensors import Entry
 from pit_jax.parallel.sharding import param_sharding
 
 # Knobs of the transformer that no checkpoint sets.
-OURS = ("dtype", "params_dtype", "frozen_dtype", "unroll", "remat", "logits_bytes", "pooled_head")
+OURS = ("attention", "dtype", "params_dtype", "frozen_dtype", "unroll", "remat", "logits_bytes", "pooled_head")
 
 
 def with_base(config: Config) -> Config:

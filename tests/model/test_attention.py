@@ -1,4 +1,9 @@
-"""The cache of keys and values, and that a continuation needs one."""
+"""The cache of keys and values, and that a continuation needs one; whole rows in chunks of queries."""
+
+import re
+from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -7,8 +12,9 @@ import pytest
 
 from pit_jax.config import TransformerConfig
 from pit_jax.model.attention import Cache
+from pit_jax.model.mixing import CHUNK, mixed_by_chunks, mixed_dense
 from pit_jax.model.networks import LanguageModel
-from pit_jax.model.rows import Continuation, Sequences
+from pit_jax.model.rows import Continuation, Sequences, Tree, near, visible, visible_from
 
 
 def test_the_cache_holds_key_value_heads_in_the_compute_dtype() -> None:
@@ -46,3 +52,60 @@ def test_a_continuation_without_a_cache_is_refused() -> None:
     rows = Continuation(jnp.zeros((1, 2), jnp.int32), jnp.ones((1, 4), bool), jnp.int32(0))
     with pytest.raises(AssertionError, match="a continuation needs the cache it continues"):
         jax.eval_shape(model.hidden, jax.eval_shape(model.init, jax.random.key(0)), jnp.zeros((1, 2), jnp.int32), rows)
+
+
+def whole_rows(kind: str) -> Sequences | Tree:
+    """Two rows of 11 slots: several sequences, padded on both sides; or a gap tree."""
+    if kind == "tree":
+        nodes_BL = jnp.asarray([[1, 1, 2, 2, 3, 4, 4, 5, 6, 7, 0], [1, 2, 3, 3, 3, 4, 5, 6, 7, 7, 7]], jnp.int32)
+        return Tree(jnp.cumsum(jnp.ones_like(nodes_BL), axis=1) // 2, nodes_BL)
+    segments_BL = jnp.asarray([[0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 0], [1] * 11], jnp.int32)
+    return Sequences.alone(segments_BL)
+
+
+@pytest.mark.parametrize("kind", ["sequences", "tree"])
+@pytest.mark.parametrize("window", [None, 3])
+def test_chunks_of_queries_mix_what_the_dense_mask_mixes(kind: str, window: int | None) -> None:
+    """With gradients and a cap; 11 slots in chunks of 4, so that the last one is not full."""
+    rows, rng = whole_rows(kind), np.random.default_rng(2)
+    query, key, value, weight = (
+        jnp.asarray(rng.normal(0, 1, shape), jnp.float32)
+        for shape in ((2, 11, 2, 2, 4), (2, 2, 11, 4), (2, 2, 11, 4), (2, 11, 2, 2, 4))
+    )
+    marks_BL = rows.nodes_BL if isinstance(rows, Tree) else rows.segments_BL
+    weight = jnp.where((marks_BL > 0)[:, :, None, None, None], weight, 0.0)  # what padding mixes is nobody's
+    seen_BLS = visible(rows) if window is None else visible(rows) & near(rows, window)
+
+    def dense(*operands: jax.Array) -> jax.Array:
+        return jnp.sum(weight * mixed_dense(operands[0], operands[1], operands[2], seen_BLS, cap=2.0))
+
+    def chunks(*operands: jax.Array) -> jax.Array:
+        seen_from: Any = partial(visible_from, rows, window=window)
+        mixed = mixed_by_chunks(operands[0], operands[1], operands[2], seen_from, cap=2.0, chunk=4)
+        return jnp.sum(weight * mixed)
+
+    operands = query, key, value
+    expected, gradients = jax.value_and_grad(dense, argnums=(0, 1, 2))(*operands)
+    found, others = jax.jit(jax.value_and_grad(chunks, argnums=(0, 1, 2)))(*operands)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    for other, gradient in zip(others, gradients, strict=True):
+        np.testing.assert_allclose(other, gradient, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("config", [CONFIG, WINDOWED], ids=["full", "windowed"])
+def test_a_model_may_attend_in_chunks(config: TransformerConfig) -> None:
+    """Rows longer than a chunk do by themselves, and no array of theirs is as large as rows times slots squared."""
+    params = jax.tree.map(
+        lambda s: jnp.asarray(np.random.default_rng(0).normal(0.3, 0.25, s.shape), jnp.float32),
+        jax.eval_shape(LanguageModel(config, 30).init, jax.random.key(0)),
+    )
+    length = 2 * CHUNK + 8
+    tokens_BL = jnp.asarray(np.random.default_rng(1).integers(0, 30, (1, length)), jnp.int32)
+    rows = Sequences.alone(jnp.ones_like(tokens_BL))
+    ways = {way: LanguageModel(replace(config, attention=way), 30) for way in ("dense", "auto")}
+    programs = {way: jax.jit(model.hidden).lower(params, tokens_BL, rows).compile() for way, model in ways.items()}
+    dense, chunks = (programs[way](params, tokens_BL, rows) for way in ("dense", "auto"))
+    np.testing.assert_allclose(chunks, dense, rtol=1e-4, atol=1e-4)
+    square = re.compile(rf"\[[\d,]*{length},{length}\]")
+    found = {way: bool(square.search(str(program.as_text()))) for way, program in programs.items()}
+    assert found == {"dense": True, "auto": False}

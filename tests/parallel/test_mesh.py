@@ -8,7 +8,16 @@ from jax.sharding import AxisType
 
 from pit_jax.config import MeshConfig
 from pit_jax.errors import UserError
-from pit_jax.parallel.mesh import AXES, by_slice, check_batch, make_mesh, mesh_of, mesh_shape
+from pit_jax.parallel.mesh import (
+    AXES,
+    DECODE_SHARE,
+    by_slice,
+    check_batch,
+    decode_mesh,
+    make_mesh,
+    mesh_of,
+    mesh_shape,
+)
 
 
 @pytest.mark.parametrize(
@@ -40,6 +49,11 @@ def test_the_data_axis_takes_what_is_left(config: MeshConfig, devices: int, expe
         (MeshConfig(fsdp=0), 8, "mesh axes must be positive (data may be -1), found data=-1 fsdp=0 tensor=1"),
         (MeshConfig(data=0), 8, "found data=0 fsdp=1 tensor=1; set --mesh.data, --mesh.fsdp and --mesh.tensor"),
         (MeshConfig(data=-2), 8, "mesh axes must be positive"),
+        (
+            MeshConfig(fsdp=4, decode=3),
+            8,
+            "--mesh.decode=3 does not divide --mesh.fsdp=4; choose one of [1, 2, 4], or 0",
+        ),
         (MeshConfig(tensor=-1), 8, "mesh axes must be positive"),
     ],
 )
@@ -114,3 +128,28 @@ def test_slices_that_are_not_there_are_refused(indices: tuple[int, ...]) -> None
         by_slice([SimpleNamespace(slice_index=index) for index in indices], 2)
     with pytest.raises(UserError, match="never split between slices, so that data=1"):
         mesh_shape(MeshConfig(fsdp=8, slices=2), 8)
+
+
+@pytest.mark.parametrize(
+    ("share", "weight_bytes", "expected"),
+    [
+        (0, 1, (8, 1, 1)),
+        (0, DECODE_SHARE, (8, 1, 1)),
+        (0, DECODE_SHARE + 1, (4, 2, 1)),
+        (0, 5 * DECODE_SHARE, (1, 8, 1)),
+        (0, 100 * DECODE_SHARE, (1, 8, 1)),
+        (4, 1, (2, 4, 1)),
+    ],
+)
+def test_as_few_devices_as_hold_the_weights_share_a_copy(
+    share: int, weight_bytes: int, expected: tuple[int, int, int]
+) -> None:
+    """The devices keep their order, so that every row of a batch stays where it is."""
+    mesh = mesh_of(1, 8, 1)
+    found = decode_mesh(mesh, share, weight_bytes)
+    assert found.devices.shape == expected and found.axis_names == AXES
+    assert found.devices.ravel().tolist() == mesh.devices.ravel().tolist()
+
+
+def test_the_tensor_axis_holds_its_part_of_a_copy() -> None:
+    assert decode_mesh(mesh_of(1, 4, 2), 0, 4 * DECODE_SHARE).devices.shape == (2, 2, 2)

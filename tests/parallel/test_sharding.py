@@ -17,9 +17,11 @@ from pit_jax.errors import UserError
 from pit_jax.model.networks import LanguageModel, ScalarModel
 from pit_jax.parallel.mesh import make_mesh
 from pit_jax.parallel.sharding import (
+    DECODE_RULES,
     RULES,
     abstract_params,
     batch_sharding,
+    constrain,
     constrain_batch,
     init_sharded,
     named_leaves,
@@ -27,6 +29,7 @@ from pit_jax.parallel.sharding import (
     put,
     put_rows,
     replicated,
+    within,
 )
 from tests.trees import structure
 
@@ -189,3 +192,41 @@ def test_adapters_are_split_as_the_matrices_they_update(mesh: Mesh) -> None:
     assert found["blocks/adapter/query_a"] == P(None, "fsdp", None)
     assert found["blocks/adapter/query_b"] == P(None, None, "tensor")
     assert len(found) == 14
+
+
+def test_decoding_splits_no_matrix_along_what_a_token_brings(mesh: Mesh) -> None:
+    """Outputs, or the inputs that the matrix before gave, over both axes; 4 of them that do not divide H = 6 stay."""
+    places = jax.tree_util.tree_leaves_with_path(param_sharding(shapes(LanguageModel(CONFIG, 40)), mesh, DECODE_RULES))
+    both = ("tensor", "fsdp")
+    assert {jax.tree_util.keystr(path, simple=True, separator="/"): place.spec for path, place in places} == {
+        "embedding": P(both, None),
+        "unembedding": P(None, both),
+        "blocks/attention/query": P(None, None, "tensor", None),
+        "blocks/attention/key": P(None, None, "tensor", None),
+        "blocks/attention/value": P(None, None, "tensor", None),
+        "blocks/attention/out": P(None, "tensor", None, None),
+        "blocks/ffn/gate": P(None, None, both),
+        "blocks/ffn/up": P(None, None, both),
+        "blocks/ffn/down": P(None, both, None),
+        "blocks/attention_norm/scale": P(None, None),
+        "blocks/ffn_norm/scale": P(None, None),
+        "final_norm/scale": P(None),
+    }
+
+
+def test_every_rule_of_decoding_is_used() -> None:
+    names = named_leaves(shapes(LanguageModel(BIASED, 40)))
+    assert [pattern for pattern, _ in DECODE_RULES if not any(re.search(pattern, name) for name in names)] == []
+
+
+def test_an_activation_is_placed_as_far_as_it_divides(mesh: Mesh) -> None:
+    """10 columns over tensor = 2 and not over 8; on another mesh of the same devices inside `within`."""
+    x_BF = jnp.arange(80.0).reshape(8, 10)
+    assert constrain(x_BF, P("fsdp")) is x_BF
+    with jax.set_mesh(mesh):
+        placed = jax.jit(lambda x: constrain(x, P("fsdp", ("tensor", "data", "fsdp"))))(x_BF)
+        other = make_mesh(MeshConfig(data=4, tensor=2))
+        moved = jax.jit(within(other, lambda x: constrain(x + 1.0, P("data"))))(put(x_BF, batch_sharding(mesh)))
+    assert {shard.data.shape for shard in placed.addressable_shards} == {(2, 5)}
+    assert {shard.data.shape for shard in moved.addressable_shards} == {(2, 10)}
+    np.testing.assert_array_equal(moved, x_BF + 1.0)

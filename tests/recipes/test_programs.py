@@ -69,7 +69,8 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
     class Noted(Engine):
         def __init__(self, *args: Any):
             super().__init__(*args)
-            self.complete, self.improver_prompt = (found.run(f) for f in (self.complete, self.improver_prompt))
+            self.to_decode, self.complete = found.run(self.to_decode), found.run(self.complete)
+            self.improver_prompt = found.run(self.improver_prompt)
 
     make_trainer = rl.make_trainer
 
@@ -166,8 +167,8 @@ def test_rl_runs_what_it_lists(
     calm = dict.fromkeys(FIGURES.values(), 0.0)
     measure = rl.measure
 
-    def measured(state: Any, *args: Any, **more: Any) -> dict[str, float]:
-        measure(state, *args, **more)
+    def measured(*args: Any, **more: Any) -> dict[str, float]:
+        measure(*args, **more)
         return calm
 
     monkeypatch.setattr(rl, "measure", measured)

@@ -86,8 +86,11 @@ class ToyEngine(Engine):
 
     improver_prompt: Any
 
-    def __init__(self, model: Any, spec: DecodeSpec):
+    to_decode: Any
+
+    def __init__(self, model: Any, spec: DecodeSpec, *mesh: Any):
         super().__init__(model, spec)
+        self.to_decode = lambda params: params
         self.complete, self.improver_prompt = complete, partial(prompts_of, spec=spec)
 
 

@@ -94,7 +94,7 @@ def test_a_measurement_is_the_mean_over_all_chunks(chunks_of: Any, truth: Any) -
     chunks, keys = chunks_of("policy"), []
     read: list[int] = []
 
-    def rollout(state: Any, prompts: Any, triples: Any, key: jax.Array) -> Any:
+    def rollout(prompts: Any, triples: Any, key: jax.Array) -> Any:
         keys.append(key)
         tokens_BT: Any = np.full((BATCH, 4), 7) if len(triples) == BATCH else np.full((BATCH, 4), 8)
         ended_B: Any = np.ones(BATCH, bool)
@@ -106,8 +106,7 @@ def test_a_measurement_is_the_mean_over_all_chunks(chunks_of: Any, truth: Any) -
         read.append(len(tokens_NT))
         return ["7"] * BATCH if tokens_NT[0, 0] == 7 else ["8 8 8 8"] * len(tokens_NT)
 
-    state: Any = None
-    found = measure(state, chunks, rollout, KEY, read=texts, truth=truth)
+    found = measure(chunks, rollout, KEY, read=texts, truth=truth)
     triples = [triple for chunk in chunks for triple in chunk.triples]
     expected: dict[str, Any] = {"objective/scores": pytest.approx(np.mean([ord(t.prompt[0]) for t in triples]))}
     if truth is not None:

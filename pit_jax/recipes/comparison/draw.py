@@ -51,7 +51,7 @@ class Source:
 def text_engine(context: Context) -> TextEngine:
     """The engine of a run over texts."""
     return TextEngine(
-        engine=Engine(context.language_model, context.decode_spec),
+        engine=Engine(context.language_model, context.decode_spec, context.mesh, context.config.mesh.decode),
         scalar=context.scalar_model,
         template=context.data.template,
         mesh=context.mesh,
@@ -80,6 +80,7 @@ class Answering:
         self._sources: dict[tuple[Path, StageId], Source] = {}
         self._originals: dict[float, Output] = {}
         self._outputs: dict[tuple[SystemId, float, int], list[Output]] = {}
+        self._weights: dict[str, Params] = {}
 
     @cached_property
     def texts(self) -> TextEngine:
@@ -98,6 +99,12 @@ class Answering:
             models = self._models if context is self.context else Models(context)
             self._sources[key] = Source(context, id, models)
         return self._sources[key]
+
+    def weights(self, source: Source) -> Params:
+        """What a model draws with."""
+        if source.digest not in self._weights:
+            self._weights[source.digest] = self.texts.engine.to_decode(source.params)
+        return self._weights[source.digest]
 
     def policy(self, temperature: float) -> Output:
         """The policy's answers, or the given ones."""
@@ -151,10 +158,8 @@ class Answering:
         def draw(chunk: Chunk, rows: list[AnswerRow], key: jax.Array) -> None:
             trails = [Trail(row.prompt, original.answers[row.index], list(row.drafts), list(row.gaps)) for row in rows]
             gap = None if scorer is None else lambda *sides: self.texts.gaps(scorer.params, *sides)
-            sampling = self.sampling(temperature)
-            extend(
-                self.texts, improver.params, chunk, trails, key, sampling, rounds=rounds, gap=gap, threshold=threshold
-            )
+            sampling, weights = self.sampling(temperature), self.weights(improver)
+            extend(self.texts, weights, chunk, trails, key, sampling, rounds=rounds, gap=gap, threshold=threshold)
             for row, trail in zip(rows, trails, strict=True):
                 for draft in trail.drafts[len(row.drafts) :]:
                     row.add(draft)
@@ -178,7 +183,7 @@ class Answering:
 
         def draw(chunk: Chunk, rows: list[AnswerRow], key: jax.Array) -> None:
             prompts, sampling = [row.prompt for row in rows], self.sampling(temperature)
-            picks = best_of_n(self.texts, policy.params, reward.params, chunk, prompts, key, sampling, n=n)
+            picks = best_of_n(self.texts, self.weights(policy), reward.params, chunk, prompts, key, sampling, n=n)
             for row, best in zip(rows, picks, strict=True):
                 if not row.drafts:
                     row.add(best.answer, tokens=best.tokens, replies=n)
@@ -194,8 +199,8 @@ class Answering:
             wanted = [given[row.index] is None and not row.drafts for row in rows]
             drawn: Sequence[Answer] = [written(self.texts.template, given[row.index] or "") for row in rows]
             if any(wanted):
-                sampling = self.sampling(temperature)
-                fresh = self.texts.answer(source.params, chunk, jax.random.fold_in(key, 0), sampling, wanted=wanted)
+                sampling, weights = self.sampling(temperature), self.weights(source)
+                fresh = self.texts.answer(weights, chunk, jax.random.fold_in(key, 0), sampling, wanted=wanted)
                 drawn = [new if asked else old for new, old, asked in zip(fresh, drawn, wanted, strict=True)]
             for row, answer, asked in zip(rows, drawn, wanted, strict=True):
                 if not row.drafts:

@@ -59,7 +59,10 @@ def drawn_pairs(context: Context, texts: TextEngine, models: Models) -> Iterator
     config = context.config.rl
     triples = context.data.triples("heldout")[: config.heldout_prompts]
     prompts = [triple.prompt for triple in triples]
-    drawn = {name: rewrites(context, texts, models, models.load(stage)) for name, stage in WRITERS.items()}
+    drawn = {
+        name: rewrites(context, texts, models, texts.engine.to_decode(models.load(stage)))
+        for name, stage in WRITERS.items()
+    }
     for references in dict.fromkeys(config.curriculum.references):
         providers = providers_of(references)
         for name, sides in drawn.items():
@@ -76,7 +79,7 @@ def rewrites(
     config, sampling = context.config.rl, Sampling(context.config.rl.temperature)
     names = list(dict.fromkeys([*every_provider(config.curriculum), POLICY]))
     rewritten: dict[str, tuple[list[Answer], list[Answer]]] = {name: ([], []) for name in names}
-    samplers = {stage: models.load(stage) for stage in models_needed(names)}
+    samplers = {stage: texts.engine.to_decode(models.load(stage)) for stage in models_needed(names)}
     arrays = prompt_rows(context.data.arrays("heldout", "prompts"), context.data.response_slot)
     columns = {name: column[: config.heldout_prompts] for name, column in arrays.items()}
     for i, (batch, real) in enumerate(sequential(columns, config.batch_size)):

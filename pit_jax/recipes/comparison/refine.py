@@ -124,10 +124,10 @@ class Writer:
         key, answering = jax.random.fold_in(self._key, self._calls), self._answering
         self._calls += 1
         chunks = answering.texts.chunks(texts, least=self._slot, longest=self._longest)
-        params, sampling = answering.source(POLICY_RL).params, answering.sampling(self._temperature)
+        weights, sampling = answering.weights(answering.source(POLICY_RL)), answering.sampling(self._temperature)
         replies: list[Answer] = []
         for chunk in chunks:
-            replies += answering.texts.answer(params, chunk, jax.random.fold_in(key, chunk.index), sampling)
+            replies += answering.texts.answer(weights, chunk, jax.random.fold_in(key, chunk.index), sampling)
         return [answer.text for answer in replies]
 
     def count(self, text: str) -> int:

@@ -1,0 +1,57 @@
+"""What attention does with queries, keys and values: the dense reference, and the same in chunks of queries.
+
+Both take `scores` scaled already, cap them, and mix values in the compute dtype after a softmax in float32.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+MASKED = -1e30  # a logit that no real one reaches and that bfloat16 holds; -inf would make a row of padding NaN
+CHUNK = 512  # queries; rows that are no longer are mixed in one piece
+
+
+def softcap(x: jax.Array, cap: float) -> jax.Array:
+    """cap tanh(x / cap): x where it is small, never beyond the cap; x itself for a cap of 0."""
+    return jnp.tanh(x / cap) * cap if cap else x
+
+
+def mixed_dense(
+    query_BLKGH: jax.Array, key_BKSH: jax.Array, value_BKSH: jax.Array, visible_BLS: jax.Array, *, cap: float
+) -> jax.Array:
+    """mixed_BLKGH: softmax over the visible slots of softcap(query key), times the values."""
+    scores_BKGLS = jnp.einsum("BLKGH,BKSH->BKGLS", query_BLKGH, key_BKSH).astype(jnp.float32)
+    scores_BKGLS = softcap(scores_BKGLS, cap)
+    scores_BKGLS = jnp.where(visible_BLS[:, None, None, :, :], scores_BKGLS, MASKED)
+    weights_BKGLS = jax.nn.softmax(scores_BKGLS, axis=-1).astype(query_BLKGH.dtype)
+    return jnp.einsum("BKGLS,BKSH->BLKGH", weights_BKGLS, value_BKSH)
+
+
+def mixed_by_chunks(
+    query_BLKGH: jax.Array,
+    key_BKSH: jax.Array,
+    value_BKSH: jax.Array,
+    visible_from: Callable[[jax.Array], jax.Array],
+    *,
+    cap: float,
+    chunk: int = CHUNK,
+) -> jax.Array:
+    """`mixed_dense` of `chunk` queries after the other, each recomputed in the backward pass: no array is [B, L, S].
+
+    visible_from(own_C) -> visible_BCS of the query slots own_C, of which those behind the end see nothing.
+    """
+    batch, length = query_BLKGH.shape[:2]
+    count = -(-length // chunk)
+    padding = ((0, 0), (0, count * chunk - length), (0, 0), (0, 0), (0, 0))
+    pieces = jnp.pad(query_BLKGH, padding).reshape(batch, count, chunk, *query_BLKGH.shape[2:]).swapaxes(0, 1)
+    slots = jnp.arange(count * chunk, dtype=jnp.int32).reshape(count, chunk)
+
+    @partial(jax.checkpoint, prevent_cse=False)
+    def piece(query_BCKGH: jax.Array, own_C: jax.Array) -> jax.Array:
+        return mixed_dense(query_BCKGH, key_BKSH, value_BKSH, visible_from(own_C), cap=cap)
+
+    mixed = jax.lax.map(lambda both: piece(*both), (pieces, slots))
+    mixed_BLKGH: jax.Array = mixed.swapaxes(0, 1).reshape(batch, count * chunk, *mixed.shape[3:])[:, :length]
+    return mixed_BLKGH
