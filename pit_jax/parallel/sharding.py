@@ -86,17 +86,20 @@ def constrain_batch(x: jax.Array) -> jax.Array:
 
 
 def put(tree: Any, sharding: NamedSharding) -> Any:
-    """Host arrays onto the mesh; every process passes the same whole arrays."""
+    """Host arrays onto the mesh; every process passes the same whole arrays.
+
+    What has a shape and gives parts of itself like an array is asked for the parts of this process alone.
+    """
 
     def place(x: Any) -> jax.Array:
-        x = np.asarray(x)
+        x = x if hasattr(x, "shape") else np.asarray(x)
         return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
 
     return jax.tree.map(place, tree)
 
 
-def put_rows(mesh: Mesh, make: Callable[..., Batch], rows: Mapping[str, np.ndarray]) -> Batch:
-    """make(**rows), a batch class from named host arrays, with its rows over the mesh."""
+def put_rows(mesh: Mesh, make: Callable[..., Batch], rows: Mapping[str, Any]) -> Batch:
+    """make(**rows), a batch class from named host arrays (see `put`), with its rows over the mesh."""
     return make(**put(dict(rows), batch_sharding(mesh)))
 
 

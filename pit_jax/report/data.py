@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -57,15 +58,17 @@ def build(config: Config, data: Prepared, console: Console) -> Path:
 def examples(data: Prepared) -> list[dict[str, list[Span]]]:
     """Rows of the SFT fold at even distances, of both models, by the name of the model."""
     backend = data.tokenizer.backend
-    arrays = {name: data.arrays("sft", kind) for kind, name in KINDS.items()}
-    count = len(arrays["policy"]["tokens_BL"])
+    rows = {name: data.rows("sft", kind) for kind, name in KINDS.items()}
+
+    def first(fields: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        return {key: np.asarray(column)[0] for key, column in fields.items()}
 
     def decode(ids: list[int]) -> str:
         return str(backend.decode(ids, skip_special_tokens=False))
 
     return [
-        {name: spans({key: array[row] for key, array in fields.items()}, decode) for name, fields in arrays.items()}
-        for row in spread(count, EXAMPLES)
+        {name: spans(first(fields.batch(np.array([row]))), decode) for name, fields in rows.items()}
+        for row in spread(len(rows["policy"]), EXAMPLES)
     ]
 
 
