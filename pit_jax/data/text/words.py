@@ -16,6 +16,7 @@ import numpy as np
 from pit_jax.data.text.tokenizers import Tokenizer
 
 _MOST_WORDS = 1 << 19  # in memory at once, about 100 MB
+_TOGETHER = 64  # texts, whose words are looked up while they are in the cache
 _LOOSE = re.compile(r" (?=\s)")  # a space that does not stand right in front of a word
 _CUT = re.compile(r"(?= \S)")
 # Of published tokenizers. In each a space can only be the first character of a match, or stand among other whitespace.
@@ -75,29 +76,41 @@ class Encoder:
             return _flat(self._tokenizer.encode_batch(texts))
         if len(self._words) > _MOST_WORDS:
             self._forget()
-        words = [_split(text) for text in texts]
-        everything = list(chain.from_iterable(words))
-        self._learn(everything)
-        numbers = np.fromiter(map(self._words.__getitem__, everything), np.int64, len(everything))
-        lengths = self._lengths[numbers]
-        ids = self._ids[places(self._starts[numbers], lengths)]
-        counts = np.array([len(row) for row in words], np.int64)
-        return ids, sums(lengths, counts)
+        numbers, counts = list[np.ndarray](), list[int]()
+        for start in range(0, len(texts), _TOGETHER):
+            words = [_split(text) for text in texts[start : start + _TOGETHER]]
+            counts += map(len, words)
+            everything = map(self._words.__getitem__, chain.from_iterable(words))
+            numbers.append(np.fromiter(everything, np.int64, sum(map(len, words))))
+        self._learn()
+        every = np.concatenate([np.zeros(0, np.int64), *numbers])
+        lengths = self._lengths[every]
+        return self._ids[places(self._starts[every], lengths)], sums(lengths, np.array(counts, np.int64))
 
-    def _learn(self, words: Sequence[str]) -> None:
-        new = sorted(set(words).difference(self._words))
-        if not new:
-            return
-        ids, lengths = _flat(self._tokenizer.encode_batch(new))
-        self._words.update(zip(new, range(len(self._words), len(self._words) + len(new)), strict=True))
+    def _learn(self) -> None:
+        """Tokenise the words that were met for the first time."""
+        new, self._words.new = self._words.new, []
+        ids, lengths = _flat(self._tokenizer.encode_batch([_spelled(word) for word in new]))
         self._starts = np.concatenate([self._starts, len(self._ids) + np.cumsum(lengths) - lengths])
         self._lengths = np.concatenate([self._lengths, lengths])
         self._ids = np.concatenate([self._ids, ids])
 
     def _forget(self) -> None:
-        self._words: dict[str, int] = {}
+        self._words = _Numbers()
         self._ids = np.zeros(0, np.int32)
         self._starts, self._lengths = np.zeros(0, np.int64), np.zeros(0, np.int64)
+
+
+class _Numbers(dict[str, int]):
+    """Words, numbered as they are met; the `new` ones in their order."""
+
+    def __init__(self) -> None:
+        self.new: list[str] = []
+
+    def __missing__(self, word: str) -> int:
+        self.new.append(word)
+        number = self[word] = len(self)
+        return number
 
 
 def places(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
@@ -116,13 +129,21 @@ def sums(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def _split(text: str) -> list[str]:
-    """A text cut in front of every space that a word follows."""
-    if _LOOSE.search(text):
-        return _CUT.split(text)
-    first, *others = text.split(" ")
-    if others and not others[-1]:  # the text ends in a space, which no word follows
-        return _CUT.split(text)
-    return [first, *(" " + word for word in others)]
+    """A text cut in front of every space that a word follows: the first part behind a space, the others without theirs.
+
+    So the parts that begin a text, and no others, begin with a space, and most others are what `str.split` gives.
+    """
+    if _LOOSE.search(text) or text.endswith(" "):
+        first, *others = _CUT.split(text)
+        return [" " + first, *(part[1:] for part in others)]
+    words = text.split(" ")
+    words[0] = " " + words[0]
+    return words
+
+
+def _spelled(word: str) -> str:
+    """The text of a part that `_split` gave."""
+    return word[1:] if word[:1] == " " else " " + word
 
 
 def _flat(rows: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
