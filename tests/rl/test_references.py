@@ -162,7 +162,7 @@ def test_a_hard_round_is_a_function_of_the_round_and_the_sampler(
     for x, y in zip(jax.tree.leaves(second), jax.tree.leaves(again), strict=True):
         np.testing.assert_array_equal(x, y)
     assert owners(data, first) != owners(data, second)
-    rows = PromptBatch(**{name: column[:BATCH] for name, column in supply.rows.items()})
+    rows = PromptBatch(**{name: x[:BATCH] for name, x in data.rows("rl", "prompts").whole().items()})
 
     def answers(params: Any, key: int) -> np.ndarray:
         drawn = engine.answer(params, rows, jax.random.key(key), supply.sampling)
@@ -175,9 +175,9 @@ def test_a_hard_round_is_a_function_of_the_round_and_the_sampler(
     assert engine.complete._cache_size() == compiled
 
 
-def test_every_hard_round_draws_anew(supply_of: Any, improver: Any) -> None:
+def test_every_hard_round_draws_anew(supply_of: Any, data: StandInData, improver: Any) -> None:
     """Rounds over one and the same prompt still meet different references."""
-    rows = {name: np.repeat(column[:1], BATCH, axis=0) for name, column in supply_of().rows.items()}
+    rows = {name: np.repeat(x[:1], BATCH, axis=0) for name, x in data.rows("rl", "prompts").whole().items()}
     supply = supply_of(temperature=1.0, rows=rows)
     first, second = (supply.improving(r, HARD, improver)[0] for r in (ROUNDS, ROUNDS + 1))
     assert not np.array_equal(first.reference_BT, second.reference_BT)
