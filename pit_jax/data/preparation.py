@@ -139,7 +139,7 @@ def _read(data: DataConfig, folder: Path, say: Callable[[str], None]) -> Read:
                 )
                 starts[-1] += len(chunk)
                 for part in (values, lengths, margins_N):
-                    digest.update(part)
+                    digest.update(part.tobytes())
     every = np.concatenate(folds) if folds else np.zeros(0, np.uint8)
     return Read(readings, np.array(starts), every, digest.hexdigest()[:12])
 

@@ -102,11 +102,10 @@ class StoredRows:
 
     def built(self, rows: np.ndarray, layout: Layout) -> Arrays:
         """The arrays of `rows`, padded as `layout` says."""
-        count = len(FEATURES)
-        examples = [
-            Example(*(self.tokens[count * number + i] for i in range(count)), margin=self.margins[number])
-            for number in np.asarray(self.numbers[rows]).tolist()
-        ]
+        examples = []
+        for number in np.asarray(self.numbers[rows]).tolist():
+            prompt, prefix, chosen, rejected = (self.tokens[len(FEATURES) * number + i] for i in range(len(FEATURES)))
+            examples.append(Example(prompt, prefix, chosen, rejected, float(self.margins[number])))
         return build(self.kind, examples, layout)
 
     @property

@@ -43,9 +43,9 @@ class Stream:
         rows: np.ndarray = self._window(window)[place]
         return rows
 
-    def batch(self, index: int) -> Mapping[str, Any]:
+    def batch(self, index: int) -> dict[str, Any]:
         """The fields of the rows at `rows(index)`."""
-        return self._rows.batch(self.rows(index))
+        return dict(self._rows.batch(self.rows(index)))
 
     def _shuffled(self, start: int, count: int) -> np.ndarray:
         positions = start + np.arange(count, dtype=np.int64)

@@ -25,6 +25,7 @@ SMALL = [
     "--transformer.no-remat",
     "--data.prompt-length=96",
     "--data.response-length=64",
+    "--data.buckets=1",
     "--sft.policy-steps=4",
     "--sft.improver-steps=4",
     "--sft.batch-size=8",

@@ -175,6 +175,26 @@ def test_heldout_metrics_are_those_of_all_whole_batches(small: Any, world: World
         assert found == {name: pytest.approx(mean.value, rel=1e-5) for name, mean in expected.items()}
 
 
+def test_each_width_is_traced_once_and_no_batch_is_wider_than_it_needs(small: Any) -> None:
+    """Rows of two widths: update and held-out loss see each of them, and are traced for nothing else."""
+    context, traced = small(), list[int]()
+
+    def counting_loss(params: Any, batch: SftBatch, key: jax.Array) -> tuple[jax.Array, dict[str, Mean]]:
+        traced.append(batch.tokens_BL.shape[1])
+        return bag_loss(params, batch, key)
+
+    def bucketed(rows: Any) -> Any:
+        return replace(rows, layout=replace(rows.layout, buckets={rows.kind: (8,)}))
+
+    task = task_of(context, loss=counting_loss, batch_size=2, steps=12)
+    task = replace(task, rows=bucketed(task.rows), heldout=bucketed(task.heldout))
+    with jax.set_mesh(context.mesh):
+        fit(context, task, Models(context), lambda: Models(context).root())
+    wide = context.data.layout.row_lengths["sft-policy"]
+    assert set(traced[1:]) == {8, wide}, "the first one only looks at the metrics' names"
+    assert sorted(traced[1:]) == [8, 8, wide, wide]
+
+
 def test_a_head_is_drawn_by_name_over_the_weights_it_starts_from(place: MakeContext) -> None:
     context = finish_parents(place(Config(), GAP))
     models = Models(context)

@@ -35,7 +35,7 @@ class Texts:
         values, offsets = self._bytes.read(_PER_EXAMPLE * start, _PER_EXAMPLE * stop)
         text, ends = values.tobytes(), offsets.tolist()
         pieces = [text[a:b].decode() for a, b in zip(ends, ends[1:], strict=False)]
-        return [Triple(*pieces[i : i + _PER_EXAMPLE]) for i in range(0, len(pieces), _PER_EXAMPLE)]
+        return [Triple(pieces[i], pieces[i + 1], pieces[i + 2]) for i in range(0, len(pieces), _PER_EXAMPLE)]
 
 
 @dataclass(frozen=True)

@@ -68,14 +68,17 @@ class Encoder:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._by_word = cuts_at_spaces(tokenizer.texts)
-        self._forget()
+        self._words = _Numbers()
+        self._ids = np.zeros(0, np.int32)
+        self._starts, self._lengths = np.zeros(0, np.int64), np.zeros(0, np.int64)
 
     def __call__(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """(ids [total] int32 end to end, lengths [texts])."""
         if not self._by_word:
             return _flat(self._tokenizer.encode_batch(texts))
         if len(self._words) > _MOST_WORDS:
-            self._forget()
+            self._words = _Numbers()
+            self._ids, self._starts, self._lengths = self._ids[:0], self._starts[:0], self._lengths[:0]
         numbers, counts = list[np.ndarray](), list[int]()
         for start in range(0, len(texts), _TOGETHER):
             words = [_split(text) for text in texts[start : start + _TOGETHER]]
@@ -94,11 +97,6 @@ class Encoder:
         self._starts = np.concatenate([self._starts, len(self._ids) + np.cumsum(lengths) - lengths])
         self._lengths = np.concatenate([self._lengths, lengths])
         self._ids = np.concatenate([self._ids, ids])
-
-    def _forget(self) -> None:
-        self._words = _Numbers()
-        self._ids = np.zeros(0, np.int32)
-        self._starts, self._lengths = np.zeros(0, np.int64), np.zeros(0, np.int64)
 
 
 class _Numbers(dict[str, int]):
