@@ -76,7 +76,7 @@ def test_a_shard_s_rows_are_read_and_no_others(data: StandInData, make_mesh: Any
 
     monkeypatch.setattr(StoredRows, "built", watched)
     rows, picked = data.rows("rm", "reward"), np.arange(8)[::-1]
-    batch = put_rows(make_mesh(4, 1, 2), dict, rows.batch(picked))
+    batch: dict[str, Any] = put_rows(make_mesh(4, 1, 2), dict, rows.batch(picked))
     assert sorted(asked) == sorted([[7, 6], [5, 4], [3, 2], [1, 0]])
     for name, array in jax.device_get(batch).items():
         np.testing.assert_array_equal(array, rows.whole()[name][picked])

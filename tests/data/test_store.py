@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from pit_jax.config import DataConfig, TokenizerConfig
-from pit_jax.data import layouts, notes
+from pit_jax.data import layouts, notes, tasks
 from pit_jax.data.features import build
 from pit_jax.data.folds import FOLDS, fold_of
 from pit_jax.data.layouts import LAYOUTS
@@ -75,6 +75,43 @@ def test_slots_are_tight(prepared: Prepared) -> None:
         arrays = [prepared.rows(fold, kind).whole()[used] for fold in folds]
         assert len({array.shape[1] for array in arrays}) == 1
         assert max((array > 0).sum(axis=1).max() for array in arrays) > arrays[0].shape[1] - 8
+
+
+def test_the_mixture_of_a_folder_is_the_order_and_the_tokens_of_its_folds(tmp_path: Path) -> None:
+    """Two sources of unlike rates: what seqio gives is what stands in the folder, row by row."""
+    source = write_pairs(tmp_path / "pairs.jsonl", 200)
+    data = replace(DATA, sources=("notes", f"jsonl:{source}"), rates=(2.0, 1.0))
+    mixed = prepare(data, TOKENS, tmp_path / "data", say=quiet)
+    mixture = open_data(tmp_path / "data").mixture()
+    for fold in ("rl", "heldout"):
+        found = list(tasks.examples(mixture, fold).as_numpy_iterator())
+        rows = mixed.triples(fold)
+        assert len(found) == len(rows)
+        for row, example in zip(rows, found, strict=True):
+            assert example["chosen"].tolist() == mixed.template.response(row.chosen)
+            assert example["prefix"].tolist() == mixed.template.improver_prefix(row.prompt)
+
+
+def test_a_file_that_is_cut_off_is_named(prepared: Prepared, tmp_path: Path) -> None:
+    shutil.copytree(prepared.folder, tmp_path / "data")
+    with (tmp_path / "data" / "tokens.bin").open("r+b") as file:
+        file.truncate(100)
+    with pytest.raises(UserError, match=r"tokens\.bin: asked for [\d,]+ bytes, found 100; it is damaged: delete"):
+        open_data(tmp_path / "data")
+
+
+def test_more_widths_are_other_data(prepared: Prepared, tmp_path: Path) -> None:
+    """The same rows in the same folds, padded to fewer slots; and the folder of one width is refused."""
+    with pytest.raises(UserError, match=r"data\.buckets: was 1, now 3"):
+        prepare(replace(DATA, buckets=3), TOKENS, prepared.folder, say=quiet)
+    narrow = prepare(replace(DATA, buckets=3), TOKENS, tmp_path / "data", say=quiet)
+    assert narrow.triples("rm") == prepared.triples("rm") and narrow.fingerprint != prepared.fingerprint
+    widths = narrow.layout.widths("gap")
+    assert len(widths) == 3 and widths[-1:] == prepared.layout.widths("gap")
+    rows = narrow.rows("rm", "gap")
+    assert rows.lengths_N is not None
+    shortest = rows.batch(np.argsort(rows.lengths_N)[:4])
+    assert shortest["tokens_BL"].shape == (4, widths[0])
 
 
 def test_unknown_rows_are_refused(prepared: Prepared) -> None:
@@ -181,6 +218,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Mon
         ({"heldout_fraction": 0.0}, "must lie between 0 and 1, found 0.0"),
         ({"sources": ("noets",)}, "did you mean 'notes'"),
         ({"sources": ("jsonl:absent.jsonl",)}, "absent.jsonl: no such file"),
+        ({"buckets": 0}, "data.buckets must be at least 1, found 0"),
         ({"max_bad_rows": 1.5}, "must be a share from 0 to 1, found 1.5"),
     ],
 )

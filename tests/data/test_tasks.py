@@ -42,7 +42,7 @@ def test_with_tokens_an_example_holds_its_four_features_in_the_same_order(templa
     rng = np.random.default_rng(0)
     rows = [rng.integers(0, 99, rng.integers(1, 9)).tolist() for _ in range(50 * len(FEATURES))]
     sources, margins = numbered({"a": 30, "b": 20}), rng.normal(size=50).astype(np.float32)
-    named = {"margins": margins, "tokens": ragged(rows), "tokenizer": template.tokenizer}
+    named: dict[str, Any] = {"margins": margins, "tokens": ragged(rows), "tokenizer": template.tokenizer}
     mixture = tasks.build_mixture(sources, [2.0, 1.0], "", **named)
     found = list(tasks.examples(mixture, "sft").as_numpy_iterator())
     assert [example["id"] for example in found] == tasks.read(mixture_of(sources, [2.0, 1.0]), "sft").tolist()

@@ -66,8 +66,8 @@ def rows_of(template: Template, triples: list[Triple]) -> tuple[Layout, dict[str
     longest = lengths.max(axis=0)
     slots = int(max(longest[:2])), int(max(longest[2:])) + 1
     layout = Layout(template.tokenizer.pad_id, template.tokenizer.eos_id, suffix, rows, *slots)
-    rows_of_tokens = np.split(tokens, np.cumsum(lengths.ravel())[:-1])
-    examples = [Example(*rows_of_tokens[i : i + 4]) for i in range(0, len(rows_of_tokens), 4)]
+    pieces = np.split(tokens, np.cumsum(lengths.ravel())[:-1])
+    examples = [Example(*features) for features in zip(*(pieces[i::4] for i in range(4)), strict=True)]
     return layout, {kind: build(kind, examples, layout) for kind in KINDS}
 
 

@@ -162,7 +162,8 @@ def test_a_hard_round_is_a_function_of_the_round_and_the_sampler(
     for x, y in zip(jax.tree.leaves(second), jax.tree.leaves(again), strict=True):
         np.testing.assert_array_equal(x, y)
     assert owners(data, first) != owners(data, second)
-    rows = PromptBatch(**{name: x[:BATCH] for name, x in data.rows("rl", "prompts").whole().items()})
+    columns: dict[str, Any] = data.rows("rl", "prompts").first(BATCH).whole()
+    rows = PromptBatch(**columns)
 
     def answers(params: Any, key: int) -> np.ndarray:
         drawn = engine.answer(params, rows, jax.random.key(key), supply.sampling)
