@@ -10,7 +10,7 @@ all. A control that is finished is only read.
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import jax
@@ -109,7 +109,8 @@ class ChangedPairs(Prepared):
 def train(context: Context, change: Callable[[Rows], Rows]) -> None:
     """The gap model of changed pairs; its best checkpoint is chosen by held-out pairs that are changed alike."""
     if not context.folder.done():
-        gap.run(replace(context, data=ChangedPairs(**vars(context.data), change=change)))
+        before = {field.name: getattr(context.data, field.name) for field in fields(context.data)}
+        gap.run(replace(context, data=ChangedPairs(**before, change=change)))
 
 
 def by_heart(context: Context) -> list[str]:
