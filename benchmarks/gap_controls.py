@@ -10,7 +10,7 @@ all. A control that is finished is only read.
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import jax
@@ -21,6 +21,7 @@ from rich.table import Table
 from benchmarks.results import keep, parser_of
 from pit_jax.batch import NODE_REF_L, NODE_REF_W
 from pit_jax.config import Config
+from pit_jax.data.rows import StoredRows
 from pit_jax.data.store import Prepared, open_data
 from pit_jax.files import read_jsonl
 from pit_jax.flags import parse
@@ -82,25 +83,39 @@ LEARNED = 0.05  # the five-term loss of pairs that are known by heart, against 3
 
 
 @dataclass(frozen=True)
+class ChangedRows(StoredRows):
+    """Rows that are read from memory instead."""
+
+    changed: Rows
+
+    def batch(self, rows: np.ndarray) -> Rows:
+        return {name: column[rows] for name, column in self.changed.items()}
+
+
+@dataclass(frozen=True)
 class ChangedPairs(Prepared):
     """Prepared data whose pairs, as the gap model reads them, are changed: those of training and held-out ones."""
 
     change: Callable[[Rows], Rows]
 
-    def arrays(self, fold: str, kind: str) -> dict[str, np.ndarray]:
-        rows = super().arrays(fold, kind)
-        return dict(self.change(rows)) if kind == "gap" else rows
+    def rows(self, fold: str, kind: str) -> StoredRows:
+        rows = super().rows(fold, kind)
+        if kind != "gap":
+            return rows
+        changed = self.change(rows.whole())
+        return ChangedRows(**vars(rows.first(len(changed["tokens_BL"]))), changed=changed)
 
 
 def train(context: Context, change: Callable[[Rows], Rows]) -> None:
     """The gap model of changed pairs; its best checkpoint is chosen by held-out pairs that are changed alike."""
     if not context.folder.done():
-        gap.run(replace(context, prepared=ChangedPairs(**vars(context.data), change=change)))
+        before = {field.name: getattr(context.data, field.name) for field in fields(context.data)}
+        gap.run(replace(context, prepared=ChangedPairs(**before, change=change)))
 
 
 def by_heart(context: Context) -> list[str]:
     """One batch, trained and measured on: the loss after the last update, and the five accuracies."""
-    rows = {name: x[: context.config.rm.batch_size] for name, x in context.data.arrays("rm", "gap").items()}
+    rows = context.data.rows("rm", "gap").first(context.config.rm.batch_size).whole()
     train(context, lambda _: rows)
     last = [row for row in read_jsonl(context.folder.path / "metrics.jsonl") if row["phase"] == "eval"][-1]
     accuracies = (f"{last[f'gap/acc_{a}_{b}']:.3f}" for a, b in COMPARISONS)

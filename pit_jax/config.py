@@ -23,6 +23,9 @@ class DataConfig:
     """Most tokens of a prompt x; longer examples are counted and dropped."""
     response_length: int = 48
     """Most tokens of an answer, EOS included; longer examples are counted and dropped."""
+    buckets: int = 1
+    """Most widths that the rows of a training are padded to, each compiled once; 1 = one width, as the longest needs.
+    With more, rows of like length meet in a batch."""
     notes_pairs: int = 40_000
     """Pairs generated for the embedded `notes` source."""
     notes_seed: int = 0

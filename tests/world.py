@@ -21,6 +21,8 @@ from pit_jax.batch import DecodeSpec, Experience, RolloutPrompts, SftBatch, Trip
 from pit_jax.config import Config, TransformerConfig
 from pit_jax.data import notes
 from pit_jax.data.features import FEATURES, KINDS, Example, Layout, build, right_padded, row_lengths
+from pit_jax.data.ragged import Ragged
+from pit_jax.data.rows import StoredRows
 from pit_jax.inference.engine import Engine
 from pit_jax.model.networks import LanguageModel, ScalarModel
 from pit_jax.parallel.mesh import mesh_of
@@ -241,12 +243,23 @@ class StandInData:
     def texts(self, tokens_NT: Any) -> list[str]:
         return [self.template.text(row) for row in np.asarray(tokens_NT).tolist()]
 
-    def arrays(self, fold: str, kind: str) -> dict[str, Any]:
-        return build(kind, self.folds[fold], self.layout)
+    def rows(self, fold: str, kind: str) -> StoredRows:
+        examples = self.folds[fold]
+        margins = np.array([example.margin for example in examples], np.float32)
+        tokens = ragged([getattr(example, name) for example in examples for name in FEATURES])
+        return StoredRows(kind, self.layout, tokens, margins, np.arange(len(examples)))
 
     def triples(self, fold: str) -> list[Triple]:
         texts = [[" ".join(map(str, ids)) for ids in (e.prompt, e.chosen, e.rejected)] for e in self.folds[fold]]
         return [Triple(prompt, chosen, rejected) for prompt, chosen, rejected in texts]
+
+
+def ragged(rows: Sequence[Sequence[int]]) -> Ragged:
+    """Rows in memory, as if they had been read."""
+    found = Ragged(Path("nowhere"), "tokens", np.int32)
+    values, ends = np.array([token for row in rows for token in row], np.int32), np.cumsum([len(row) for row in rows])
+    vars(found).update(values=values, offsets=np.concatenate([[0], ends]))
+    return found
 
 
 def worth(prompt: str, answer: str) -> float:

@@ -1,32 +1,30 @@
-"""From tokens to the fields of the batches in pit_jax/batch.py: NumPy row builders, and seqio converters around them.
+"""From tokens to the fields of the batches in pit_jax/batch.py: NumPy row builders.
 
 Kinds: sft-policy and sft-improver (SftBatch), reward (RewardBatch), gap (GapBatch), prompts (PromptBatch).
 """
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from pit_jax import batch as nodes
 
-if TYPE_CHECKING:
-    import seqio
-
 KINDS = ("sft-policy", "sft-improver", "reward", "gap", "prompts")
 Arrays = dict[str, np.ndarray]
+
+
+Tokens = Sequence[int] | np.ndarray
 
 
 @dataclass(frozen=True)
 class Example:
     """One triple as tokens: policy prompt, improver prefix, the two answers without EOS; and its margin."""
 
-    prompt: Sequence[int]
-    prefix: Sequence[int]
-    chosen: Sequence[int]
-    rejected: Sequence[int]
+    prompt: Tokens
+    prefix: Tokens
+    chosen: Tokens
+    rejected: Tokens
     margin: float = 0.0
 
 
@@ -43,6 +41,15 @@ class Layout:
     row_lengths: Mapping[str, int]  # L of each kind but prompts, a multiple of 8
     prompt_slot: int  # P, a multiple of 4
     response_slot: int  # T, and the reference slot R: the longest answer and its EOS, a multiple of 4
+    buckets: Mapping[str, Sequence[int]] = field(default_factory=dict)  # of each kind: the widths below its L
+
+    def widths(self, kind: str) -> tuple[int, ...]:
+        """The widths that rows of a kind are padded to, in rising order."""
+        return (*self.buckets.get(kind, ()), self.row_lengths[kind])
+
+    def narrowed(self, kind: str, width: int) -> "Layout":
+        """The layout of rows of a kind that are padded to `width`."""
+        return replace(self, row_lengths={**self.row_lengths, kind: width})
 
 
 def row_lengths(kind: str, lengths: np.ndarray, suffix: int) -> np.ndarray:
@@ -61,16 +68,20 @@ def build(kind: str, examples: Sequence[Example], layout: Layout) -> Arrays:
     return _BUILDERS[kind](examples, layout)
 
 
-def _sft_pair(kind: str, example: Example, layout: Layout) -> tuple[list[int], list[int]]:
-    answer = [*example.chosen, layout.eos_id]
+def _sft_pair(kind: str, example: Example, layout: Layout) -> tuple[np.ndarray, np.ndarray]:
+    answer = _joined(example.chosen, (layout.eos_id,))
     if kind == "sft-policy":
-        return list(example.prompt), answer
-    return [*example.prefix, *example.rejected, *layout.suffix], answer
+        return _joined(example.prompt), answer
+    return _joined(example.prefix, example.rejected, layout.suffix), answer
 
 
-def _sft_rows(pairs: Sequence[tuple[list[int], list[int]]], length: int, pad_id: int) -> Arrays:
+def _joined(*pieces: Tokens) -> np.ndarray:
+    return np.concatenate([np.asarray(piece, np.int32) for piece in pieces])
+
+
+def _sft_rows(pairs: Sequence[tuple[np.ndarray, np.ndarray]], length: int, pad_id: int) -> Arrays:
     """Rows of one (prompt, answer EOS) each; targets are the tokens one place on."""
-    full = [prompt + answer for prompt, answer in pairs]
+    full = [_joined(prompt, answer) for prompt, answer in pairs]
     real_BL = _real([row[:-1] for row in full], length)
     starts_B1 = np.array([[len(prompt) - 1] for prompt, _ in pairs])
     places_L = np.arange(length, dtype=np.int32)
@@ -94,7 +105,7 @@ def _sft(kind: str) -> Callable[[Sequence[Example], Layout], Arrays]:
 def _reward_rows(examples: Sequence[Example], layout: Layout) -> Arrays:
     arrays: Arrays = {}
     for name in ("chosen", "rejected"):
-        rows = [[*example.prompt, *getattr(example, name), layout.eos_id] for example in examples]
+        rows = [_joined(example.prompt, getattr(example, name), (layout.eos_id,)) for example in examples]
         length = layout.row_lengths["reward"]
         arrays[f"{name}_BL"] = _pad(rows, length, layout.pad_id)
         arrays[f"{name}_segments_BL"] = _real(rows, length).astype(np.int32)
@@ -107,16 +118,15 @@ def _gap_rows(examples: Sequence[Example], layout: Layout) -> Arrays:
     branches = np.zeros(shape, np.int32)
     ends = {name: np.zeros(len(examples), np.int32) for name in ("wl", "ww", "ll", "lw")}
     for row, example in enumerate(examples):
-        trunk, chosen, rejected = list(example.prefix), list(example.chosen), list(example.rejected)
-        suffix, eos = list(layout.suffix), [layout.eos_id]
+        trunk, chosen, rejected = _joined(example.prefix), _joined(example.chosen), _joined(example.rejected)
         pieces = [(nodes.NODE_TRUNK, trunk, 0, "")]
         for letter, reference in (("w", chosen), ("l", rejected)):
             branch = nodes.NODE_REF_W if letter == "w" else nodes.NODE_REF_L
-            depth = len(trunk) + len(reference) + len(suffix)
+            depth = len(trunk) + len(reference) + len(layout.suffix)
             better, worse = (nodes.NODE_WW, nodes.NODE_LW) if letter == "w" else (nodes.NODE_WL, nodes.NODE_LL)
-            pieces.append((branch, reference + suffix, len(trunk), ""))
-            pieces.append((better, chosen + eos, depth, f"w{letter}"))
-            pieces.append((worse, rejected + eos, depth, f"l{letter}"))
+            pieces.append((branch, _joined(reference, layout.suffix), len(trunk), ""))
+            pieces.append((better, _joined(chosen, (layout.eos_id,)), depth, f"w{letter}"))
+            pieces.append((worse, _joined(rejected, (layout.eos_id,)), depth, f"l{letter}"))
         start = 0
         for branch, ids, depth, name in pieces:
             stop = start + len(ids)
@@ -134,7 +144,7 @@ def _gap_rows(examples: Sequence[Example], layout: Layout) -> Arrays:
 def _prompt_rows(examples: Sequence[Example], layout: Layout) -> Arrays:
     arrays: Arrays = {}
     for name in FEATURES:
-        rows = [list(getattr(example, name)) for example in examples]
+        rows = [getattr(example, name) for example in examples]
         left = name in ("prompt", "prefix")
         slot, key = (layout.prompt_slot, "P") if left else (layout.response_slot, "R")
         arrays[f"{name}_B{key}"] = _pad(rows, slot, layout.pad_id, left=left)
@@ -142,18 +152,19 @@ def _prompt_rows(examples: Sequence[Example], layout: Layout) -> Arrays:
     return arrays
 
 
-def right_padded(rows: Sequence[Sequence[int]], slot: int, pad_id: int) -> tuple[np.ndarray, np.ndarray]:
+def right_padded(rows: Sequence[Tokens], slot: int, pad_id: int) -> tuple[np.ndarray, np.ndarray]:
     """Tokens [rows, slot] int32 and their mask; an empty slot is padding."""
     return _pad(rows, slot, pad_id), _real(rows, slot)
 
 
-def _pad(rows: Sequence[Sequence[int]], length: int, pad_id: int, left: bool = False) -> np.ndarray:
+def _pad(rows: Sequence[Tokens], length: int, pad_id: int, left: bool = False) -> np.ndarray:
     padded = np.full((len(rows), length), pad_id, np.int32)
-    padded[_real(rows, length, left)] = [token for row in rows for token in row]
+    if rows:
+        padded[_real(rows, length, left)] = _joined(*rows)
     return padded
 
 
-def _real(rows: Sequence[Sequence[int]], length: int, left: bool = False) -> np.ndarray:
+def _real(rows: Sequence[Tokens], length: int, left: bool = False) -> np.ndarray:
     lengths = np.array([len(row) for row in rows], np.int64)
     assert not len(rows) or lengths.max() <= length, f"a row of {lengths.max()} tokens does not fit {length}"
     slots = np.arange(length)
@@ -167,66 +178,3 @@ _BUILDERS: dict[str, Callable[[Sequence[Example], Layout], Arrays]] = {
     "gap": _gap_rows,
     "prompts": _prompt_rows,
 }
-
-_CHUNK = 1024  # examples a converter hands to NumPy at once
-_FILL = -1  # marks the end of a feature inside a chunk
-
-
-def converter(kind: str, layout: Layout) -> "seqio.FeatureConverter":
-    """seqio converter from the task features (FEATURES, `margin` and `id`) to the fields of `kind` and `id`, the
-    number of a row's example."""
-    return _converter_class(kind)(layout)
-
-
-@functools.cache
-def _converter_class(kind: str) -> Any:
-    import seqio
-    import tensorflow as tf
-
-    spec = seqio.FeatureConverter.FeatureSpec
-    probe = Layout(0, 1, (2,), dict.fromkeys(KINDS, 16), 4, 4)
-    fields = build(kind, [Example([3], [3], [3], [3])], probe) | {"id": np.zeros(1, np.int32)}
-
-    class Converter(seqio.FeatureConverter):
-        TASK_FEATURES = {name: spec(dtype=tf.int32) for name in FEATURES} | {
-            "margin": spec(dtype=tf.float32, rank=0),
-            "id": spec(dtype=tf.int32, rank=0),
-        }
-        MODEL_FEATURES = {
-            name: spec(dtype=tf.as_dtype(field.dtype), rank=field.ndim - 1) for name, field in fields.items()
-        }
-        PACKING_FEATURE_DTYPES: dict[str, Any] = {}
-
-        def __init__(self, layout: Layout) -> None:
-            super().__init__(pack=False, apply_length_check=False)  # `build` checks that every row fits
-            self.layout = layout
-
-        def get_model_feature_lengths(self, task_feature_lengths: Mapping[str, int]) -> dict[str, int]:
-            layout = self.layout
-            slots = {"P": layout.prompt_slot, "R": layout.response_slot, "L": layout.row_lengths.get(kind, 0)}
-            return {name: slots.get(name[-1], 1) for name in self.MODEL_FEATURES}
-
-        def _convert_features(self, ds: Any, task_feature_lengths: Mapping[str, int]) -> Any:
-            lengths = self.get_model_feature_lengths(task_feature_lengths)
-
-            def shaped(chunk: dict[str, Any]) -> dict[str, Any]:
-                outputs = tf.numpy_function(rows, [chunk[name] for name in self.TASK_FEATURES], dtypes)
-                named = dict(zip(self.MODEL_FEATURES, outputs, strict=True))
-                return {
-                    name: tf.ensure_shape(x, [None] + [lengths[name]] * self.MODEL_FEATURES[name].rank)
-                    for name, x in named.items()
-                }
-
-            def rows(*columns: np.ndarray) -> list[np.ndarray]:
-                *features, margins, ids = columns
-                real = [[row[row != _FILL].tolist() for row in feature] for feature in features]
-                examples = [Example(*group) for group in zip(*real, margins.tolist(), strict=True)]
-                arrays = build(kind, examples, self.layout) | {"id": ids}
-                return [arrays[name] for name in self.MODEL_FEATURES]
-
-            dtypes = [feature.dtype for feature in self.MODEL_FEATURES.values()]
-            shapes = {name: [None] * feature.rank for name, feature in self.TASK_FEATURES.items()}
-            fill = {name: tf.constant(_FILL, feature.dtype) for name, feature in self.TASK_FEATURES.items()}
-            return ds.padded_batch(_CHUNK, shapes, padding_values=fill).map(shaped).unbatch()
-
-    return Converter

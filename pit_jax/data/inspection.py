@@ -2,14 +2,19 @@
 
 import re
 import unicodedata
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
 
 from pit_jax.batch import Triple
+from pit_jax.data.features import row_lengths
 from pit_jax.data.folds import TRAINING_FOLDS
+from pit_jax.data.rows import StoredRows
+from pit_jax.data.stream import WINDOW, Stream
+from pit_jax.data.widths import widths_of
 
 _BETWEEN_WORDS = re.compile(r"[\W_]+")
 
@@ -58,24 +63,80 @@ def duplicates(folds: Mapping[str, Sequence[Triple]]) -> list[Duplicates]:
     """Repeated rows of each fold."""
     counts = []
     for fold, rows in folds.items():
-        pairs = [(row.prompt, row.chosen, row.rejected) for row in rows]
-        near = [tuple(normalised(text) for text in pair) for pair in pairs]
-        repeated = (_repeated(keys) for keys in ((p[0] for p in pairs), (p[0] for p in near), pairs, near))
-        counts.append(Duplicates(fold, len(rows), *repeated))
+        keys = np.zeros((len(rows), 4), np.uint64)
+        for number, row in enumerate(rows):
+            pair = row.prompt, row.chosen, row.rejected
+            near = [normalised(text) for text in pair]
+            keys[number] = [_key(pair[0]), _key(near[0]), _key(*pair), _key(*near)]
+        counts.append(Duplicates(fold, len(rows), *(len(rows) - len(np.unique(column)) for column in keys.T)))
     return counts
 
 
 def overlaps(folds: Mapping[str, Sequence[Triple]]) -> list[Overlap]:
     """What each training fold shares with the held-out one; exact is 0, since the hash of a prompt names its fold."""
-    heldout = [(row.prompt, normalised(row.prompt)) for row in folds["heldout"]]
+    heldout = _prompt_keys(folds["heldout"])
     counts = []
     for fold in TRAINING_FOLDS:
-        exact = {row.prompt for row in folds[fold]}
-        near = {normalised(prompt) for prompt in exact}
-        shared = [prompt for prompt, words in heldout if words in near]
-        same = sum(prompt in exact for prompt in shared)
-        counts.append(Overlap(fold, len(heldout), same, len(shared), shared[0] if shared else ""))
+        exact_N, near_N = (np.isin(*keys) for keys in zip(heldout.T, _prompt_keys(folds[fold]).T, strict=True))
+        shared = np.flatnonzero(near_N)
+        example = folds["heldout"][int(shared[0])].prompt if len(shared) else ""
+        counts.append(Overlap(fold, len(heldout), int((exact_N & near_N).sum()), len(shared), example))
     return counts
+
+
+def _prompt_keys(rows: Sequence[Triple]) -> np.ndarray:
+    """[rows, 2] the keys of each prompt and of its words."""
+    keys = [(_key(row.prompt), _key(normalised(row.prompt))) for row in rows]
+    return np.array(keys, np.uint64).reshape(-1, 2)
+
+
+def _key(*texts: str) -> int:
+    """A hash of 64 bits: among a million texts two others get the same one with a chance of 3 in 100 million."""
+    return int.from_bytes(blake2b("\0".join(texts).encode(), digest_size=8).digest(), "big")
+
+
+@dataclass(frozen=True)
+class Padding:
+    """What the rows of a training hold beside their tokens, by the most widths (data.buckets) they are padded to."""
+
+    kind: str
+    rows: int
+    tokens: float  # of a row, the mean
+    widths: tuple[int, ...]  # that the data were prepared for
+    shares: dict[int, float]  # of the slots of an epoch that are padding, for 1, 2, .. widths
+
+
+@dataclass(frozen=True)
+class _Lengths:
+    """Rows of which nothing is known but their lengths."""
+
+    lengths_N: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.lengths_N)
+
+    def batch(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        return {"lengths_B": self.lengths_N[rows]}
+
+
+def padding(rows: StoredRows, batch_size: int, most: Sequence[int] = (1, 2, 4, 8)) -> Padding:
+    """Of about an epoch of batches, in the order of training: whole windows, so that each row counts alike."""
+    kind, layout = rows.kind, rows.layout
+    lengths_N = row_lengths(kind, rows.feature_lengths, len(layout.suffix))
+    tokens_N = lengths_N
+    if kind == "reward":  # two rows a pair, both as wide as the longer one needs
+        prompt, _, chosen, rejected = rows.feature_lengths.T
+        tokens_N = prompt + 1 + (chosen + rejected) / 2
+    stream, count = Stream(_Lengths(lengths_N), batch_size=batch_size, seed=0), len(rows)
+    batches = [stream.rows(i) for i in range(-(-count // (WINDOW * batch_size)) * WINDOW)]
+    longest_N = np.array([lengths_N[batch].max() for batch in batches])
+    real = sum(float(tokens_N[batch].sum()) for batch in batches)
+    shares = {}
+    for number in most:
+        widths = np.array(widths_of(lengths_N, number))
+        slots = widths[np.searchsorted(widths, longest_N)] if number > 1 else np.full(len(batches), widths[-1])
+        shares[number] = 1 - real / (batch_size * float(slots.sum()))
+    return Padding(kind, count, float(tokens_N.mean()), layout.widths(kind), shares)
 
 
 def spans(row: Mapping[str, Any], decode: Callable[[list[int]], str]) -> list[Span]:
@@ -90,8 +151,3 @@ def spans(row: Mapping[str, Any], decode: Callable[[list[int]], str]) -> list[Sp
 def spread(count: int, most: int) -> list[int]:
     """At most `most` of `count` row numbers, from the first on at even distances."""
     return sorted({i * count // most for i in range(most)}) if count else []
-
-
-def _repeated(keys: Iterable[Hashable]) -> int:
-    everything = list(keys)
-    return len(everything) - len(set(everything))

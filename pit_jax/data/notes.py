@@ -8,6 +8,7 @@ Bradley-Terry draw on the hidden score. Models see the texts alone.
 
 import math
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from pit_jax.batch import Triple
@@ -302,13 +303,16 @@ def draw_pair(rng: random.Random) -> Triple:
 
 def pairs(count: int, seed: int) -> list[Triple]:
     """`count` pairs with distinct prompts; row i depends on (seed, i) alone."""
-    rows: list[Triple] = []
+    return list(stream(count, seed))
+
+
+def stream(count: int, seed: int) -> Iterator[Triple]:
+    """`pairs`, one after the other; only their prompts are kept in memory."""
     seen: set[str] = set()
     draw = 0
-    while len(rows) < count:
+    while len(seen) < count:
         triple = draw_pair(random.Random(f"notes:{seed}:{draw}"))
         draw += 1
         if triple.prompt not in seen:
             seen.add(triple.prompt)
-            rows.append(triple)
-    return rows
+            yield triple

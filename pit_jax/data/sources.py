@@ -3,7 +3,7 @@
 import difflib
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -68,32 +68,44 @@ class Reading:
 
 
 def read_source(spec: str, data: DataConfig) -> Reading:
-    """Pairs of one source and the rows left out of it: `notes`, or LAYOUT:LOCATION (layouts.py, readers.py, SHIPPED).
+    """Pairs of one source and the rows left out of it, all in memory. Raises UserError as `stream_source` does."""
+    reading = Reading()
+    reading.triples.extend(stream_source(spec, data, reading))
+    return reading
 
-    Raises UserError for an unknown layout, a location that cannot be read, one without any pair, and more rows that
-    cannot be pairs than `data.max_bad_rows` allows: every reason with its count and first place.
+
+def stream_source(spec: str, data: DataConfig, reading: Reading) -> Iterator[Triple]:
+    """Pairs of one source, one after the other: `notes`, or LAYOUT:LOCATION (layouts.py, readers.py, SHIPPED).
+
+    Rows left out are counted in `reading`. Raises UserError for an unknown layout, a location that cannot be read, and
+    at the end for one without any pair, and for more rows that cannot be pairs than `data.max_bad_rows` allows: every
+    reason with its count and first place.
     """
     if spec == "notes":
         from pit_jax.data import notes
 
-        return Reading(notes.pairs(data.notes_pairs, data.notes_seed))
+        yield from notes.stream(data.notes_pairs, data.notes_seed)
+        return
     layout, locations = _locations(spec)
     parse, advice = LAYOUTS[layout].parse, download_advice(layout, locations)
-    reading, rows = Reading(), 0
+    rows, pairs = 0, 0
     for location in locations:
         for where, row in read_rows(location, advice):
             rows += 1
             try:
                 if isinstance(row, Unusable):
                     raise row
-                reading.triples.append(parse(row))
+                triple = parse(row)
             except Unusable as why:
                 reading.drop(where, why)
+                continue
             except Exception as error:
                 if (source := LAYOUTS.source(layout)) is None:
                     raise
                 what = f"{type(error).__name__}: {error}"
                 raise UserError(f"{where}: the layout {layout!r} of {source.file} raised {what}") from error
+            pairs += 1
+            yield triple
     if reading.bad > data.max_bad_rows * rows:
         share = math.ceil(1000 * reading.bad / rows) / 1000
         raise UserError(
@@ -101,9 +113,8 @@ def read_source(spec: str, data: DataConfig) -> Reading:
             f"{data.max_bad_rows:g} allows {int(data.max_bad_rows * rows):,}: {reading.reasons()}. Mend or remove "
             f"them, or leave them out, counted, with --data.max-bad-rows={share:g}"
         )
-    if not reading.triples:
+    if not pairs:
         raise UserError(f"data source {spec}: no pair in {rows:,} rows: {reading.reasons() or 'there are none'}")
-    return reading
 
 
 def read_asked(location: str) -> tuple[list[str], list[str | None]]:

@@ -1,52 +1,84 @@
-"""The order in which rows are met: a pure function of (seed, batch index), so a data position is a number."""
+"""The order in which rows are met: a pure function of (seed, batch index), so a data position is a number.
+
+Where rows have more than one width, a batch of rows drawn at random would nearly always be as wide as the widest. So
+the shuffled rows are cut into windows of WINDOW batches, each window is sorted by length and cut into batches, and
+these are shuffled. Larger windows save more padding and make the rows of a batch more alike in length, which makes
+gradients noisier; which batches meet in a window is still a matter of chance. The rows of a window that reaches over
+the end of an epoch are mixed with the first ones of the next.
+"""
 
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
+from pit_jax.data.rows import Rows, as_rows
 from pit_jax.errors import UserError
+
+WINDOW = 32  # batches
+_GROUPING = 1  # tells the draws of a window from those of an epoch
 
 
 class Stream:
-    """Endless batches over row-aligned arrays [rows, ...], reshuffled every epoch; batch `index` needs no history."""
+    """Endless batches over rows, reshuffled every epoch; batch `index` needs no history."""
 
-    def __init__(self, arrays: Mapping[str, np.ndarray], *, batch_size: int, seed: int) -> None:
+    def __init__(self, rows: Rows | Mapping[str, np.ndarray], *, batch_size: int, seed: int) -> None:
         """Raises UserError for a batch size below 1 or for no rows."""
-        self._arrays = dict(arrays)
-        self._batch_size = batch_size
-        self._count = _row_count(self._arrays)
+        self._rows = as_rows(rows)
+        self._batch_size, self._seed = batch_size, seed
+        self._count = len(self._rows)
         if batch_size < 1:
             raise UserError(f"batch_size must be at least 1, found {batch_size}")
         if not self._count:
             raise UserError("a stream needs at least one row, found none")
         self._order = lru_cache(maxsize=2)(lambda epoch: np.random.default_rng((seed, epoch)).permutation(self._count))
+        self._window = lru_cache(maxsize=2)(self._grouped)
 
     def rows(self, index: int) -> np.ndarray:
         """Row numbers [batch_size] of batch `index`; batches run on across epochs, each epoch meets every row once."""
-        positions = index * self._batch_size + np.arange(self._batch_size, dtype=np.int64)
+        if self._rows.lengths_N is None:
+            return self._shuffled(index * self._batch_size, self._batch_size)
+        window, place = divmod(index, WINDOW)
+        rows: np.ndarray = self._window(window)[place]
+        return rows
+
+    def batch(self, index: int) -> dict[str, Any]:
+        """The fields of the rows at `rows(index)`."""
+        return dict(self._rows.batch(self.rows(index)))
+
+    def _shuffled(self, start: int, count: int) -> np.ndarray:
+        positions = start + np.arange(count, dtype=np.int64)
         epochs, offsets = np.divmod(positions, self._count)
-        rows = np.empty(self._batch_size, np.int64)
+        rows = np.empty(count, np.int64)
         for epoch in np.unique(epochs):
             here = epochs == epoch
             rows[here] = self._order(int(epoch))[offsets[here]]
         return rows
 
-    def batch(self, index: int) -> dict[str, np.ndarray]:
-        """The arrays at `rows(index)`."""
-        rows = self.rows(index)
-        return {name: array[rows] for name, array in self._arrays.items()}
+    def _grouped(self, window: int) -> np.ndarray:
+        """Row numbers [WINDOW, batch_size] of a window, rows of like length in one batch."""
+        lengths_N, size = self._rows.lengths_N, WINDOW * self._batch_size
+        assert lengths_N is not None
+        rows = self._shuffled(window * size, size)
+        by_length = rows[np.argsort(lengths_N[rows], kind="stable")].reshape(WINDOW, self._batch_size)
+        return np.random.default_rng((self._seed, window, _GROUPING)).permutation(by_length)
 
 
-def sequential(arrays: Mapping[str, np.ndarray], batch_size: int) -> Iterator[tuple[dict[str, np.ndarray], int]]:
+def sequential(rows: Rows | Mapping[str, np.ndarray], batch_size: int) -> Iterator[tuple[dict[str, Any], int]]:
     """(batch, number of real rows) once over all rows in order; the last batch repeats its last row to stay whole."""
-    count = _row_count(arrays)
+    source = as_rows(rows)
+    count = len(source)
     for start in range(0, count, batch_size):
-        rows = np.minimum(np.arange(start, start + batch_size), count - 1)
-        yield {name: array[rows] for name, array in arrays.items()}, min(batch_size, count - start)
+        numbers = np.minimum(np.arange(start, start + batch_size), count - 1)
+        yield dict(source.batch(numbers)), min(batch_size, count - start)
 
 
-def _row_count(arrays: Mapping[str, np.ndarray]) -> int:
-    counts = {len(array) for array in arrays.values()}
-    assert len(counts) == 1, f"arrays of one stream need equal numbers of rows, found {sorted(counts)}"
-    return counts.pop()
+def whole_batches(rows: Rows | Mapping[str, np.ndarray], batch_size: int) -> list[np.ndarray]:
+    """Row numbers [batch_size] of as many whole batches as the first rows fill, rows of like length in one batch."""
+    source = as_rows(rows)
+    count = len(source) // batch_size * batch_size
+    numbers = np.arange(count)
+    if source.lengths_N is not None:
+        numbers = np.argsort(source.lengths_N[:count], kind="stable")
+    return list(numbers.reshape(-1, batch_size))

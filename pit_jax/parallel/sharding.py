@@ -127,19 +127,22 @@ def within(mesh: Mesh, function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def put(tree: Any, sharding: NamedSharding) -> Any:
-    """Host arrays onto the mesh; every process passes the same whole arrays. Arrays on a device are moved."""
+    """Host arrays onto the mesh; every process passes the same whole arrays. Arrays on a device are moved.
+
+    What has a shape and gives parts of itself like an array is asked for the parts of this process alone.
+    """
 
     def place(x: Any) -> jax.Array:
         if isinstance(x, jax.Array):
             return jax.device_put(x, sharding)
-        x = np.asarray(x)
+        x = x if hasattr(x, "shape") else np.asarray(x)
         return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
 
     return jax.tree.map(place, tree)
 
 
-def put_rows(mesh: Mesh, make: Callable[..., Batch], rows: Mapping[str, np.ndarray]) -> Batch:
-    """make(**rows), a batch class from named host arrays, with its rows over the mesh."""
+def put_rows(mesh: Mesh, make: Callable[..., Batch], rows: Mapping[str, Any]) -> Batch:
+    """make(**rows), a batch class from named host arrays (see `put`), with its rows over the mesh."""
     return make(**put(dict(rows), batch_sharding(mesh)))
 
 

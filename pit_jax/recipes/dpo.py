@@ -9,6 +9,7 @@ import numpy as np
 
 from pit_jax.batch import DpoBatch, RewardBatch
 from pit_jax.config import Config, DpoConfig
+from pit_jax.data.rows import JoinedRows, Rows, as_rows
 from pit_jax.data.stream import sequential
 from pit_jax.errors import UserError
 from pit_jax.masked import Mean
@@ -36,8 +37,8 @@ def run(context: Context) -> None:
     task = Task(
         loss=make_loss(context.language_model, config),
         make_batch=DpoBatch,
-        rows=with_anchor(context, anchor, context.data.arrays("rm", "reward")),
-        heldout=with_anchor(context, anchor, context.data.arrays("heldout", "reward")),
+        rows=with_anchor(context, anchor, context.data.rows("rm", "reward")),
+        heldout=with_anchor(context, anchor, context.data.rows("heldout", "reward")),
         optimizer=config.optimizer,
         steps=config.steps,
         batch_size=config.batch_size,
@@ -56,16 +57,16 @@ def make_loss(model: LanguageModel, config: DpoConfig) -> Loss:
     return loss
 
 
-def with_anchor(context: Context, params: Params, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def with_anchor(context: Context, params: Params, rows: Rows | Mapping[str, np.ndarray]) -> Rows:
     """The rows of RewardBatch as those of DpoBatch: the anchor is asked once, not at every step."""
     logprobs = jax.jit(partial(pair_logprobs, context.language_model))
     pieces = [
         [whole(x)[:real] for x in logprobs(params, put_rows(context.mesh, RewardBatch, batch))]
-        for batch, real in sequential(dict(arrays), context.config.improve.batch_size)
+        for batch, real in sequential(rows, context.config.improve.batch_size)
     ]
     chosen_N, rejected_N = (np.concatenate(column) for column in zip(*pieces, strict=True))
-    rows = {name: array for name, array in arrays.items() if name != "margin_B"}
-    return {**rows, "anchor_chosen_B": chosen_N, "anchor_rejected_B": rejected_N}
+    anchor = {"anchor_chosen_B": chosen_N, "anchor_rejected_B": rejected_N}
+    return JoinedRows(as_rows(rows), anchor, without=("margin_B",))
 
 
 def check(config: Config, role: str) -> None:

@@ -49,8 +49,8 @@ def run(context: Context) -> None:
     task = Task(
         loss=make_loss(context.scalar_model, terms_of(context.config, context.stage.role)),
         make_batch=GapBatch,
-        rows=context.data.arrays("rm", "gap"),
-        heldout=context.data.arrays("heldout", "gap"),
+        rows=context.data.rows("rm", "gap"),
+        heldout=context.data.rows("heldout", "gap"),
         optimizer=config.optimizer,
         steps=steps(context.config, context.stage.role),
         batch_size=config.batch_size,
@@ -101,7 +101,7 @@ def measure_gates(context: Context, params: Params) -> list[Gate]:
 def heldout_gaps(context: Context, params: Params) -> dict[str, np.ndarray]:
     """The four gaps of the first held-out pairs, each [N]."""
     gaps_of = jax.jit(partial(tree_gaps, context.scalar_model))
-    rows = {name: column[:HELDOUT_PAIRS] for name, column in context.data.arrays("heldout", "gap").items()}
+    rows = context.data.rows("heldout", "gap").first(HELDOUT_PAIRS)
     pieces = []
     for arrays, real in sequential(rows, context.config.rm.batch_size):
         batch_gaps = whole(gaps_of(params, put_rows(context.mesh, GapBatch, arrays)))
@@ -111,8 +111,8 @@ def heldout_gaps(context: Context, params: Params) -> dict[str, np.ndarray]:
 
 def known_differences(context: Context, count: int) -> tuple[np.ndarray, np.ndarray | None]:
     """Chosen minus rejected of the first held-out pairs: tokens, and the true score where a truth is known."""
-    rows, truth = context.data.arrays("heldout", "prompts"), known_truth(context.config.data)
-    chosen_N, rejected_N = (rows[f"{name}_mask_BR"][:count].sum(axis=1, dtype=int) for name in ("chosen", "rejected"))
+    rows, truth = context.data.rows("heldout", "prompts").first(count), known_truth(context.config.data)
+    chosen_N, rejected_N = (rows.tokens_of(name) for name in ("chosen", "rejected"))
     if truth is None:
         return chosen_N - rejected_N, None
     pairs = context.data.triples("heldout")[:count]

@@ -25,8 +25,8 @@ def run(context: Context) -> None:
     task = Task(
         loss=make_loss(context.scalar_model),
         make_batch=RewardBatch,
-        rows=context.data.arrays("rm", "reward"),
-        heldout=context.data.arrays("heldout", "reward"),
+        rows=context.data.rows("rm", "reward"),
+        heldout=context.data.rows("heldout", "reward"),
         optimizer=config.optimizer,
         steps=config.policy_steps,
         batch_size=config.batch_size,

@@ -22,7 +22,7 @@ from pit_jax.rl.heldout import HeldoutChunk, heldout_chunks, measure
 from pit_jax.rl.loads import loads, residents
 from pit_jax.rl.monitors import STEP, Monitor, Watch, check_monitors, unwatched
 from pit_jax.rl.offload import Offload
-from pit_jax.rl.references import REFERENCES, prompt_rows
+from pit_jax.rl.references import REFERENCES
 from pit_jax.rl.rewards import TEXT_REWARDS, TextScorer, reward_of, scorer_of, text_rewards_of
 from pit_jax.rl.roles import Roles, load_roles, parents_of, rounds_of
 from pit_jax.rl.rollout import make_loss, make_score
@@ -180,7 +180,7 @@ def make_trainer(context: Context, roles: Roles) -> Trainer:
     supply = Supply(
         engine=engine,
         sampling=Sampling(config.temperature),
-        rows=prompt_rows(data.arrays("rl", "prompts"), data.response_slot),
+        rows=data.rows("rl", "prompts"),
         mesh=context.mesh,
         seed=context.config.seed,
         batch_size=config.batch_size,
@@ -207,8 +207,7 @@ def make_trainer(context: Context, roles: Roles) -> Trainer:
 def heldout_prompts(context: Context, trainer: Trainer) -> Iterator[HeldoutChunk]:
     """The held-out prompts of every evaluation with their references, drawn once."""
     count, data = context.config.rl.heldout_prompts, context.data
-    arrays = prompt_rows(data.arrays("heldout", "prompts"), data.response_slot)
-    rows = {name: column[:count] for name, column in arrays.items()}
+    rows = data.rows("heldout", "prompts").first(count)
     triples, key = data.triples("heldout")[:count], context.key("heldout-references")
     return heldout_chunks(trainer.supply, rows, triples, context.mesh, role=trainer.role, key=key)
 

@@ -23,8 +23,8 @@ from pit_jax.training.step import Loss
 def run(context: Context) -> None:
     """The improver starts from the policy's SFT weights: both grow from one base."""
     config, role, models = context.config.sft, context.stage.role, Models(context)
-    rows, heldout = (context.data.arrays(fold, f"sft-{role}") for fold in ("sft", "heldout"))
-    slots = max(int(arrays["mask_BL"].sum(axis=1).max()) for arrays in (rows, heldout))
+    rows, heldout = (context.data.rows(fold, f"sft-{role}") for fold in ("sft", "heldout"))
+    slots = max(rows.longest("chosen"), heldout.longest("chosen")) + 1  # and the EOS
     task = Task(
         loss=make_loss(context.language_model, slots=slots),
         make_batch=SftBatch,

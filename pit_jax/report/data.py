@@ -5,13 +5,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from pit_jax.config import Config
 from pit_jax.data.folds import FOLDS
-from pit_jax.data.inspection import Duplicates, Overlap, Span, duplicates, overlaps, spans, spread
+from pit_jax.data.inspection import Duplicates, Overlap, Padding, Span, duplicates, overlaps, padding, spans, spread
+from pit_jax.data.preparation import FOLD_KINDS
 from pit_jax.data.store import Prepared
 from pit_jax.report.render import plain_text, render, visible
 
@@ -23,7 +25,7 @@ KINDS = {"sft-policy": "policy", "sft-improver": "improver"}
 def build(config: Config, data: Prepared, console: Console) -> Path:
     """Show counts, drops, lengths, duplicates, overlaps and examples; returns the page. Needs no device."""
     folds = {fold: data.triples(fold) for fold in FOLDS}
-    repeated, shared = duplicates(folds), overlaps(folds)
+    repeated, shared, padded = duplicates(folds), overlaps(folds), padded_kinds(config, data)
     rows = examples(data)
     for line in source_lines(data.report):
         console.print(plain_text(line), soft_wrap=True)
@@ -31,6 +33,7 @@ def build(config: Config, data: Prepared, console: Console) -> Path:
         ("rows of each fold that repeat an earlier one (near: the same words)", folds_table(repeated)),
         ("held-out rows whose prompt a training fold holds", overlap_table(shared)),
         ("tokens before drops", lengths_table(config, data)),
+        ("share of padding in training rows, by data.buckets", padding_table(padded)),
     ):
         console.print(f"\n[bold]{title}")
         console.print(table)
@@ -48,24 +51,35 @@ def build(config: Config, data: Prepared, console: Console) -> Path:
         overlaps=[asdict(overlap) for overlap in shared],
         lengths=data.report["lengths before drops"],
         limits=limits(config),
+        padding=[asdict(kind) for kind in padded],
+        buckets=config.data.buckets,
         examples=rows,
     )
     console.print(f"data report: {page}", soft_wrap=True)
     return page
 
 
+def padded_kinds(config: Config, data: Prepared) -> list[Padding]:
+    """Of each kind of rows that a training reads, in batches of its size."""
+    batch_sizes = {"sft": config.sft.batch_size, "rm": config.rm.batch_size}
+    kinds = [(fold, kind) for fold in batch_sizes for kind in FOLD_KINDS[fold]]
+    return [padding(data.rows(fold, kind), batch_sizes[fold]) for fold, kind in kinds]
+
+
 def examples(data: Prepared) -> list[dict[str, list[Span]]]:
     """Rows of the SFT fold at even distances, of both models, by the name of the model."""
     backend = data.tokenizer.backend
-    arrays = {name: data.arrays("sft", kind) for kind, name in KINDS.items()}
-    count = len(arrays["policy"]["tokens_BL"])
+    rows = {name: data.rows("sft", kind) for kind, name in KINDS.items()}
+
+    def first(fields: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        return {key: np.asarray(column)[0] for key, column in fields.items()}
 
     def decode(ids: list[int]) -> str:
         return str(backend.decode(ids, skip_special_tokens=False))
 
     return [
-        {name: spans({key: array[row] for key, array in fields.items()}, decode) for name, fields in arrays.items()}
-        for row in spread(count, EXAMPLES)
+        {name: spans(first(fields.batch(np.array([row]))), decode) for name, fields in rows.items()}
+        for row in spread(len(rows["policy"]), EXAMPLES)
     ]
 
 
@@ -121,6 +135,16 @@ def lengths_table(config: Config, data: Prepared) -> Table:
     table = _table("text", "p50", "p90", "p99", "max", "limit")
     for name, values in data.report["lengths before drops"].items():
         table.add_row(name, *map(str, values.values()), str(limits(config).get(name, "")))
+    return table
+
+
+def padding_table(padded: list[Padding]) -> Table:
+    """Tokens of a row, the widths of these data, and the share of padding with 1, 2, .. widths."""
+    table = _table("text", "rows", "tokens", "widths", *map(str, padded[0].shares))
+    for kind in padded:
+        shares = (f"{share:.1%}" for share in kind.shares.values())
+        widths = " ".join(map(str, kind.widths))
+        table.add_row(kind.kind, f"{kind.rows:,}", f"{kind.tokens:.1f}", widths, *shares)
     return table
 
 

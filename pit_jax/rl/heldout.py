@@ -9,6 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from pit_jax.batch import PromptBatch, RolloutPrompts, Triple
+from pit_jax.data.rows import Rows
 from pit_jax.data.stream import sequential
 from pit_jax.masked import Mean
 from pit_jax.parallel.hosts import whole
@@ -30,7 +31,7 @@ class HeldoutChunk:
 
 def heldout_chunks(
     supply: Supply,
-    rows: Mapping[str, np.ndarray],
+    rows: Rows | Mapping[str, np.ndarray],
     triples: Sequence[Triple],
     mesh: Mesh,
     *,
@@ -41,9 +42,9 @@ def heldout_chunks(
 
     Rows that fill up the last one hold no prompt, and count nowhere.
     """
-    for index, (columns, real) in enumerate(sequential(dict(rows), supply.batch_size)):
+    for index, (columns, real) in enumerate(sequential(rows, supply.batch_size)):
         real_B1 = np.arange(supply.batch_size)[:, None] < real
-        live = {name: columns[name] & real_B1 for name in ("prompt_mask_BP", "prefix_mask_BP")}
+        live = {name: np.asarray(columns[name]) & real_B1 for name in ("prompt_mask_BP", "prefix_mask_BP")}
         batch = put_rows(mesh, PromptBatch, columns | live)
         if role == "policy":
             prompts = policy_prompts(batch)

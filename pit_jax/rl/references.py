@@ -6,7 +6,6 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from pit_jax.batch import PromptBatch, Responses, RolloutPrompts
 from pit_jax.inference.engine import Engine
@@ -110,14 +109,6 @@ def in_groups(prompts: RolloutPrompts, samples: int) -> RolloutPrompts:
     """Every row `samples` times, its copies side by side."""
     grouped: RolloutPrompts = jax.tree.map(lambda x: jnp.repeat(x, samples, axis=0), prompts)
     return grouped
-
-
-def prompt_rows(arrays: Mapping[str, np.ndarray], response_slot: int) -> dict[str, np.ndarray]:
-    """Prompt rows of a fold with the reference slots widened to the response slot."""
-    widened = dict(arrays)
-    for name in ("chosen_BR", "rejected_BR", "chosen_mask_BR", "rejected_mask_BR"):
-        widened[name] = np.pad(widened[name], ((0, 0), (0, response_slot - widened[name].shape[1])))
-    return widened
 
 
 def reference_cost(passes: Passes, names: Sequence[str], *, prompt: int, improver: int, slot: int) -> Work:

@@ -9,6 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from pit_jax.batch import PromptBatch, Responses, RolloutPrompts
+from pit_jax.data.rows import Rows, as_rows
 from pit_jax.data.stream import Stream
 from pit_jax.inference.engine import Engine
 from pit_jax.inference.sampling import Sampling
@@ -41,8 +42,8 @@ class Supply:
 
     engine: Engine
     sampling: Sampling
-    rows: Mapping[str, np.ndarray]
-    """Prompt rows of the RL fold (references.prompt_rows)."""
+    rows: Rows | Mapping[str, np.ndarray]
+    """Prompt rows of the RL fold."""
     mesh: Mesh
     seed: int
     batch_size: int
@@ -75,7 +76,7 @@ class Supply:
         return prompts if self.samples == 1 else in_groups(prompts, self.samples)
 
     def _rows(self, numbers: np.ndarray) -> PromptBatch:
-        return put_rows(self.mesh, PromptBatch, {name: column[numbers] for name, column in self.rows.items()})
+        return put_rows(self.mesh, PromptBatch, as_rows(self.rows).batch(numbers))
 
     @cached_property
     def _stream(self) -> Callable[[int], Stream]:

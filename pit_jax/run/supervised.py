@@ -9,7 +9,8 @@ import jax
 import numpy as np
 
 from pit_jax.config import OptimizerConfig
-from pit_jax.data.stream import Stream
+from pit_jax.data.rows import Rows, as_rows
+from pit_jax.data.stream import Stream, whole_batches
 from pit_jax.errors import UserError
 from pit_jax.files import Row
 from pit_jax.masked import Mean
@@ -32,8 +33,8 @@ class Task:
 
     loss: Loss
     make_batch: Callable[..., Any]  # the batch dataclass, from named arrays
-    rows: Mapping[str, np.ndarray]
-    heldout: Mapping[str, np.ndarray]
+    rows: Rows | Mapping[str, np.ndarray]
+    heldout: Rows | Mapping[str, np.ndarray]
     optimizer: OptimizerConfig
     steps: int
     batch_size: int
@@ -107,7 +108,9 @@ def train(context: Context, task: Task, models: Models, start: Callable[[], Para
 
 def check_score(task: Task, params: Params) -> None:
     """UserError, before anything is trained, where the loss does not report what checkpoints are chosen by."""
-    batch = task.make_batch(**{name: array[: task.batch_size] for name, array in task.rows.items()})
+    rows = as_rows(task.rows)
+    fields = rows.batch(np.arange(min(task.batch_size, len(rows))))
+    batch = task.make_batch(**{name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in fields.items()})
     _, metrics = jax.eval_shape(task.loss, params, batch, jax.random.key(0))
     task.score(dict.fromkeys(metrics, 0.0))
 
@@ -123,14 +126,14 @@ def with_head(context: Context, models: Models, name: str) -> Params:
 def heldout_metrics(context: Context, task: Task) -> Callable[[Params], dict[str, float]]:
     """params -> metrics over all whole held-out batches; the last, smaller part is left out."""
     evaluate_batch = jax.jit(lambda params, batch: task.loss(params, batch, jax.random.key(0))[1])
-    rows = len(next(iter(task.heldout.values())))
-    size = min(task.batch_size, rows)
-    batches = [{k: v[i : i + size] for k, v in task.heldout.items()} for i in range(0, rows - size + 1, size)]
+    rows = as_rows(task.heldout)
+    batches = whole_batches(rows, min(task.batch_size, len(rows)))
 
     def evaluate(params: Params) -> dict[str, float]:
         total: dict[str, Mean] = {}
-        for arrays in batches:
-            for name, mean in evaluate_batch(params, put_rows(context.mesh, task.make_batch, arrays)).items():
+        for numbers in batches:
+            batch = put_rows(context.mesh, task.make_batch, rows.batch(numbers))
+            for name, mean in evaluate_batch(params, batch).items():
                 total[name] = total[name] + mean if name in total else mean
         return {name: mean.value for name, mean in total.items()}
 

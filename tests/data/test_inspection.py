@@ -6,8 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pit_jax.batch import Triple
-from pit_jax.data.features import Example, Layout, build
-from pit_jax.data.inspection import Duplicates, Overlap, Span, duplicates, normalised, overlaps, spans, spread
+from pit_jax.data.features import FEATURES, Example, Layout, build
+from pit_jax.data.inspection import Duplicates, Overlap, Span, duplicates, normalised, overlaps, padding, spans, spread
+from pit_jax.data.rows import StoredRows
+from tests.world import ragged
 
 HI, HI_AGAIN, LOUD = Triple("say hi", "hi", "no"), Triple("say hi", "hello", "no"), Triple("Say HI!", "Hi.", "no")
 
@@ -70,3 +72,27 @@ def test_spread() -> None:
     assert spread(3, 10) == [0, 1, 2]
     assert spread(0, 10) == []
     assert np.diff(spread(997, 10)).min() >= 99
+
+
+def padded(kind: str, answers: list[tuple[int, int]], batch_size: int) -> tuple[float, dict[int, float]]:
+    """Of rows with a prompt of one token and answers (chosen, rejected) of these lengths."""
+    rows = [Example([9], [3], [7] * chosen, [8] * rejected) for chosen, rejected in answers]
+    layout = Layout(0, 1, (), {kind: 32}, 4, 32)
+    tokens = ragged([getattr(row, name) for row in rows for name in FEATURES])
+    stored = StoredRows(kind, layout, tokens, np.zeros(len(rows), np.float32), np.arange(len(rows)))
+    found = padding(stored, batch_size, most=(1, 2))
+    assert (found.rows, found.widths) == (len(rows), (32,))
+    return found.tokens, found.shares
+
+
+def test_padding_by_hand() -> None:
+    """Half the rows hold 8 tokens, half 32; with two widths the short ones meet in batches without padding."""
+    tokens, shares = padded("sft-policy", [(7, 0), (31, 0)] * 32, 2)
+    assert tokens == 20.0
+    assert shares == {1: pytest.approx(1 - 20 / 32), 2: pytest.approx(0.0)}
+
+
+def test_both_rows_of_a_pair_are_padded() -> None:
+    tokens, shares = padded("reward", [(6, 2), (30, 10)] * 32, 2)
+    assert tokens == (8 + 4 + 32 + 12) / 4
+    assert shares == {1: pytest.approx(1 - 14 / 32), 2: pytest.approx(1 - 14 / 20)}

@@ -13,10 +13,12 @@ import pytest
 
 from pit_jax.config import DataConfig, TokenizerConfig
 from pit_jax.data import layouts, notes, tasks
-from pit_jax.data.features import Layout, build
+from pit_jax.data.features import build
 from pit_jax.data.folds import FOLDS, fold_of
 from pit_jax.data.layouts import LAYOUTS
-from pit_jax.data.store import FOLD_KINDS, Prepared, open_data, prepare
+from pit_jax.data.preparation import FOLD_KINDS
+from pit_jax.data.ragged import RaggedWriter
+from pit_jax.data.store import Prepared, open_data, prepare
 from pit_jax.data.text.tokenizers import train_tokenizer
 from pit_jax.errors import UserError
 from pit_jax.table import forget, source_of
@@ -41,13 +43,10 @@ def write_pairs(path: Path, count: int, **changes: str) -> Path:
 
 
 def test_arrays_and_texts_are_row_aligned(prepared: Prepared) -> None:
-    saved = prepared.report["layout"]
-    layout = Layout(**saved | {"suffix": tuple(saved["suffix"])})
     for fold, kinds in FOLD_KINDS.items():
-        rows = prepared.triples(fold)
-        examples = tasks.tokenise(rows, prepared.template, tasks.encode(rows, prepared.template))
+        examples = [prepared.template.example(triple) for triple in prepared.triples(fold)]
         for kind in kinds:
-            expected, arrays = build(kind, examples, layout), prepared.arrays(fold, kind)
+            expected, arrays = build(kind, examples, prepared.layout), prepared.rows(fold, kind).whole()
             assert arrays.keys() == expected.keys()
             for name, array in expected.items():
                 np.testing.assert_array_equal(arrays[name], array, err_msg=f"{fold} {kind} {name}")
@@ -55,7 +54,7 @@ def test_arrays_and_texts_are_row_aligned(prepared: Prepared) -> None:
 
 def test_every_pair_lands_in_the_fold_of_its_prompt(prepared: Prepared) -> None:
     kept = {fold: prepared.triples(fold) for fold in FOLDS}
-    assert sorted(map(repr, sum(kept.values(), []))) == sorted(map(repr, notes.pairs(300, 0)))
+    assert sorted(map(repr, (row for rows in kept.values() for row in rows))) == sorted(map(repr, notes.pairs(300, 0)))
     for fold, rows in kept.items():
         assert {fold_of(row.prompt, 0.2) for row in rows} == {fold}
         assert prepared.report["folds"][fold] == {"examples": len(rows), "by source": {"notes": len(rows)}}
@@ -68,19 +67,53 @@ def test_slots_are_tight(prepared: Prepared) -> None:
     lengths = prepared.report["lengths before drops"]
     longest = max(lengths["chosen"]["max"], lengths["rejected"]["max"]) + 1
     assert longest <= prepared.response_slot < longest + 4 and prepared.response_slot % 4 == 0
-    prompts = prepared.arrays("rl", "prompts")
+    prompts = prepared.rows("rl", "prompts").whole()
     assert prompts["chosen_BR"].shape[1] == prepared.response_slot
     for kind in ("sft-policy", "gap"):
         folds = [fold for fold, kinds in FOLD_KINDS.items() if kind in kinds]
         used = "nodes_BL" if kind == "gap" else "segments_BL"
-        arrays = [prepared.arrays(fold, kind)[used] for fold in folds]
+        arrays = [prepared.rows(fold, kind).whole()[used] for fold in folds]
         assert len({array.shape[1] for array in arrays}) == 1
         assert max((array > 0).sum(axis=1).max() for array in arrays) > arrays[0].shape[1] - 8
 
 
+def test_the_mixture_of_a_folder_is_the_order_and_the_tokens_of_its_folds(tmp_path: Path) -> None:
+    """Two sources of unlike rates: what seqio gives is what stands in the folder, row by row."""
+    source = write_pairs(tmp_path / "pairs.jsonl", 200)
+    data = replace(DATA, sources=("notes", f"jsonl:{source}"), rates=(2.0, 1.0))
+    mixed = prepare(data, TOKENS, tmp_path / "data", say=quiet)
+    mixture = open_data(tmp_path / "data").mixture()
+    found = list(tasks.examples(mixture, "heldout").as_numpy_iterator())
+    for row, example in zip(mixed.triples("heldout"), found, strict=True):
+        assert example["chosen"].tolist() == mixed.template.response(row.chosen)
+        assert example["prefix"].tolist() == mixed.template.improver_prefix(row.prompt)
+
+
+def test_a_file_that_is_cut_off_is_named(prepared: Prepared, tmp_path: Path) -> None:
+    shutil.copytree(prepared.folder, tmp_path / "data")
+    with (tmp_path / "data" / "tokens.bin").open("r+b") as file:
+        file.truncate(100)
+    with pytest.raises(UserError, match=r"tokens\.bin: asked for [\d,]+ bytes, found 100; it is damaged: delete"):
+        open_data(tmp_path / "data")
+
+
+def test_more_widths_are_other_data(prepared: Prepared, tmp_path: Path) -> None:
+    """The same rows in the same folds, padded to fewer slots; and the folder of one width is refused."""
+    with pytest.raises(UserError, match=r"data\.buckets: was 1, now 3"):
+        prepare(replace(DATA, buckets=3), TOKENS, prepared.folder, say=quiet)
+    narrow = prepare(replace(DATA, buckets=3), TOKENS, tmp_path / "data", say=quiet)
+    assert narrow.triples("rm") == prepared.triples("rm") and narrow.fingerprint != prepared.fingerprint
+    widths = narrow.layout.widths("gap")
+    assert len(widths) == 3 and widths[-1:] == prepared.layout.widths("gap")
+    rows = narrow.rows("rm", "gap")
+    assert rows.lengths_N is not None
+    shortest = rows.batch(np.argsort(rows.lengths_N)[:4])
+    assert shortest["tokens_BL"].shape == (4, widths[0])
+
+
 def test_unknown_rows_are_refused(prepared: Prepared) -> None:
     with pytest.raises(UserError, match="no rows of kind 'gap' in fold 'sft'; prepared are"):
-        prepared.arrays("sft", "gap")
+        prepared.rows("sft", "gap")
 
 
 def test_the_tokenizer_sees_the_sft_fold_only(prepared: Prepared, tmp_path: Path) -> None:
@@ -101,11 +134,11 @@ def test_second_call_reads_the_same_without_tensorflow(prepared: Prepared) -> No
         "from pit_jax.config import DataConfig, TokenizerConfig\n"
         "from pit_jax.data.store import prepare\n"
         f"p = prepare({DATA!r}, {TOKENS!r}, Path({str(prepared.folder)!r}))\n"
-        "print(p.fingerprint, p.arrays('heldout', 'gap')['tokens_BL'].sum(), len(p.triples('heldout')))\n"
+        "print(p.fingerprint, p.rows('heldout', 'gap').whole()['tokens_BL'].sum(), len(p.triples('heldout')))\n"
         "print([m for m in ('tensorflow', 'seqio', 'torch') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    rows = prepared.arrays("heldout", "gap")["tokens_BL"]
+    rows = prepared.rows("heldout", "gap").whole()["tokens_BL"]
     assert done.stdout.splitlines() == [f"{prepared.fingerprint} {rows.sum()} {len(rows)}", "[]"]
     assert done.stderr == ""
     assert before == {path: path.stat().st_mtime_ns for path in prepared.folder.rglob("*")}
@@ -117,8 +150,8 @@ def test_the_same_inputs_give_the_same_bytes(prepared: Prepared, tmp_path: Path)
     for fold, kinds in FOLD_KINDS.items():
         assert again.triples(fold) == prepared.triples(fold)
         for kind in kinds:
-            for name, array in again.arrays(fold, kind).items():
-                np.testing.assert_array_equal(array, prepared.arrays(fold, kind)[name])
+            for name, array in again.rows(fold, kind).whole().items():
+                np.testing.assert_array_equal(array, prepared.rows(fold, kind).whole()[name])
     assert sorted(p.name for p in tmp_path.iterdir()) == ["data"]
 
 
@@ -137,22 +170,23 @@ def test_changed_inputs_are_named_and_nothing_is_written_over(prepared: Prepared
 
 
 def test_a_crash_leaves_nothing_that_looks_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = []
+    calls, append = list[Any](), RaggedWriter.append
 
     def crash(*args: Any, **named: Any) -> None:
         calls.append(args)
-        if len(calls) == 3:
+        append(*args)
+        if len(calls) == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(np, "savez", crash)
+    monkeypatch.setattr(RaggedWriter, "append", crash)
     with pytest.raises(KeyboardInterrupt):
         prepare(DATA, TOKENS, tmp_path / "data", say=quiet)
-    assert len(calls) == 3 and not list(tmp_path.iterdir())
+    assert len(calls) == 2 and not list(tmp_path.iterdir())
     (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "sft.npz").write_text("half")
+    (tmp_path / "data" / "sft.bin").write_text("half")
     with pytest.raises(UserError, match="exists but holds no finished data set; remove it"):
         prepare(DATA, TOKENS, tmp_path / "data", say=quiet)
-    assert (tmp_path / "data" / "sft.npz").read_text() == "half"
+    assert (tmp_path / "data" / "sft.bin").read_text() == "half"
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,7 +199,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Mon
     def full(*args: Any, **named: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(np, "savez", full)
+    monkeypatch.setattr(RaggedWriter, "append", full)
     with pytest.raises(UserError, match="cannot write .*No space left on device"):
         prepare(DATA, TOKENS, tmp_path / "data", say=quiet)
     assert not (tmp_path / "data").exists()
@@ -181,6 +215,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Mon
         ({"heldout_fraction": 0.0}, "must lie between 0 and 1, found 0.0"),
         ({"sources": ("noets",)}, "did you mean 'notes'"),
         ({"sources": ("jsonl:absent.jsonl",)}, "absent.jsonl: no such file"),
+        ({"buckets": 0}, "data.buckets must be at least 1, found 0"),
         ({"max_bad_rows": 1.5}, "must be a share from 0 to 1, found 1.5"),
     ],
 )
@@ -226,13 +261,13 @@ def test_margins_and_the_first_bad_rows_arrive(tmp_path: Path) -> None:
     assert "pairs.jsonl, line 100: found none" in report["first dropped at"]["missing columns chosen, rejected"]
     for fold in ("rm", "heldout"):
         margins = [float(triple.prompt.split()[1]) / 4 for triple in found.triples(fold)]
-        assert found.arrays(fold, "reward")["margin_B"].tolist() == margins
+        assert found.rows(fold, "reward").whole()["margin_B"].tolist() == margins
         assert [triple.margin for triple in found.triples(fold)] == margins
 
 
 def test_answers_as_texts(prepared: Prepared) -> None:
     """One a row of tokens, up to its EOS, special tokens left out."""
-    rows, triples = prepared.arrays("heldout", "prompts"), prepared.triples("heldout")
+    rows, triples = prepared.rows("heldout", "prompts").whole(), prepared.triples("heldout")
     assert prepared.texts(rows["chosen_BR"]) == [triple.chosen for triple in triples]
     eos, hello = prepared.tokenizer.eos_id, prepared.tokenizer.encode("hello")
     assert prepared.texts([[*hello, eos, *hello]]) == ["hello"] and prepared.texts(np.zeros((0, 4), int)) == []

@@ -78,7 +78,7 @@ def test_real_transcripts_end_to_end(repository: Path, tmp_path: Path) -> None:
     prompts = {fold: {t.prompt for t in hh.triples(fold)} for fold in FOLDS}
     assert sum(len(p) for p in prompts.values()) == len(set().union(*prompts.values()))
     assert sum(p.count("\n\nHuman:") > 1 for p in prompts["sft"]) > 50
-    rows = hh.arrays("sft", "sft-policy")
+    rows = hh.rows("sft", "sft-policy").whole()
     for row, triple in enumerate(hh.triples("sft")):
         taught = rows["targets_BL"][row][rows["mask_BL"][row]]
         assert taught[-1] == hh.tokenizer.eos_id and hh.template.text(taught) == triple.chosen

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pit_jax.data.stream import Stream, sequential
+from pit_jax.data.stream import WINDOW, Stream, sequential, whole_batches
 from pit_jax.errors import UserError
 
 sizes = st.integers(1, 40)
@@ -53,3 +53,48 @@ def test_unusable_input() -> None:
         Stream({"x": np.zeros(3)}, batch_size=0, seed=0)
     with pytest.raises(AssertionError, match="equal numbers of rows"):
         Stream({"x": np.zeros(3), "y": np.zeros(2)}, batch_size=1, seed=0)
+
+
+class Lengthy:
+    """Rows that know how long they are."""
+
+    def __init__(self, count: int) -> None:
+        self.lengths_N = np.random.default_rng(0).integers(1, 100, count)
+
+    def __len__(self) -> int:
+        return len(self.lengths_N)
+
+    def batch(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        return {"x": rows}
+
+
+@given(sizes, st.integers(1, 4), st.integers(0, 5))
+def test_grouped_batches_meet_every_row_as_often_as_shuffled_ones(count: int, batch_size: int, seed: int) -> None:
+    """Window by window; and each needs no history."""
+    grouped, shuffled = (
+        Stream(rows, batch_size=batch_size, seed=seed) for rows in (Lengthy(count), {"x": np.arange(count)})
+    )
+    for window in (2, 0):
+        batches = range(window * WINDOW, (window + 1) * WINDOW)
+        found, expected = (np.sort(np.concatenate([s.rows(i) for i in batches])) for s in (grouped, shuffled))
+        np.testing.assert_array_equal(found, expected)
+        np.testing.assert_array_equal(grouped.batch(batches[0])["x"], grouped.rows(batches[0]))
+
+
+def test_a_grouped_batch_holds_rows_of_like_length_in_no_order_of_batches() -> None:
+    rows = Lengthy(8 * WINDOW)
+    stream = Stream(rows, batch_size=8, seed=0)
+    longest = [int(rows.lengths_N[stream.rows(i)].max()) for i in range(WINDOW)]
+    spread = [int(np.ptp(rows.lengths_N[stream.rows(i)])) for i in range(WINDOW)]
+    assert max(spread) < 15 and longest != sorted(longest)
+    assert stream.rows(0).tolist() != Stream(rows, batch_size=8, seed=1).rows(0).tolist()
+    assert stream.rows(0).tolist() != stream.rows(WINDOW).tolist()
+
+
+def test_whole_batches_hold_the_first_rows() -> None:
+    """The longest rows are not the ones that are left out."""
+    rows = Lengthy(22)
+    assert np.sort(np.concatenate(whole_batches(rows, 5))).tolist() == list(range(20))
+    longest = [rows.lengths_N[batch].max() for batch in whole_batches(rows, 5)]
+    assert longest == sorted(longest)
+    assert np.array(whole_batches({"x": np.arange(22)}, 5)).tolist() == np.arange(20).reshape(4, 5).tolist()

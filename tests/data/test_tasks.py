@@ -7,17 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pit_jax.batch import Triple
-from pit_jax.config import DataConfig
 from pit_jax.data import tasks
-from pit_jax.data.features import FEATURES, KINDS, Layout, build
+from pit_jax.data.features import FEATURES
 from pit_jax.data.folds import FOLDS
 from pit_jax.data.text.templates import Template
 from pit_jax.data.text.tokenizers import SEPARATORS, hf_vocabulary, load_tokenizer, train_tokenizer
 from pit_jax.data.tf import tensorflow_and_seqio
 from tests.data.text.sentencepiece_models import SETTINGS, train
+from tests.world import ragged
 
-Sources = dict[str, dict[str, list[tuple[int, Triple]]]]
+Sources = dict[str, dict[str, np.ndarray]]
 
 
 @pytest.fixture(scope="module")
@@ -26,52 +25,33 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Template:
     return Template(train_tokenizer(texts, vocab_size=320, folder=tmp_path_factory.mktemp("tasks") / "tokenizer"))
 
 
-def layout_of(template: Template) -> Layout:
-    tokenizer = template.tokenizer
-    lengths = {kind: 128 for kind in KINDS}
-    return Layout(tokenizer.pad_id, tokenizer.eos_id, tuple(template.improver_suffix), lengths, 32, 32)
+def numbered(sizes: dict[str, int], fold: str = "sft") -> Sources:
+    """Sources with that many examples in one fold."""
+    ends = np.cumsum(list(sizes.values()))
+    return {
+        name: {f: np.arange(end - size, end if f == fold else end - size) for f in FOLDS}
+        for (name, size), end in zip(sizes.items(), ends, strict=True)
+    }
 
 
-def mixture_of(sources: Sources, rates: Sequence[float], template: Template) -> Any:
-    rows = (triple for folds in sources.values() for numbered in folds.values() for _, triple in numbered)
-    return tasks.build_mixture(sources, rates, template, tasks.encode(rows, template))
+def mixture_of(sources: Sources, rates: Sequence[float], contents: str = "") -> Any:
+    return tasks.build_mixture(sources, rates, contents)
 
 
-def triples(count: int, word: str) -> list[Triple]:
-    return [Triple(f"{word} {i} 🙂", f"see you{'!' * (i % 4)}\n", f"no {i}", i / 4) for i in range(count)]
-
-
-def numbered(sizes: dict[str, int], fold: str = "sft") -> tuple[Sources, list[Triple]]:
-    """Sources with rows in one fold, and the list that ids point into."""
-    everything: list[Triple] = []
-    sources: Sources = {}
-    for name, size in sizes.items():
-        rows = triples(size, name)
-        sources[name] = {f: [] for f in FOLDS} | {fold: list(enumerate(rows, len(everything)))}
-        everything += rows
-    return sources, everything
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_converters_give_what_the_row_builders_give(template: Template, kind: str) -> None:
-    sources, everything = numbered({"a": 50})
-    mixture = mixture_of(sources, [1.0], template)
-    rows = tasks.read(mixture, "sft", [kind], layout_of(template))[kind]
-    examples = tasks.tokenise(everything, template, tasks.encode(everything, template))
-    expected = build(kind, examples, layout_of(template)) | {"id": np.arange(50, dtype=np.int32)}
-    assert rows.keys() == expected.keys()
-    for name, array in expected.items():
-        assert rows[name].dtype == array.dtype
-        np.testing.assert_array_equal(rows[name], array, err_msg=name)
-
-
-def test_tokens_are_the_template_s(template: Template) -> None:
-    triple = Triple("write a note", "see you", "no")
-    (example,) = tasks.tokenise([triple], template, tasks.encode([triple], template))
-    assert list(example.prompt) == template.policy_prompt(triple.prompt)
-    assert list(example.prefix) == template.improver_prefix(triple.prompt)
-    assert list(example.chosen) == template.response(triple.chosen)
-    assert list(example.rejected) == template.response(triple.rejected)
+def test_with_tokens_an_example_holds_its_four_features_in_the_same_order(template: Template) -> None:
+    rng = np.random.default_rng(0)
+    rows = [rng.integers(0, 99, rng.integers(1, 9)).tolist() for _ in range(50 * len(FEATURES))]
+    sources, margins = numbered({"a": 30, "b": 20}), rng.normal(size=50).astype(np.float32)
+    named: dict[str, Any] = {"margins": margins, "tokens": ragged(rows), "tokenizer": template.tokenizer}
+    mixture = tasks.build_mixture(sources, [2.0, 1.0], "", **named)
+    found = list(tasks.examples(mixture, "sft").as_numpy_iterator())
+    assert [example["id"] for example in found] == tasks.read(mixture_of(sources, [2.0, 1.0]), "sft").tolist()
+    for example in found:
+        number = int(example["id"])
+        assert example["margin"] == margins[number]
+        for i, name in enumerate(FEATURES):
+            assert example[name].dtype == np.int32
+            assert example[name].tolist() == rows[len(FEATURES) * number + i]
 
 
 @pytest.mark.parametrize(
@@ -85,65 +65,41 @@ def test_tokens_are_the_template_s(template: Template) -> None:
     ],
 )
 def test_a_pass_honours_the_rates_and_repeats_nothing(
-    template: Template, sizes: tuple[int, int], rates: tuple[float, float], expected: tuple[int, int]
+    sizes: tuple[int, int], rates: tuple[float, float], expected: tuple[int, int]
 ) -> None:
-    sources, _ = numbered({"a": sizes[0], "b": sizes[1]})
-    mixture = mixture_of(sources, rates, template)
-    ids = tasks.read(mixture, "sft", ["prompts"], layout_of(template))["prompts"]["id"]
+    mixture = mixture_of(numbered({"a": sizes[0], "b": sizes[1]}), rates)
+    ids = tasks.read(mixture, "sft")
     assert len(set(ids.tolist())) == len(ids)
     first = ids < sizes[0]
     assert (int(first.sum()), int((~first).sum())) == expected
     turns = np.arange(1, len(ids) + 1)
     exact = rates[0] / sum(rates) * turns
     assert (np.abs(np.cumsum(first) - exact) <= 1.0).all(), "every prefix follows the rates"
-    again = tasks.read(mixture, "sft", ["prompts"], layout_of(template))["prompts"]["id"]
-    np.testing.assert_array_equal(ids, again)
+    np.testing.assert_array_equal(ids, tasks.read(mixture, "sft"))
 
 
-def test_a_source_without_rows_in_a_fold_sits_it_out(template: Template) -> None:
-    sources, _ = numbered({"a": 30, "b": 4})
-    sources["b"] = {fold: sources["b"]["sft"] if fold == "rm" else [] for fold in FOLDS}
-    mixture = mixture_of(sources, [1.0, 1.0], template)
-    ids = tasks.read(mixture, "sft", ["prompts"], layout_of(template))["prompts"]["id"]
-    assert ids.tolist() == list(range(30))
+def test_a_source_without_rows_in_a_fold_sits_it_out() -> None:
+    sources = numbered({"a": 30}) | {"b": numbered({"b": 4}, "rm")["b"]}
+    assert tasks.read(mixture_of(sources, [1.0, 1.0]), "sft").tolist() == list(range(30))
 
 
-def test_building_twice_finds_the_registered_names_and_other_contents_get_others(template: Template) -> None:
-    sources, _ = numbered({"a": 3})
-    first, second = (mixture_of(sources, [1.0], template) for _ in range(2))
+def test_building_twice_finds_the_registered_names_and_other_contents_get_others() -> None:
+    sources = numbered({"a": 3})
+    first, second = (mixture_of(sources, [1.0], "x") for _ in range(2))
     assert first is second
-    changed, _ = numbered({"a": 4})
-    assert mixture_of(changed, [1.0], template).name != first.name
-    assert mixture_of(sources, [2.0], template).name != first.name
+    others = (
+        mixture_of(numbered({"a": 4}), [1.0], "x"),
+        mixture_of(sources, [2.0], "x"),
+        mixture_of(sources, [1.0], "y"),
+    )
+    assert len({first.name, *(other.name for other in others)}) == 4
 
 
-def test_folds_are_splits(template: Template) -> None:
-    rows = list(enumerate(triples(8, "a")))
-    sources = {"a": {fold: rows[2 * i : 2 * i + 2] for i, fold in enumerate(FOLDS)}}
-    mixture = mixture_of(sources, [1.0], template)
+def test_folds_are_splits() -> None:
+    mixture = mixture_of({"a": {fold: np.arange(2 * i, 2 * i + 2) for i, fold in enumerate(FOLDS)}}, [1.0])
     assert set(mixture.splits) == set(FOLDS)
     for i, fold in enumerate(FOLDS):
-        ids = tasks.read(mixture, fold, ["prompts"], layout_of(template))["prompts"]["id"]
-        assert ids.tolist() == [2 * i, 2 * i + 1]
-
-
-def test_over_long_examples_are_counted_by_reason_and_never_cut(template: Template) -> None:
-    size = len(template.tokenizer.encode("xyz xyz"))
-    data = DataConfig(prompt_length=size, response_length=size + 1)
-    rows = [
-        Triple("xyz xyz", "xyz xyz", "xyz"),
-        Triple("xyz xyz x", "xyz", "no"),
-        Triple("xyz", "xyz xyz x", "no"),
-        Triple("xyz", "no", "xyz xyz x"),
-    ]
-    lengths, keep, drops = tasks.admit(rows, template, tasks.encode(rows, template), data)
-    assert keep.tolist() == [True, False, False, False]
-    assert lengths[0].tolist() == [size + 1, size + 1, size, len(template.tokenizer.encode("xyz"))]
-    assert drops == {
-        f"prompt over {size} tokens": 1,
-        f"chosen answer over {size + 1} tokens with its EOS": 1,
-        f"rejected answer over {size + 1} tokens with its EOS": 1,
-    }
+        assert tasks.read(mixture, fold).tolist() == [2 * i, 2 * i + 1]
 
 
 def test_tensorflow_is_imported_once_and_sees_no_accelerator() -> None:

@@ -24,8 +24,8 @@ def run(context: Context) -> None:
     task = Task(
         loss=loss,
         make_batch=RewardBatch,
-        rows=context.data.arrays("rm", "reward"),
-        heldout=context.data.arrays("heldout", "reward"),
+        rows=context.data.rows("rm", "reward"),
+        heldout=context.data.rows("heldout", "reward"),
         optimizer=common.optimizer,
         steps=6,
         batch_size=common.batch_size,

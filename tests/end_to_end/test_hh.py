@@ -6,14 +6,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from pit_jax.config import DataConfig
 from pit_jax.data.folds import FOLDS
+from pit_jax.data.preparation import FOLD_KINDS
 from pit_jax.data.sources import read_source
-from pit_jax.data.store import FOLD_KINDS
-from pit_jax.data.text.templates import Template
+from pit_jax.data.store import open_data
 from pit_jax.data.text.tokenizers import load_tokenizer
 from pit_jax.data.text.transcripts import messages_of
 from tests import tiny_checkpoint
@@ -26,6 +25,7 @@ SMALL = [
     "--transformer.remat=none",
     "--data.prompt-length=96",
     "--data.response-length=64",
+    "--data.buckets=1",
     "--sft.policy-steps=4",
     "--sft.improver-steps=4",
     "--sft.batch-size=8",
@@ -107,31 +107,31 @@ def test_every_row_is_kept_or_dropped_for_a_reason(finished: tuple[Path, str]) -
 
 
 def test_no_prompt_is_in_two_folds(finished: tuple[Path, str]) -> None:
-    lines = {fold: (finished[0] / "data" / f"{fold}.jsonl").read_text().splitlines() for fold in FOLDS}
-    prompts = {fold: {json.loads(line)["prompt"] for line in rows} for fold, rows in lines.items()}
+    data = open_data(finished[0] / "data")
+    rows = {fold: data.triples(fold) for fold in FOLDS}
+    prompts = {fold: {row.prompt for row in triples} for fold, triples in rows.items()}
     assert all(prompts.values())
     assert sum(map(len, prompts.values())) == len(set().union(*prompts.values()))
 
 
 def test_prompts_keep_their_turns_in_the_tokens(finished: tuple[Path, str]) -> None:
-    data = finished[0] / "data"
-    template = Template(load_tokenizer(data / "tokenizer"))
+    data = open_data(finished[0] / "data")
+    template = data.template
     backend = template.tokenizer.backend
     assert template.tokenizer.eos_id == template.tokenizer.id_of(CHATML.end)
     several = 0
     for fold in FOLDS:
-        arrays = np.load(data / f"{fold}.npz", allow_pickle=False)
         kind = FOLD_KINDS[fold][0]
-        triples = [json.loads(line) for line in (data / f"{fold}.jsonl").read_text().splitlines()]
-        for row, triple in enumerate(triples):
+        arrays = data.rows(fold, kind).whole()
+        for row, triple in enumerate(data.triples(fold)):
             if kind == "sft-policy":
-                tokens = arrays["sft-policy/tokens_BL"][row]
+                tokens = arrays["tokens_BL"][row]
             elif kind == "reward":
-                tokens = arrays["reward/chosen_BL"][row]
+                tokens = arrays["chosen_BL"][row]
             else:
-                tokens = arrays["prompts/prompt_BP"][row][arrays["prompts/prompt_mask_BP"][row]]
+                tokens = arrays["prompt_BP"][row][arrays["prompt_mask_BP"][row]]
             spelled = backend.decode(tokens.tolist(), skip_special_tokens=False)
-            messages = messages_of(triple["prompt"])
+            messages = messages_of(triple.prompt)
             written = "".join(f"<|im_start|>{role}\n{content}<|im_end|>\n" for role, content in messages)
             assert spelled.startswith(written + "<|im_start|>assistant\n")
             several += sum(role == "user" for role, _ in messages) > 1

@@ -26,7 +26,8 @@ def test_before_training_the_loss_is_ln_2_and_a_step_prefers_the_chosen(
     config = replace(Config(), improve=replace(Config().improve, batch_size=4))
     tiny, examples, params = context(config, make_mesh(1, 1, 1), DPO), world.examples(6), world.draw(world.language, 0)
     with jax.set_mesh(tiny.mesh):
-        arrays: dict[str, Any] = with_anchor(tiny, params, world.arrays("reward", examples))
+        rows = with_anchor(tiny, params, world.arrays("reward", examples))
+    arrays: dict[str, Any] = dict(rows.batch(np.arange(6)))
     batch = DpoBatch(**arrays)
     chosen_B, rejected_B = pair_logprobs(world.language, params, world.batch("reward", examples))
     np.testing.assert_allclose(arrays["anchor_chosen_B"], chosen_B, rtol=1e-5)

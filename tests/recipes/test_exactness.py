@@ -23,11 +23,11 @@ from pit_jax.batch import (
     Triple,
 )
 from pit_jax.config import DataConfig
-from pit_jax.data import tasks
-from pit_jax.data.features import KINDS, Arrays, Layout, build, row_lengths
+from pit_jax.data.features import KINDS, Arrays, Example, Layout, build, row_lengths
 from pit_jax.data.text.templates import Template
 from pit_jax.data.text.tokenizers import load_tokenizer, train_tokenizer
 from pit_jax.data.text.transcripts import transcript
+from pit_jax.data.tokens import Tokeniser, admit
 from pit_jax.errors import UserError
 from pit_jax.inference.engine import improver_prompt
 from pit_jax.inference.prompts import prompt_arrays
@@ -58,15 +58,16 @@ def template(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 def rows_of(template: Template, triples: list[Triple]) -> tuple[Layout, dict[str, Arrays]]:
     """The rows of every kind, as the store lays them out."""
-    ids = tasks.encode(triples, template)
-    lengths, keep, _ = tasks.admit(triples, template, ids, DataConfig(prompt_length=9999, response_length=9999))
+    tokens, lengths, refusals = Tokeniser(template)(triples)
+    keep, _ = admit(lengths, refusals, template.frame_length, DataConfig(prompt_length=9999, response_length=9999))
     assert keep.all()
     suffix = tuple(template.improver_suffix)
     rows = {kind: int(row_lengths(kind, lengths, len(suffix)).max()) for kind in KINDS if kind != "prompts"}
     longest = lengths.max(axis=0)
     slots = int(max(longest[:2])), int(max(longest[2:])) + 1
     layout = Layout(template.tokenizer.pad_id, template.tokenizer.eos_id, suffix, rows, *slots)
-    examples = tasks.tokenise(triples, template, ids)
+    pieces = np.split(tokens, np.cumsum(lengths.ravel())[:-1])
+    examples = [Example(*features) for features in zip(*(pieces[i::4] for i in range(4)), strict=True)]
     return layout, {kind: build(kind, examples, layout) for kind in KINDS}
 
 
@@ -148,7 +149,8 @@ def test_a_prompt_that_was_admitted_is_answered(template: Template) -> None:
 
     def admitted(length: int) -> bool:
         data = DataConfig(prompt_length=length)
-        return bool(tasks.admit(rows, template, tasks.encode(rows, template), data)[1].all())
+        _, lengths, refusals = Tokeniser(template)(rows)
+        return bool(admit(lengths, refusals, template.frame_length, data)[0].all())
 
     assert admitted(size) and not admitted(size - 1)
     asked(template, [x], size)

@@ -59,7 +59,7 @@ def test_the_gap_model_is_measured_on_the_heldout_pairs(place: MakeContext, worl
     found = gap.measure_gates(context, model)
 
     data: Any = context.data
-    batch = GapBatch(**data.arrays("heldout", "gap"))
+    batch = GapBatch(**data.rows("heldout", "gap").whole())
     gaps = jax.device_get(tree_gaps(world.scalar, model, batch))
     written = read(context, "gaps.json")
     for name in NAMES:

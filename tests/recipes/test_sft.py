@@ -10,6 +10,7 @@ import pytest
 from pit_jax.batch import SftBatch
 from pit_jax.config import Config
 from pit_jax.data.features import Example
+from pit_jax.data.rows import as_rows
 from pit_jax.recipes import sft
 from pit_jax.recipes.catalogue import SFT_IMPROVER, SFT_POLICY
 from pit_jax.recipes.sft import make_loss
@@ -89,5 +90,6 @@ def test_the_improver_starts_from_the_policy(place: MakeContext, monkeypatch: py
     for found, expected in zip(jax.tree.leaves(start), jax.tree.leaves(Models(context).load(SFT_POLICY)), strict=True):
         np.testing.assert_array_equal(found, expected)
     assert not np.array_equal(root["embedding"], start["embedding"])
-    assert policy.rows["tokens_BL"].shape[1] < improver.rows["tokens_BL"].shape[1], "the improver reads references too"
+    widths = [as_rows(task.rows).batch(np.arange(2))["tokens_BL"].shape[1] for task in (policy, improver)]
+    assert widths[0] < widths[1], "the improver reads references too"
     assert policy.score({"loss": 2.0}) < policy.score({"loss": 1.0}), "the checkpoint with the lowest held-out loss"

@@ -7,8 +7,8 @@ from typing import Any
 from rich.console import Console, RenderableType
 
 from pit_jax.config import Config, DataConfig
-from pit_jax.data.inspection import Duplicates, Overlap, Span
-from pit_jax.report.data import folds_table, lengths_table, marked, overlap_table, source_lines
+from pit_jax.data.inspection import Duplicates, Overlap, Padding, Span
+from pit_jax.report.data import folds_table, lengths_table, marked, overlap_table, padding_table, source_lines
 
 REPORT = {
     "sources": {
@@ -66,3 +66,11 @@ def test_duplicates_and_overlaps() -> None:
     assert text.splitlines()[1].split() == ["sft", "1,000", "5", "6", "3", "4"]
     text = printed(overlap_table([Overlap("rl", 50, 2, 3, "[red]near\x1b")]))
     assert text.splitlines()[1].split() == ["rl", "50", "2", "3", "[red]near␛"]
+
+
+def test_what_widths_save_is_shown() -> None:
+    table = padding_table([Padding("gap", 1234, 87.25, (96, 384), {1: 0.7726, 4: 0.051})])
+    assert [line.split() for line in printed(table).splitlines()] == [
+        ["text", "rows", "tokens", "widths", "1", "4"],
+        ["gap", "1,234", "87.2", "96", "384", "77.3%", "5.1%"],
+    ]

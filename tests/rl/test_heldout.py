@@ -12,7 +12,6 @@ from pit_jax.inference.sampling import Sampling
 from pit_jax.masked import Mean
 from pit_jax.recipes.catalogue import RL_POLICY
 from pit_jax.rl.heldout import HeldoutChunk, heldout_chunks, measure
-from pit_jax.rl.references import prompt_rows
 from pit_jax.rl.supply import Supply
 from tests.recipes.toy_rl import ToyEngine
 from tests.world import StandInData, World, worth
@@ -30,7 +29,7 @@ def data(world: World) -> StandInData:
 @pytest.fixture(scope="module")
 def chunks_of(world: World, data: StandInData, make_mesh: Any) -> Any:
     """chunks_of(role, samples) -> the chunks of twelve prompts, eight at a time."""
-    rows, mesh = prompt_rows(data.arrays("heldout", "prompts"), world.slot), make_mesh(1, 1, 1)
+    rows, mesh = data.rows("heldout", "prompts"), make_mesh(1, 1, 1)
 
     def make(role: str, samples: int = 1) -> list[HeldoutChunk]:
         supply = Supply(

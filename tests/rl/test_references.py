@@ -16,7 +16,7 @@ from pit_jax.errors import UserError
 from pit_jax.inference.sampling import Sampling
 from pit_jax.model.flops import Passes
 from pit_jax.recipes.catalogue import RL_POLICY, SFT_POLICY
-from pit_jax.rl.references import REFERENCES, models_needed, prompt_rows, reference_cost, with_end
+from pit_jax.rl.references import REFERENCES, models_needed, reference_cost, with_end
 from pit_jax.rl.supply import Supply
 from tests.world import StandInData, World
 
@@ -52,7 +52,7 @@ def supply_of(data: StandInData, engine: Any, sampler: Any, make_mesh: Any) -> A
         return Supply(
             engine=engine,
             sampling=Sampling(jnp.float32(temperature)),
-            rows=prompt_rows(data.arrays("rl", "prompts"), data.response_slot) if rows is None else rows,
+            rows=data.rows("rl", "prompts") if rows is None else rows,
             mesh=make_mesh(1, 1, 1),
             seed=0,
             batch_size=BATCH,
@@ -81,16 +81,6 @@ def test_a_reference_gets_its_eos_right_after_its_last_token(rows: list[list[int
     mask_BR = np.array([[True] * len(row) + [False] * (6 - len(row)) for row in rows])
     ended = with_end(tokens_BR, mask_BR, 1)
     assert real(ended.tokens_BT, ended.mask_BT) == [[*row, 1] for row in rows]
-
-
-def test_prompt_rows_have_reference_slots_as_wide_as_the_response(data: StandInData, world: World) -> None:
-    narrow = {name: x[:, :5] for name, x in data.arrays("rl", "prompts").items()}
-    arrays = prompt_rows(narrow, world.slot)
-    for name in ("chosen_BR", "rejected_BR", "chosen_mask_BR", "rejected_mask_BR"):
-        assert arrays[name].shape == (24, world.slot)
-        np.testing.assert_array_equal(arrays[name][:, :5], narrow[name])
-        assert not arrays[name][:, 5:].any()
-    assert arrays["prompt_BP"].shape == (24, 5)
 
 
 def test_an_easy_round_holds_rejected_then_chosen_references_of_each_prompt(
@@ -172,7 +162,8 @@ def test_a_hard_round_is_a_function_of_the_round_and_the_sampler(
     for x, y in zip(jax.tree.leaves(second), jax.tree.leaves(again), strict=True):
         np.testing.assert_array_equal(x, y)
     assert owners(data, first) != owners(data, second)
-    rows = PromptBatch(**{name: column[:BATCH] for name, column in supply.rows.items()})
+    columns: dict[str, Any] = data.rows("rl", "prompts").first(BATCH).whole()
+    rows = PromptBatch(**columns)
 
     def answers(params: Any, key: int) -> np.ndarray:
         drawn = engine.answer(params, rows, jax.random.key(key), supply.sampling)
@@ -185,9 +176,9 @@ def test_a_hard_round_is_a_function_of_the_round_and_the_sampler(
     assert engine.complete._cache_size() == compiled
 
 
-def test_every_hard_round_draws_anew(supply_of: Any, improver: Any) -> None:
+def test_every_hard_round_draws_anew(supply_of: Any, data: StandInData, improver: Any) -> None:
     """Rounds over one and the same prompt still meet different references."""
-    rows = {name: np.repeat(column[:1], BATCH, axis=0) for name, column in supply_of().rows.items()}
+    rows = {name: np.repeat(x[:1], BATCH, axis=0) for name, x in data.rows("rl", "prompts").whole().items()}
     supply = supply_of(temperature=1.0, rows=rows)
     first, second = (supply.improving(r, HARD, improver)[0] for r in (ROUNDS, ROUNDS + 1))
     assert not np.array_equal(first.reference_BT, second.reference_BT)

@@ -17,6 +17,7 @@ import pytest
 
 from pit_jax.batch import SftBatch
 from pit_jax.config import AdapterConfig, Config
+from pit_jax.data.rows import as_rows
 from pit_jax.errors import UserError
 from pit_jax.masked import Mean
 from pit_jax.recipes.catalogue import GAP, SFT_IMPROVER, SFT_POLICY
@@ -38,7 +39,7 @@ def bag_loss(params: Any, batch: SftBatch, key: jax.Array) -> tuple[jax.Array, d
 
 
 def task_of(context: Context, **changes: Any) -> Task:
-    rows, heldout = (context.data.arrays(fold, "sft-policy") for fold in ("sft", "heldout"))
+    rows, heldout = (context.data.rows(fold, "sft-policy") for fold in ("sft", "heldout"))
     task = Task(
         loss=bag_loss,
         make_batch=SftBatch,
@@ -166,10 +167,32 @@ def test_heldout_metrics_are_those_of_all_whole_batches(small: Any, world: World
         task = task_of(context, batch_size=size)
         with jax.set_mesh(context.mesh):
             found = heldout_metrics(context, task)(params)
-        rows: dict[str, Any] = {name: array[:counted] for name, array in task.heldout.items()}
+        rows: dict[str, Any] = {
+            name: np.asarray(x) for name, x in as_rows(task.heldout).batch(np.arange(counted)).items()
+        }
         batch = SftBatch(**rows)
         _, expected = jax.jit(task.loss)(params, batch, jax.random.key(0))
         assert found == {name: pytest.approx(mean.value, rel=1e-5) for name, mean in expected.items()}
+
+
+def test_each_width_is_traced_once_and_no_batch_is_wider_than_it_needs(small: Any) -> None:
+    """Rows of two widths: update and held-out loss see each of them, and are traced for nothing else."""
+    context, traced = small(), list[int]()
+
+    def counting_loss(params: Any, batch: SftBatch, key: jax.Array) -> tuple[jax.Array, dict[str, Mean]]:
+        traced.append(batch.tokens_BL.shape[1])
+        return bag_loss(params, batch, key)
+
+    def bucketed(rows: Any) -> Any:
+        return replace(rows, layout=replace(rows.layout, buckets={rows.kind: (8,)}))
+
+    task = task_of(context, loss=counting_loss, batch_size=2, steps=12)
+    task = replace(task, rows=bucketed(task.rows), heldout=bucketed(task.heldout))
+    with jax.set_mesh(context.mesh):
+        fit(context, task, Models(context), lambda: Models(context).root())
+    wide = context.data.layout.row_lengths["sft-policy"]
+    assert set(traced[1:]) == {8, wide}, "the first one only looks at the metrics' names"
+    assert sorted(traced[1:]) == [8, 8, wide, wide]
 
 
 def test_a_head_is_drawn_by_name_over_the_weights_it_starts_from(place: MakeContext) -> None:

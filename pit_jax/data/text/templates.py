@@ -78,13 +78,13 @@ class Template:
         """The texts that x brings into a sequence: itself, or those of its messages under a chat template."""
         return [content for _, content in self._messages(x)]
 
-    def refusal(self, x: str) -> str | None:
-        """Why the chat template cannot hold x, or None."""
-        try:
-            self._frame(x)
-        except chat.Refusal as refusal:
-            return str(refusal)
-        return None
+    def framed(self, x: str) -> tuple[Sequence[Run], Sequence[Run], list[str]]:
+        """(constant tokens around the contents in a policy prompt, those in an improver prefix, the contents) of x.
+
+        Raises Refusal where the chat template cannot hold x.
+        """
+        frame = self._frame(x)
+        return frame.policy, frame.improver, self.contents(x)
 
     def policy_prompt(self, x: str, encode: Callable[[str], Sequence[int]] | None = None) -> list[int]:
         """Everything the policy sees before its answer. `encode` gives the tokens of a content (default: tokenise it).

@@ -16,7 +16,7 @@ from pit_jax.inference.texts import TextEngine, written
 from pit_jax.model.networks import Params
 from pit_jax.parallel.sharding import put_rows
 from pit_jax.rl.curriculum import every_provider, providers_of
-from pit_jax.rl.references import REFERENCES, Draw, models_needed, prompt_rows
+from pit_jax.rl.references import REFERENCES, Draw, models_needed
 from pit_jax.run.context import Context
 from pit_jax.run.params import Models
 from pit_jax.run.provenance import StageId
@@ -80,9 +80,8 @@ def rewrites(
     names = list(dict.fromkeys([*every_provider(config.curriculum), POLICY]))
     rewritten: dict[str, tuple[list[Answer], list[Answer]]] = {name: ([], []) for name in names}
     samplers = {stage: texts.engine.to_decode(models.load(stage)) for stage in models_needed(names)}
-    arrays = prompt_rows(context.data.arrays("heldout", "prompts"), context.data.response_slot)
-    columns = {name: column[: config.heldout_prompts] for name, column in arrays.items()}
-    for i, (batch, real) in enumerate(sequential(columns, config.batch_size)):
+    prompts = context.data.rows("heldout", "prompts").first(config.heldout_prompts)
+    for i, (batch, real) in enumerate(sequential(prompts, config.batch_size)):
         rows, key = put_rows(context.mesh, PromptBatch, batch), jax.random.fold_in(context.key("outputs"), i)
         for name, sides in rewritten.items():
             draw = Draw(rows, jax.random.fold_in(key, 0), texts.engine, sampling, samplers, improver)

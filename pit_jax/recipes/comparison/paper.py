@@ -210,10 +210,10 @@ def score_difference(context: Context) -> GapQuality:
         return chosen_B - end_scores(network, params, batch.rejected_BL, batch.rejected_segments_BL)
 
     compiled = jax.jit(difference)
-    arrays = {name: column[:HELDOUT_PAIRS] for name, column in context.data.arrays("heldout", "reward").items()}
+    rows = context.data.rows("heldout", "reward").first(HELDOUT_PAIRS)
     pieces = [
         whole(compiled(params, put_rows(context.mesh, RewardBatch, batch)))[:real]
-        for batch, real in sequential(arrays, context.config.rm.batch_size)
+        for batch, real in sequential(rows, context.config.rm.batch_size)
     ]
     wl_N = np.concatenate(pieces)
     gaps = {"wl": wl_N, "ww": 0 * wl_N, "ll": 0 * wl_N, "lw": -wl_N}

@@ -9,11 +9,11 @@ import pytest
 
 from pit_jax.batch import Triple
 from pit_jax.config import DataConfig
-from pit_jax.data import tasks
 from pit_jax.data.text import chat
 from pit_jax.data.text.templates import IMPROVE_WORDS, REFERENCE_WORDS, Template
 from pit_jax.data.text.tokenizers import load_tokenizer
 from pit_jax.data.text.transcripts import messages_of, transcript
+from pit_jax.data.tokens import Tokeniser, admit
 from pit_jax.errors import UserError
 from tests.data.text.chat_tokenizers import KINDS, written
 from tests.data.text.published_templates import PUBLISHED, Published
@@ -55,7 +55,8 @@ def test_the_ids_are_those_of_transformers(case: tuple[str, Published, Template]
     kind, found, template = case
     x = transcript(DIALOGUES[name])
     if name == "a system" and not found.system:
-        assert template.refusal(x) is not None
+        with pytest.raises(chat.Refusal):
+            template.framed(x)
         return
     expected, ids = theirs(template, DIALOGUES[name]), template.policy_prompt(x)
     spelled = [template.tokenizer.backend.decode(row, skip_special_tokens=False) for row in (ids, expected)]
@@ -118,7 +119,8 @@ def test_rows_that_a_template_refuses_are_counted(tmp_path: Path, family: str) -
     template = Template(load_tokenizer(written(tmp_path, "bytes", PUBLISHED[family])))
     prompts = [transcript(turns) for turns in (TURNS, [TURNS[0], TURNS[2]], DIALOGUES["a system"], TURNS[:2], TURNS)]
     rows = [Triple(prompt, "yes", "no") for prompt in prompts]
-    lengths, keep, drops = tasks.admit(rows, template, tasks.encode(rows, template), DataConfig(prompt_length=999))
+    _, lengths, refusals = Tokeniser(template)(rows)
+    keep, drops = admit(lengths, refusals, template.frame_length, DataConfig(prompt_length=999))
     assert keep.tolist() == [True, False, False, False, True]
     assert (lengths.sum(axis=1) > 0).tolist() == keep.tolist()
     assert sum(drops.values()) == 3 and len(drops) == 3
@@ -140,7 +142,7 @@ def test_a_suffix_that_depends_on_the_roles_is_refused(tmp_path: Path) -> None:
     body = PUBLISHED["chatml"].template + "{% if messages | length > 1 %}again{% endif %}"
     template = Template(load_tokenizer(written(tmp_path, "bytes", replace(PUBLISHED["chatml"], template=body))))
     with pytest.raises(UserError, match="not the same after the roles user, assistant, user as after one message"):
-        template.refusal(transcript(TURNS))
+        template.framed(transcript(TURNS))
 
 
 def test_a_template_that_shows_the_day_shows_the_same_one(tmp_path: Path) -> None:

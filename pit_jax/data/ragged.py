@@ -1,0 +1,103 @@
+"""Rows of unequal length on disk: values end to end, and where each row begins. Written in one pass, read as a map."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from pit_jax.errors import UserError
+
+VALUES, OFFSETS = ".bin", ".offsets"
+
+
+class RaggedWriter:
+    """Appends rows to <name>.bin and <name>.offsets in a folder; memory does not grow with what was written."""
+
+    def __init__(self, folder: Path, name: str, dtype: Any) -> None:
+        self._dtype, self._end = np.dtype(dtype), 0
+        self._values = (folder / f"{name}{VALUES}").open("wb")
+        self._offsets = (folder / f"{name}{OFFSETS}").open("wb")
+        self._offsets.write(np.zeros(1, np.int64).tobytes())
+
+    def append(self, values: np.ndarray, lengths: np.ndarray) -> None:
+        """Rows of `lengths` [rows] values each, end to end in `values`."""
+        ends = self._end + np.cumsum(lengths, dtype=np.int64)
+        assert int(lengths.sum()) == len(values), "lengths must add up to the values"
+        self._end += len(values)
+        values.astype(self._dtype, copy=False).tofile(self._values)
+        ends.tofile(self._offsets)
+
+    def __enter__(self) -> "RaggedWriter":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._values.close()
+        self._offsets.close()
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """The rows that a RaggedWriter wrote. Nothing is read before it is asked for."""
+
+    folder: Path
+    name: str
+    dtype: Any
+
+    @cached_property
+    def values(self) -> np.ndarray:
+        """All values, mapped; an empty file cannot be."""
+        path = self.folder / f"{self.name}{VALUES}"
+        return np.memmap(path, self.dtype, mode="r") if path.stat().st_size else np.zeros(0, self.dtype)
+
+    @cached_property
+    def offsets(self) -> np.ndarray:
+        """[rows + 1] int64, mapped."""
+        return np.memmap(self.folder / f"{self.name}{OFFSETS}", np.int64, mode="r")
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        return self.values[self.offsets[row] : self.offsets[row + 1]]
+
+    def lengths(self, rows: np.ndarray) -> np.ndarray:
+        """[rows] int64."""
+        lengths: np.ndarray = self.offsets[rows + 1] - self.offsets[rows]
+        return lengths
+
+    def read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """(values, offsets from 0) of neighbouring rows, read into memory: no page of the map stays resident."""
+        offsets = self._part(OFFSETS, np.int64, start, stop + 1)
+        return self._part(VALUES, self.dtype, int(offsets[0]), int(offsets[-1])), offsets - offsets[0]
+
+    def _part(self, suffix: str, dtype: Any, start: int, stop: int) -> np.ndarray:
+        size = np.dtype(dtype).itemsize
+        return np.fromfile(self.folder / f"{self.name}{suffix}", dtype, count=stop - start, offset=start * size)
+
+
+def check_sizes(folder: Path, sizes: Mapping[str, int]) -> None:
+    """UserError for a file of a finished folder that is missing or has another size than it was written with."""
+    for name, expected in sizes.items():
+        path = folder / name
+        found = path.stat().st_size if path.is_file() else None
+        if found != expected:
+            what = "found no such file" if found is None else f"found {found:,}"
+            raise UserError(
+                f"{path}: asked for {expected:,} bytes, {what}; it is damaged: delete {folder} and prepare the data "
+                "again"
+            )
+
+
+def sizes_of(folder: Path, names: Sequence[str]) -> dict[str, int]:
+    """Bytes of the files of a folder, as `check_sizes` takes them."""
+    return {name: (folder / name).stat().st_size for name in names}
+
+
+def utf8(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """(bytes [total] uint8, lengths [texts]) of texts as UTF-8."""
+    encoded = [text.encode() for text in texts]
+    return np.frombuffer(b"".join(encoded), np.uint8), np.array([len(piece) for piece in encoded], np.int64)
