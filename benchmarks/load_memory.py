@@ -21,9 +21,9 @@ from safetensors.numpy import save_file
 
 from benchmarks.results import keep, parser_of
 from pit_jax.config import MeshConfig
-from pit_jax.model import weights
-from pit_jax.model.families import FAMILIES, architecture
 from pit_jax.model.networks import LanguageModel
+from pit_jax.model.pretrained import weights
+from pit_jax.model.pretrained.families import FAMILIES, architecture
 from pit_jax.parallel.host_memory import keep_freed_memory
 from pit_jax.parallel.mesh import make_mesh
 

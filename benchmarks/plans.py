@@ -19,7 +19,7 @@ import msgspec
 from benchmarks.command import execute
 from pit_jax.errors import UserError
 from pit_jax.files import write_text
-from pit_jax.model.published import PUBLISHED
+from pit_jax.model.pretrained.published import PUBLISHED
 from pit_jax.parallel.topologies import CHIPS, has_tpu_compiler
 from pit_jax.run.plan import Plan, StagePlan
 

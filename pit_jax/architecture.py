@@ -1,4 +1,4 @@
-"""Knobs of the one decoder-only transformer. Part of config.py; model/families.py fills them from a checkpoint."""
+"""Knobs of the one decoder-only transformer. Part of config.py; model/pretrained fills them from a checkpoint."""
 
 from dataclasses import dataclass
 from typing import Literal

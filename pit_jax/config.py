@@ -6,7 +6,8 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal
 
 from pit_jax.architecture import AdapterConfig, TransformerConfig
-from pit_jax.limits import GatesConfig, MonitorsConfig, PlanConfig
+from pit_jax.cluster import HostsConfig, MeshConfig, PlanConfig
+from pit_jax.limits import GatesConfig, MonitorsConfig
 
 
 @dataclass(frozen=True)
@@ -38,36 +39,6 @@ class TokenizerConfig:
     """Folder of a Hugging Face fast tokenizer; empty = train one on the data."""
     vocab_size: int = 512
     """Most entries of a tokenizer trained on the data."""
-
-
-@dataclass(frozen=True)
-class MeshConfig:
-    data: int = -1
-    """Devices on the data axis; -1 = all that the other axes leave."""
-    fsdp: int = 1
-    """Devices over which parameters and batches are both split."""
-    tensor: int = 1
-    """Devices over which heads and feed-forward are split."""
-    slices: int = 1
-    """Slices of TPU that the data axis is split over; parameters are never split between slices."""
-    decode: int = 0
-    """Devices of the fsdp axis that share one copy of the weights while answers are drawn; 0 = as few as hold it."""
-    simulate: int = 0
-    """Simulate this many CPU devices (0 = use the real ones)."""
-
-
-@dataclass(frozen=True)
-class HostsConfig:
-    coordinator: str = ""
-    """HOST:PORT of host 0; empty = found out where a TPU lists several workers or SLURM runs several tasks."""
-    count: int = 0
-    """Hosts, which all run the same command."""
-    index: int = -1
-    """This host's number, from 0; host 0 is the one that writes and prints."""
-    start_timeout: int = 300
-    """Seconds within which all hosts must have come."""
-    heartbeat: int = 100
-    """Seconds after which a host that is not heard of any more ends the others."""
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ import numpy as np
 import tokenizers
 import transformers
 
-from pit_jax.model import weights
-from pit_jax.model.families import FAMILIES, architecture
 from pit_jax.model.networks import LanguageModel
+from pit_jax.model.pretrained import weights
+from pit_jax.model.pretrained.families import FAMILIES, architecture
 
 PADDING_ROWS = 2  # of the embedding, beyond the tokenizer's ids
 

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from pit_jax.model.attention import softcap
+from pit_jax.model.mixing import softcap
 from pit_jax.parallel.sharding import BATCH_AXES, P
 
 LARGEST = jnp.iinfo(jnp.int32).max

@@ -1,4 +1,4 @@
-"""The one decoder-only transformer, layers scanned: what the families of model/families.py differ in are its knobs."""
+"""The one decoder-only transformer, layers scanned: what families of checkpoints differ in are its knobs."""
 
 import jax
 import jax.numpy as jnp

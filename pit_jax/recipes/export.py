@@ -18,12 +18,12 @@ from pit_jax.config import Config
 from pit_jax.errors import UserError
 from pit_jax.evaluation.results import ComparisonRow, Results, read_results
 from pit_jax.files import whole_folder, write_json, write_text
-from pit_jax.model import weights
 from pit_jax.model.adapters import has_adapters, merge
-from pit_jax.model.families import family_of
 from pit_jax.model.networks import Params
-from pit_jax.model.peft import HEAD, peft_config, peft_tensors
-from pit_jax.model.tensors import Entry, row
+from pit_jax.model.pretrained import weights
+from pit_jax.model.pretrained.families import family_of
+from pit_jax.model.pretrained.peft import HEAD, peft_config, peft_tensors
+from pit_jax.model.pretrained.tensors import Entry, row
 from pit_jax.parallel.hosts import whole
 from pit_jax.run.base import base_entries
 from pit_jax.run.code import package_code

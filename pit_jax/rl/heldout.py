@@ -44,7 +44,7 @@ def heldout_chunks(
     """
     for index, (columns, real) in enumerate(sequential(rows, supply.batch_size)):
         real_B1 = np.arange(supply.batch_size)[:, None] < real
-        live = {name: np.asarray(columns[name]) & real_B1 for name in ("prompt_mask_BP", "prefix_mask_BP")}
+        live = {name: np.array(columns[name]) & real_B1 for name in ("prompt_mask_BP", "prefix_mask_BP")}
         batch = put_rows(mesh, PromptBatch, columns | live)
         if role == "policy":
             prompts = policy_prompts(batch)

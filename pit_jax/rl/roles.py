@@ -11,7 +11,8 @@ from pit_jax.rl.algorithms import algorithm_of
 from pit_jax.rl.curriculum import every_provider
 from pit_jax.rl.references import POLICY_RL, models_needed
 from pit_jax.rl.rewards import scorer_of
-from pit_jax.run.params import VALUE, Models, frozen_weights
+from pit_jax.run.frozen import frozen_weights
+from pit_jax.run.params import VALUE, Models
 from pit_jax.run.programs import Shapes
 from pit_jax.run.provenance import StageId
 from pit_jax.training.state import Partition

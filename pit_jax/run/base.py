@@ -12,10 +12,10 @@ from jax.sharding import Mesh
 from pit_jax.config import Config
 from pit_jax.data.text.tokenizers import ids_of_file, ids_of_folder, without_advice
 from pit_jax.errors import UserError
-from pit_jax.model import weights
-from pit_jax.model.families import architecture, family_of
 from pit_jax.model.networks import LanguageModel, Params
-from pit_jax.model.tensors import Entry
+from pit_jax.model.pretrained import weights
+from pit_jax.model.pretrained.families import architecture, family_of
+from pit_jax.model.pretrained.tensors import Entry
 from pit_jax.parallel.sharding import param_sharding
 
 # Knobs of the transformer that no checkpoint sets.

@@ -5,12 +5,10 @@ ancestor that was trained in full: the base where there is none.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from pit_jax.config import Config
 from pit_jax.errors import UserError
 from pit_jax.model.adapters import ATTENTION, FFN, has_adapters, matrix_sizes, merge, split
 from pit_jax.model.networks import Network, Params, trunk_of
@@ -18,9 +16,9 @@ from pit_jax.parallel.sharding import abstract_params, init_sharded
 from pit_jax.run.base import load_base
 from pit_jax.run.context import Context
 from pit_jax.run.folders import Run, StageFolder
+from pit_jax.run.frozen import cast_where, frozen_weights, trains_fully
 from pit_jax.run.provenance import Provenance, StageId
 from pit_jax.training.checkpoint import Checkpoints
-from pit_jax.training.optimizer import decay_mask
 from pit_jax.training.state import Partition, joined
 
 VALUE = "value"  # the value model of RL, which has no stage of its own
@@ -42,11 +40,6 @@ def check_adapters(run: Run) -> None:
             raise UserError(f"--adapter.{flag}: unknown {', '.join(unknown)}; known: {', '.join(known)}")
     if adapter.rank and not set(adapter.targets) & set(matrix_sizes(run.config.transformer)):
         raise UserError(f"--adapter.targets={adapter.targets}: no matrix of this model would have an adapter")
-
-
-def trains_fully(config: Config, name: str) -> bool:
-    """Whether the stage (or the value model) of this name trains all its weights."""
-    return config.adapter.rank == 0 or name in config.adapter.full
 
 
 def ground(run: Run, stage: Provenance) -> Provenance | None:
@@ -134,36 +127,13 @@ class Models:
         context = self._context
         if trains_fully(context.config, name):
             whole = merge(params, context.config.adapter)
-            return Partition(_cast(whole, jax.tree.map(lambda _: True, whole), jnp.dtype("float32")))
+            return Partition(cast_where(whole, jax.tree.map(lambda _: True, whole), jnp.dtype("float32")))
         if not has_adapters(params):
             make = context.language_model.init_adapter
             adapters = init_sharded(make, context.key("adapters", name), context.mesh)
             params = joined(params, {"trunk": adapters} if "trunk" in params else adapters)
         frozen, trainable = split(params)
         return Partition(trainable, frozen)
-
-
-def frozen_weights(params: Params, config: Config) -> Params:
-    """A network of which these weights are not trained, arrays or ShapeDtypeStructs: its matrices in frozen_dtype.
-
-    Adapters, heads, norms and biases, which are small, stay as they are, and so does the very object of what has the
-    dtype.
-    """
-    matrices = jax.tree_util.tree_map_with_path(
-        lambda path, decays: decays and "adapter" not in jax.tree_util.keystr(path), decay_mask(params)
-    )
-    return _cast(params, matrices, jnp.dtype(config.transformer.frozen_dtype))
-
-
-def _cast(params: Params, which: Params, dtype: jnp.dtype) -> Params:
-    def cast(x: Any, chosen: bool) -> Any:
-        if not chosen or x.dtype == dtype:
-            return x
-        if isinstance(x, jax.ShapeDtypeStruct):
-            return jax.ShapeDtypeStruct(x.shape, dtype, sharding=x.sharding)
-        return x.astype(dtype)  # elementwise: it stays in its shards
-
-    return jax.tree.map(cast, params, which)
 
 
 def restored(

@@ -15,7 +15,7 @@ from pit_jax.data.features import Example, Layout, build
 from pit_jax.model.flops import Passes
 from pit_jax.model.networks import LanguageModel, Network, ScalarModel, trunk_of
 from pit_jax.parallel.sharding import abstract_params, batch_sharding, replicated
-from pit_jax.run.params import frozen_weights, trains_fully
+from pit_jax.run.frozen import frozen_weights, trains_fully
 from pit_jax.training.state import Partition, TrainState, abstract_state, create_state, state_sharding
 from pit_jax.training.step import Loss, compile_step, make_train_step
 

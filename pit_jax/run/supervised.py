@@ -18,7 +18,8 @@ from pit_jax.model.networks import Params, trunk_of
 from pit_jax.parallel.sharding import abstract_params, batch_sharding, init_sharded, put_rows, replicated
 from pit_jax.run.code import package_code
 from pit_jax.run.context import Context
-from pit_jax.run.params import Models, trains_fully
+from pit_jax.run.frozen import trains_fully
+from pit_jax.run.params import Models
 from pit_jax.training.optimizer import make_optimizer
 from pit_jax.training.session import Session
 from pit_jax.training.state import Partition, plan_state

@@ -169,10 +169,15 @@ def metadata() -> Any:
 # Who may touch what: `whole` for what is on devices, pit_jax/files.py for the disk.
 WRITERS = {
     "files.py": "the writer",
-    "model/weights.py": "safetensors files inside whole_folder, of main alone",
+    "model/pretrained/weights.py": "safetensors files inside whole_folder, of main alone",
     "training/checkpoint.py": "what main sets aside",
 }
-READERS = ("parallel/hosts.py", "parallel/sharding.py", "contract/")  # a fork's contract is checked by one process
+READERS = (
+    "parallel/hosts.py",
+    "parallel/sharding.py",
+    "parallel/topologies.py",
+    "contract/",
+)  # one process, or no device
 DEVICE = {"jax.device_get", "np.asarray", "jax.process_index", "jax.process_count"}
 WRITES = re.compile(r"\.(write_text|write_bytes|unlink|rename|mkdir|rmdir)\(|open\([^)]*[\"'][wa]b?\+?[\"']|rmtree\(")
 

@@ -20,9 +20,9 @@ from pit_jax.config import AdapterConfig, Config, ExportConfig
 from pit_jax.data.text.templates import Template
 from pit_jax.data.text.tokenizers import load_tokenizer
 from pit_jax.evaluation.results import Results, write_results
-from pit_jax.model import weights
-from pit_jax.model.families import architecture, family_of
 from pit_jax.model.networks import LanguageModel, trunk_of
+from pit_jax.model.pretrained import weights
+from pit_jax.model.pretrained.families import architecture, family_of
 from pit_jax.model.rows import Sequences
 from pit_jax.model.scoring import end_scores
 from pit_jax.parallel.sharding import init_sharded

@@ -14,7 +14,8 @@ from pit_jax.recipes.catalogue import GAP, REWARD, RL_IMPROVER, RL_POLICY, SFT_I
 from pit_jax.run import params
 from pit_jax.run.context import Context
 from pit_jax.run.folders import Run
-from pit_jax.run.params import Models, check_adapters, ground, trains_fully
+from pit_jax.run.frozen import trains_fully
+from pit_jax.run.params import Models, check_adapters, ground
 from pit_jax.run.provenance import StageId
 from tests.world import MakeContext, finish, finish_parents
 

@@ -13,7 +13,7 @@ from pit_jax.config import Config
 from pit_jax.data.features import Layout, row_lengths
 from pit_jax.errors import UserError, did_you_mean
 from pit_jax.files import read_json
-from pit_jax.model.published import PUBLISHED
+from pit_jax.model.pretrained.published import PUBLISHED
 from pit_jax.parallel.mesh import check_batch, mesh_shape
 from pit_jax.parallel.topologies import Topology, has_tpu_compiler, mesh_over, simulated_devices, tpu_devices
 from pit_jax.recipes.catalogue import catalogue

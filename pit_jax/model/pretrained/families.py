@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pit_jax.architecture import TransformerConfig
 from pit_jax.errors import UserError
-from pit_jax.model.tensors import Entry, fused_heads, heads, heads_bias, heads_out, linear, same
+from pit_jax.model.pretrained.tensors import Entry, fused_heads, heads, heads_bias, heads_out, linear, same
 
 HfConfig = Mapping[str, Any]
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from pit_jax.architecture import AdapterConfig
 from pit_jax.model.adapters import ATTENTION, FFN
-from pit_jax.model.tensors import Entry
+from pit_jax.model.pretrained.tensors import Entry
 from pit_jax.parallel.hosts import whole
 
 PATHS = {

@@ -15,9 +15,9 @@ from safetensors.numpy import load_file, save_file
 from pit_jax.architecture import TransformerConfig
 from pit_jax.config import MeshConfig
 from pit_jax.errors import UserError
-from pit_jax.model import weights
-from pit_jax.model.families import FAMILIES
 from pit_jax.model.networks import LanguageModel
+from pit_jax.model.pretrained import weights
+from pit_jax.model.pretrained.families import FAMILIES
 from pit_jax.parallel.mesh import make_mesh
 
 CONFIG = TransformerConfig(

@@ -12,10 +12,10 @@ import transformers
 from safetensors.numpy import load_file, save_file
 
 from pit_jax.config import AdapterConfig, MeshConfig
-from pit_jax.model import weights
-from pit_jax.model.families import architecture, family_of
 from pit_jax.model.networks import LanguageModel
-from pit_jax.model.peft import peft_config, peft_tensors
+from pit_jax.model.pretrained import weights
+from pit_jax.model.pretrained.families import architecture, family_of
+from pit_jax.model.pretrained.peft import peft_config, peft_tensors
 from pit_jax.model.rows import Sequences
 from pit_jax.parallel.mesh import make_mesh
 from pit_jax.training.state import joined

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from pit_jax.errors import UserError
-from pit_jax.model.tensors import Entry
+from pit_jax.model.pretrained.tensors import Entry
 from pit_jax.parallel.hosts import is_main, whole
 from pit_jax.parallel.sharding import named_leaves, param_sharding
 

@@ -18,9 +18,9 @@ from pit_jax.config import MeshConfig
 from pit_jax.errors import UserError
 from pit_jax.inference.engine import Engine
 from pit_jax.inference.sampling import Sampling
-from pit_jax.model import weights
-from pit_jax.model.families import FAMILIES, architecture, family_of
 from pit_jax.model.networks import LanguageModel
+from pit_jax.model.pretrained import weights
+from pit_jax.model.pretrained.families import FAMILIES, architecture, family_of
 from pit_jax.model.rows import Sequences
 from pit_jax.parallel.mesh import make_mesh
 

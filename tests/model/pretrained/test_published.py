@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from pit_jax.model.networks import LanguageModel
-from pit_jax.model.published import PUBLISHED
+from pit_jax.model.pretrained.published import PUBLISHED
 
 
 @pytest.mark.parametrize(

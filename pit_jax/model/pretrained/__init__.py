@@ -1,0 +1,1 @@
+"""Published checkpoints: their architectures, and their tensors read and written."""
