@@ -45,7 +45,7 @@ def keep_compiled(folder: Path) -> None:
     """Keep compiled programs in `folder`, for when the run is resumed; the user's own folder for them goes before."""
     import jax
 
-    if not jax.config.jax_compilation_cache_dir:
+    if not jax.config.values["jax_compilation_cache_dir"]:
         jax.config.update("jax_compilation_cache_dir", str(folder))
 
 

@@ -1,4 +1,4 @@
-"""Knobs that limit what is trusted (gates of the gap model, monitors of RL), and what a plan must fit; of config.py."""
+"""Knobs that limit what is trusted (gates of the gap model, monitors of RL); part of config.py."""
 
 from dataclasses import dataclass
 from typing import Literal

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax._src import distributed, xla_bridge  # the coordination service has no public handle
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from pit_jax.config import HostsConfig
 from pit_jax.errors import UserError
@@ -182,7 +182,7 @@ def _whole(x: Any) -> Any:
     return np.asarray(_gather(x.sharding.mesh)(x))
 
 
-def _gather(mesh: Mesh) -> Any:
+def _gather(mesh: Mesh | AbstractMesh) -> Any:
     return jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, PartitionSpec()))
 
 

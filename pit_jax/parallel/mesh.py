@@ -63,10 +63,8 @@ def by_slice(devices: Sequence[Any], slices: int) -> list[list[Any]]:
 
     Raises UserError where TPU devices lie in another number of slices, or in slices of several sizes.
     """
-    known = [getattr(device, "slice_index", None) for device in devices]
-    if None in known:
-        size = len(devices) // slices
-        known = [number // size for number in range(len(devices))]
+    size = len(devices) // slices
+    known: list[int] = [getattr(device, "slice_index", number // size) for number, device in enumerate(devices)]
     parts = [[d for d, mine in zip(devices, known, strict=True) if mine == index] for index in sorted({*known})]
     if len(parts) != slices or len({len(part) for part in parts}) > 1:
         raise UserError(

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec, Sharding
 
 from pit_jax.errors import UserError
 
@@ -126,7 +126,7 @@ def within(mesh: Mesh, function: Callable[..., Any]) -> Callable[..., Any]:
     return placed
 
 
-def put(tree: Any, sharding: NamedSharding) -> Any:
+def put(tree: Any, sharding: Sharding) -> Any:
     """Host arrays onto the mesh; every process passes the same whole arrays. Arrays on a device are moved.
 
     What has a shape and gives parts of itself like an array is asked for the parts of this process alone.

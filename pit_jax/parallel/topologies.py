@@ -229,7 +229,7 @@ def mesh_over(shape: tuple[int, int, int], devices: Sequence[Any], slices: int =
 def _arranged(shape: tuple[int, int, int], devices: Sequence[Any]) -> np.ndarray:
     """The devices of one slice as a run on it would have them; in their own order where JAX has no rule for a shape."""
     try:
-        return np.asarray(
+        return np.array(
             mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=devices[0].platform == "tpu")
         )
     except (RuntimeError, AssertionError, ValueError):

@@ -58,10 +58,10 @@ def test_two_hosts_leave_what_one_leaves(finished: tuple[Path, str], start: Star
     """
     one = finished[0]
     running = start(tmp_path, "--stage=all")
-    deadline = time.monotonic() + 300
-    while not (tmp_path / "sft-improver" / "checkpoints" / "3").exists():
+    deadline = time.monotonic() + 600
+    while len(list((tmp_path / "sft-improver" / "checkpoints").glob("[1-9]*"))) < 1:
         assert all(process.poll() is None for process in running), ended(running)
-        assert time.monotonic() < deadline, "no checkpoint within five minutes"
+        assert time.monotonic() < deadline, "no checkpoint within ten minutes"
         time.sleep(0.01)
     running[1].send_signal(signal.SIGTERM)
     codes, main, _ = ended(running)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.extend.core import jaxprs_in_params
 
-from pit_jax.model.attention import softcap
+from pit_jax.model.mixing import softcap
 from pit_jax.model.readout import Reading, read_tokens
 from pit_jax.model.scoring import token_logprobs
 
