@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from pit_jax.config import RlConfig
+from pit_jax.inference.engine import Engine
 from pit_jax.model.flops import Work
 from pit_jax.rl.algorithms import algorithm_of, samples_of
 from pit_jax.rl.curriculum import every_provider, providers_of
@@ -18,7 +19,7 @@ from pit_jax.run.programs import Shapes
 from pit_jax.run.provenance import StageId
 from pit_jax.training.optimizer import make_rl_optimizer
 
-SAMPLER = "sampler"
+SAMPLER, DECODE = "sampler", "decode"
 
 
 def loads(shapes: Shapes, role: str) -> Loads:
@@ -39,6 +40,7 @@ def loads(shapes: Shapes, role: str) -> Loads:
     anchor, value = passes.read(prompt + slot, logits=slot), float(critic) * passes.score(prompt + slot)
     learned = (rows // config.minibatches) * (anchor + value).trained()
     found = {
+        "to_decode": Load(rounds, Work(), 1, holds=("policy",)),
         "draw": Load(
             rounds,
             rows * passes.draw(prompt, slot, slot),
@@ -46,7 +48,7 @@ def loads(shapes: Shapes, role: str) -> Loads:
             decoded=slot,
             rows=rows,
             cached=prompt + slot,
-            holds=("policy",),
+            holds=(DECODE,),
         ),
         "score": Load(
             rounds,
@@ -63,11 +65,13 @@ def loads(shapes: Shapes, role: str) -> Loads:
 
 
 def _away(config: RlConfig, program: str) -> tuple[str, ...]:
-    """The residents that rl.offload has on the host while a program runs (rl/offload.py)."""
+    """The residents that are freed, or that rl.offload has on the host, while a program runs (rl/offload.py)."""
+    if program == "to_decode":
+        return (DECODE,)
     if program != "update":
         return ("optimizer",) if config.offload in ("optimizer", "both") else ()
     frozen = "anchor", "scorer", "second-gap", *_samplers(config)
-    return frozen if config.offload in ("frozen", "both") else ()
+    return (DECODE, *(frozen if config.offload in ("frozen", "both") else ()))
 
 
 def _samplers(config: RlConfig) -> dict[str, StageId]:
@@ -114,7 +118,7 @@ def _references(shapes: Shapes, rounds: int, chunks: int) -> Iterator[tuple[str,
                 decoded=slot,
                 rows=rows,
                 cached=prompt + slot,
-                holds=("policy",) if rewrite else (SAMPLER,),
+                holds=(DECODE,) if rewrite else (),  # a sampler's own weights for decoding are no resident
             ),
         )
 
@@ -128,10 +132,12 @@ def residents(shapes: Shapes, role: str) -> Mapping[str, Any]:
     """The models of rl/roles.py and the optimizer of those that learn, as shapes; what they share is one object."""
     config, roles = shapes.config.rl, abstract_roles(shapes, role)
     optimizer = make_rl_optimizer(config, 1, critic=roles.value is not None)
+    engine = Engine(shapes.language_model, shapes.decode_spec, shapes.mesh, shapes.config.mesh.decode)
     found: dict[str, Any] = {
         **roles.whole(roles.trainable),
         **roles.frozen,
         "optimizer": shapes.state(roles.trainable, optimizer).opt_state,
+        DECODE: engine.weights,
     }
     if role == "policy":
         return found

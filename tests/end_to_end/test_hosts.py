@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,9 @@ Start = Callable[..., list[subprocess.Popen[str]]]
 
 
 @pytest.fixture
-def start(command: Callable[..., list[str]], environment: dict[str, str]) -> Start:
-    """start(workdir, *flags) -> two processes of one run."""
+def start(command: Callable[..., list[str]], environment: dict[str, str]) -> Iterator[Start]:
+    """start(workdir, *flags) -> two processes of one run, which a failed test leaves to nobody."""
+    started: list[subprocess.Popen[str]] = []
 
     def run(workdir: Path, *flags: str) -> list[subprocess.Popen[str]]:
         with socket.socket() as free:
@@ -31,7 +32,7 @@ def start(command: Callable[..., list[str]], environment: dict[str, str]) -> Sta
             coordinator = f"127.0.0.1:{free.getsockname()[1]}"
         shared = ["--mesh.fsdp=2", f"--hosts.coordinator={coordinator}", "--hosts.count=2", "--hosts.heartbeat=20"]
         devices = {"XLA_FLAGS": f"{environment['XLA_FLAGS']} --xla_force_host_platform_device_count=2"}
-        return [
+        running = [
             subprocess.Popen(
                 command(workdir, *flags, *shared, f"--hosts.index={index}"),
                 env={**environment, **devices},
@@ -41,8 +42,12 @@ def start(command: Callable[..., list[str]], environment: dict[str, str]) -> Sta
             )
             for index in range(2)
         ]
+        started.extend(running)
+        return running
 
-    return run
+    yield run
+    for process in started:
+        process.kill()
 
 
 def ended(running: list[subprocess.Popen[str]]) -> tuple[list[int], str, str]:
