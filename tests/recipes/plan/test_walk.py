@@ -85,11 +85,11 @@ def test_what_lies_beside_a_draw_of_the_improver(micro: Config, tmp_path: Path) 
     assert sizes["value"] == sizes["scorer"] == score and "second-gap" not in sizes
     assert sizes["optimizer"] == pytest.approx(2 * (language + score), abs=64)
     draw = stage.loads(shapes)["draw"]
-    assert draw.holds == ("policy",) and draw.decoded == 64 and draw.cached == 32 + 64 + 16 + 64
+    assert draw.holds == ("decode",) and draw.decoded == 64 and draw.cached == 32 + 64 + 16 + 64
     waiting = shapes_of(replace(micro, rl=replace(micro.rl, offload="both")), mesh, tmp_path)
     loads = stage.loads(waiting)
     assert loads["draw"].away == ("optimizer",) and "improver prompts of 16" in loads
-    assert loads["update"].away == ("anchor", "scorer", "second-gap", "sampler")
+    assert loads["update"].away == ("decode", "anchor", "scorer", "second-gap", "sampler")
     adapted = shapes_of(replace(micro, adapter=replace(micro.adapter, rank=2)), mesh, tmp_path)
     residents = stage.residents(adapted)
     alone = sum(device_bytes(tree) for tree in residents.values())
