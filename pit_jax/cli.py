@@ -15,7 +15,6 @@ from pit_jax.config import Config, config_hash, flatten
 from pit_jax.errors import Preempted, UserError
 from pit_jax.flags import parse
 from pit_jax.forks import fault_of
-from pit_jax.parallel import hosts, preemption
 from pit_jax.parallel.host_memory import keep_freed_memory
 
 
@@ -57,6 +56,8 @@ def main(argv: Sequence[str]) -> int:
     """
     try:
         config = parse(argv)
+        from pit_jax.parallel import hosts, preemption  # jax, which --help does not need
+
         keep_freed_memory()
         if config.mesh.simulate < 0:
             raise UserError(f"--mesh.simulate={config.mesh.simulate}: pass a number of devices, or 0 for the real ones")
@@ -79,6 +80,8 @@ def main(argv: Sequence[str]) -> int:
         hosts.finish()
     except KeyboardInterrupt:
         return ended(130, "\nstopped; the same command resumes")
+    except BrokenPipeError:
+        raise
     except Preempted as notice:
         hosts.finish()  # nobody leaves before what all have saved is on disk
         print(f"\n{notice}", file=sys.stderr)
@@ -88,15 +91,25 @@ def main(argv: Sequence[str]) -> int:
     except Exception as error:
         fault = fault_of(error)
         if fault is None:
-            traceback.print_exc()
-            hosts.fail(1, f"{type(error).__name__}: {error}; the traceback is in the log of that host")
+            tell_others(error)
             raise
         return ended(2, f"error: {fault}")
     return 0
 
 
+def tell_others(error: Exception) -> None:
+    """Of a fault that has a traceback: print it here and end the other hosts; returns where there are none."""
+    from pit_jax.parallel import hosts
+
+    if hosts.count() > 1:
+        traceback.print_exc()
+        hosts.fail(1, f"{type(error).__name__}: {error}; the traceback is in the log of that host")
+
+
 def ended(code: int, message: str) -> int:
     """Show why the run ends, on every host; its exit code."""
+    from pit_jax.parallel import hosts
+
     if hosts.is_main():
         print(message, file=sys.stderr)
     hosts.fail(code, message)

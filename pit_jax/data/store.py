@@ -145,7 +145,7 @@ def _is_prepared(folder: Path, inputs: Mapping[str, Any]) -> bool:
         return False
     if not (folder / _DONE).is_file():
         raise UserError(f"{folder} exists but holds no finished data set; remove it or choose another workdir")
-    before = json.loads((folder / _DONE).read_text())["inputs"]
+    before = read_json(folder / _DONE)["inputs"]
     now = json.loads(json.dumps(inputs))
     changed = [
         f"{name}: was {before.get(name, 'absent')}, now {now.get(name, 'absent')}"

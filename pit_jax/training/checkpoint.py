@@ -25,6 +25,13 @@ def _warn(message: str) -> None:
     warnings.warn(message, stacklevel=3)
 
 
+class _Manager(ocp.CheckpointManager):
+    """Orbax's, which leaves notices of pre-emption alone: pit_jax.parallel.preemption counts when it asks for them."""
+
+    def reached_preemption(self, step: int) -> bool:
+        return False
+
+
 class Checkpoints:
     """The checkpoints of one stage: folder/<round>/, the newest `keep` of them and the one with the highest score.
 
@@ -53,7 +60,7 @@ class Checkpoints:
             check_writable(self._folder)
         with _without_advice() if read_only else contextlib.nullcontext():
             options = ocp.CheckpointManagerOptions(create=not read_only, read_only=read_only, max_to_keep=None)
-            self._manager = ocp.CheckpointManager(self._folder, options=options)
+            self._manager = _Manager(self._folder, options=options)
 
     def rounds(self) -> list[int]:
         """Rounds of the checkpoints on disk, oldest first."""

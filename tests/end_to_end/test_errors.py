@@ -66,7 +66,7 @@ def test_a_chat_template_that_raises(refused: Callable[..., str], tmp_path: Path
         (("--stage=sft", "--model=policy", "--mesh.fsdp=3"), ("mesh does not divide", "found 8")),
         (
             ("--stage=sft", "--model=policy", "--mesh.fsdp=8", "--sft.batch-size=12"),
-            ("--sft.batch-size=12", "multiple of 16"),
+            ("--sft.batch-size=12", "make it 16"),
         ),
         (("--stage=sft", "--model=policy", "--workdir=/proc/nowhere"), ("/proc/nowhere",)),
     ],

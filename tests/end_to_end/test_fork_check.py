@@ -52,4 +52,4 @@ def test_a_stage_that_is_not_steady_and_writes_beside_its_folder(
     assert "holds  mine: it trains, every metric finite" in printed
     assert "fails  mine: it writes into its own folder alone: it also wrote beside.txt" in printed
     assert "fails  mine: killed and resumed it ends with the same bits: uninterrupted it ends with" in printed
-    assert printed.count("fails") == 2
+    assert printed.count("fails") == 2, printed

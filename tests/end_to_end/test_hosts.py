@@ -64,7 +64,7 @@ def test_two_hosts_leave_what_one_leaves(finished: tuple[Path, str], start: Star
     one = finished[0]
     running = start(tmp_path, "--stage=all")
     deadline = time.monotonic() + 600
-    while len(list((tmp_path / "sft-improver" / "checkpoints").glob("[1-9]*"))) < 1:
+    while len(list((tmp_path / "sft-policy" / "checkpoints").glob("[1-9]*"))) < 1:
         assert all(process.poll() is None for process in running), ended(running)
         assert time.monotonic() < deadline, "no checkpoint within ten minutes"
         time.sleep(0.01)
@@ -125,5 +125,5 @@ def test_what_one_host_cannot_do_ends_both(finished: tuple[Path, str], start: St
     shutil.copytree(finished[0] / "data", tmp_path / "data")
     (tmp_path / "data" / "done.json").write_text("{")
     codes, main, _ = ended(start(tmp_path, "--stage=sft", "--model=policy"))
-    assert codes == [2, 2]
+    assert codes == [2, 2], main
     assert "done.json: asked for JSON" in main

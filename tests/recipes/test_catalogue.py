@@ -50,6 +50,7 @@ DECIDES_NOTHING = {
     "forks": "their code is part of the hash of what uses it",
     "base": "sets the transformer and the tokenizer, which are",
     "mesh": "one device equals eight",
+    "hosts": "one host equals two",
     "plan": "what a run would take",
     "checkpoint": "a killed run equals one that was not",
     "transformer.remat": "how a network is computed",

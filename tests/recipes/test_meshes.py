@@ -88,8 +88,8 @@ def rolled(world: World, cases: Any, make_mesh: Any) -> Any:
         lambda tokens_NT: [template.text(row) for row in np.asarray(tokens_NT).tolist()],
     )
 
-    def score(name: str, temperature: Any, *args: Any) -> Any:
-        config = RlConfig(temperature=temperature)  # an array, so that one program does for all
+    def score(name: str, temperature: float, *args: Any) -> Any:
+        config = RlConfig(temperature=temperature)
         make = make_score(world.language, world.scalar, config, ALGORITHMS[name], samples=2, reward=centered_gap)
         return make(*args)
 
@@ -99,7 +99,7 @@ def rolled(world: World, cases: Any, make_mesh: Any) -> Any:
         if (shape, temperature, name) not in found:
             mesh = make_mesh(*shape)
             engine = programs.setdefault(shape, world.engine)
-            program = programs.setdefault((shape, name), jax.jit(partial(score, name)))
+            program = programs.setdefault((shape, name, temperature), jax.jit(partial(score, name, temperature)))
             with jax.set_mesh(mesh):
                 place = partial(jax.tree.map, jax.device_put)
                 models = [place(tree, param_sharding(tree, mesh)) for tree in (params, frozen)]
@@ -108,7 +108,7 @@ def rolled(world: World, cases: Any, make_mesh: Any) -> Any:
                 drawn = engine.complete(models[0]["policy"], *asked, KEY, Sampling(at))
                 text_N, of_texts = texts(prompts, drawn, [Triple("7", "8", "9")] * ROWS)
                 text_B = put(text_N, batch_sharding(mesh))
-                scored = program(at, *models, prompts, drawn, text_B, jnp.float32(0.2))
+                scored = program(*models, prompts, drawn, text_B, jnp.float32(0.2))
             experience, metrics = jax.device_get(scored)
             found[shape, temperature, name] = jax.device_get(drawn), experience, metrics | jax.device_get(of_texts)
         return found[shape, temperature, name]

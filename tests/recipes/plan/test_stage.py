@@ -26,7 +26,7 @@ def test_a_plan_needs_no_data_and_no_tpu(micro: Config, capsys: pytest.CaptureFi
         "sft-policy",
         "update",
     )
-    assert program["compiled"]["temporaries"] is None and program["calls"] == 12
+    assert program["compiled"]["temporaries"] is None and program["calls"] == 8
     assert program["flops"] > 0 and {one["kind"] for one in program["compiled"]["traffic"]} == {"all-reduce"}
     page = (workdir / "plan" / "index.html").read_text()
     assert "sft-policy" in page and "simulated CPU devices" in page and "all-reduce" in page
