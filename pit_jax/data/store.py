@@ -145,7 +145,8 @@ def _is_prepared(folder: Path, inputs: Mapping[str, Any]) -> bool:
         return False
     if not (folder / _DONE).is_file():
         raise UserError(f"{folder} exists but holds no finished data set; remove it or choose another workdir")
-    before = read_json(folder / _DONE)["inputs"]
+    done: dict[str, Any] = read_json(folder / _DONE) or {}
+    before = done["inputs"]
     now = json.loads(json.dumps(inputs))
     changed = [
         f"{name}: was {before.get(name, 'absent')}, now {now.get(name, 'absent')}"

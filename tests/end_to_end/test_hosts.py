@@ -31,8 +31,8 @@ def start(command: Callable[..., list[str]], environment: dict[str, str]) -> Ite
             free.bind(("127.0.0.1", 0))
             coordinator = f"127.0.0.1:{free.getsockname()[1]}"
         shared = ["--mesh.fsdp=2", f"--hosts.coordinator={coordinator}", "--hosts.count=2", "--hosts.heartbeat=20"]
-        flags = f"{environment['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
-        devices = {"XLA_FLAGS": f"{flags} --xla_backend_optimization_level=0"}  # nothing here runs often
+        compiler = f"{environment['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
+        devices = {"XLA_FLAGS": f"{compiler} --xla_backend_optimization_level=0"}  # nothing here runs often
         running = [
             subprocess.Popen(
                 command(workdir, *flags, *shared, f"--hosts.index={index}"),
