@@ -13,7 +13,7 @@ LOCK := import sys; print("constraints-py3%d.txt" % min(sys.version_info[1], 12)
 LOCKED = -c "$$($(BIN)/python -c '$(LOCK)')"
 PIP = $(BIN)/python -m pip --disable-pip-version-check
 EXTRAS = dev
-test $(PARITY): EXTRAS = dev,parity
+test test-all $(PARITY): EXTRAS = dev,parity
 # Installs .[EXTRAS]. uv takes less time than pip, and reads none of its configuration: that is handed over, pip's
 # name of it first.
 CONFIGURED = index-url=UV_DEFAULT_INDEX extra-index-url=UV_INDEX find-links=UV_FIND_LINKS \
@@ -30,12 +30,13 @@ export UV_INDEX_STRATEGY=unsafe-best-match VIRTUAL_ENV=$(VENV); \
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test demo lint format clean
+.PHONY: help setup test test-all demo lint format clean
 
 help:
 	@echo "make setup   build .venv from the locked versions (Python 3.11, 3.12 or 3.13)"
 	@echo "make demo    train PIT end to end on the embedded notes set, on this CPU"
 	@echo "make test    linter, type checker, every test (on Python 3.11 against torch too: one more GB)"
+	@echo "make test-all  the slow tests too, about ten minutes more"
 	@echo "make lint    linter and type checker"
 	@echo "make format  rewrite the sources in the house format"
 	@echo "make clean   remove .venv, caches and build leftovers (never runs/)"
@@ -58,6 +59,9 @@ $(PARITY): $(STAMP)
 	@touch $(PARITY)
 
 test: lint $(PARITY)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+
+test-all: lint $(PARITY)
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 demo: setup

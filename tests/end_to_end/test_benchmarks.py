@@ -15,6 +15,7 @@ def run(repository: Path, environment: dict[str, str], name: str, *flags: str) -
     return done.stdout
 
 
+@pytest.mark.slow
 def test_controls_of_the_gap_model(
     repository: Path, environment: dict[str, str], finished: tuple[Path, str], tmp_path: Path
 ) -> None:
@@ -30,6 +31,7 @@ def test_controls_of_the_gap_model(
     assert {path: path.stat().st_mtime_ns for path in finished[0].rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.slow
 def test_hot_settings(
     repository: Path, environment: dict[str, str], finished: tuple[Path, str], tmp_path: Path
 ) -> None:

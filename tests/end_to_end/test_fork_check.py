@@ -42,6 +42,7 @@ fork(Stage(name="mine", run=run, help="mine", parents=lambda config: (SFT,), ini
 """
 
 
+@pytest.mark.slow
 def test_a_stage_that_is_not_steady_and_writes_beside_its_folder(
     finished: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,12 +1,9 @@
 """Two processes with two devices each, as two hosts of a run: what they leave is what one process leaves."""
 
 import json
-import os
 import shutil
-import signal
 import socket
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -30,7 +27,13 @@ def start(command: Callable[..., list[str]], environment: dict[str, str]) -> Ite
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             coordinator = f"127.0.0.1:{free.getsockname()[1]}"
-        shared = ["--mesh.fsdp=2", f"--hosts.coordinator={coordinator}", "--hosts.count=2", "--hosts.heartbeat=20"]
+        shared = [
+            "--mesh.fsdp=2",
+            "--mesh.tensor=2",
+            f"--hosts.coordinator={coordinator}",
+            "--hosts.count=2",
+            "--hosts.heartbeat=20",
+        ]
         compiler = f"{environment['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
         devices = {"XLA_FLAGS": f"{compiler} --xla_backend_optimization_level=0"}  # nothing here runs often
         running = [
@@ -58,22 +61,11 @@ def ended(running: list[subprocess.Popen[str]]) -> tuple[list[int], str, str]:
 
 
 def test_two_hosts_leave_what_one_leaves(finished: tuple[Path, str], start: Start, tmp_path: Path) -> None:
-    """Data, losses, parameters and the table: to 1e-5. A notice to one host ends both, saved; the command goes on.
+    """Data, losses, parameters and the table: to 1e-5, over fsdp x tensor = 2 x 2.
 
     Digests are of bits: those of the stages on two hosts are not those of one, whose sums have another order.
     """
     one = finished[0]
-    running = start(tmp_path, "--stage=all")
-    deadline = time.monotonic() + 600
-    while len(list((tmp_path / "sft-policy" / "checkpoints").glob("[1-9]*"))) < 1:
-        assert all(process.poll() is None for process in running), ended(running)
-        assert time.monotonic() < deadline, "no checkpoint within ten minutes"
-        time.sleep(0.01)
-    running[1].send_signal(signal.SIGTERM)
-    codes, main, _ = ended(running)
-    assert codes == [os.EX_TEMPFAIL] * 2, main
-    assert "is saved, and the same command goes on" in main
-
     codes, main, other = ended(start(tmp_path, "--stage=all"))
     assert codes == [0, 0], main
     assert "PIT x1 vs policy" in main and "policy" not in other, "main alone prints"

@@ -21,6 +21,7 @@ STAGES = {
 }
 
 
+@pytest.mark.slow  # test_hosts.py: the same on two hosts, for every training
 @pytest.mark.parametrize(("stage", "model"), STAGES)
 def test_metrics_do_not_depend_on_the_mesh(
     stage: str, model: str, finished: tuple[Path, str], execute: Callable[..., str], tmp_path: Path

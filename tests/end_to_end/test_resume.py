@@ -27,7 +27,9 @@ def losses(folder: Path) -> list[tuple[int, str, float]]:
     return [(row["step"], row["phase"], row.get("loss", row.get("objective/scores"))) for row in found]
 
 
-@pytest.mark.parametrize(("stage", "model"), KINDS)
+@pytest.mark.parametrize(
+    ("stage", "model"), [id for id in KINDS if id[0] != "rm"] + [pytest.param("rm", "improver", marks=pytest.mark.slow)]
+)
 def test_a_killed_run_resumes_bit_identically(
     stage: str,
     model: str,

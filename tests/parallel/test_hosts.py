@@ -21,13 +21,13 @@ from pit_jax.parallel import hosts
 
 PACKAGE = Path(hosts.__file__).resolve().parents[1]
 TOGETHER = """
-import sys
+import os, signal, sys, time
 from pathlib import Path
 import jax, numpy as np
 from jax.sharding import PartitionSpec as P, NamedSharding
 from pit_jax.config import HostsConfig
 from pit_jax.files import append_jsonl, write_json
-from pit_jax.parallel import hosts
+from pit_jax.parallel import hosts, preemption
 from pit_jax.parallel.mesh import mesh_of
 from pit_jax.parallel.sharding import put
 
@@ -44,7 +44,14 @@ whole = hosts.whole(spread)
 assert whole["name"] == "x" and np.array_equal(whole["rows"], rows_NX)
 drawn = [hosts.from_main(lambda: np.array([round + 10.0 * index, 0.1])).tolist() for round in range(4)]
 assert drawn == [[float(round), 0.1] for round in range(4)], drawn
-print("together", flush=True)
+if index == 1:
+    os.kill(os.getpid(), signal.SIGTERM)
+asked = 0
+while not preemption.noticed():
+    time.sleep(0.01)
+    asked += 1
+    assert asked < 3000
+print("together", asked, flush=True)
 if index == 1:
     hosts.fail(2, "error: no such thing")
 hosts.barrier("never passed")
@@ -65,6 +72,7 @@ def test_two_processes_write_once_share_arrays_and_end_together(tmp_path: Path) 
     ]
     said = [process.communicate(timeout=120) for process in running]
     assert all("together" in out for out, _ in said), said
+    assert said[0][0].split()[-1] == said[1][0].split()[-1], "a notice to one reaches both at the same time"
     assert [process.returncode for process in running] == [2, 2]
     assert "host 1: error: no such thing" in said[0][1]
     assert (tmp_path / "made.json").read_text() == "0\n"

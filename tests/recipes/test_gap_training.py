@@ -24,6 +24,8 @@ from pit_jax.training.optimizer import make_optimizer
 from pit_jax.training.state import plan_state
 from pit_jax.training.step import compile_step, make_train_step
 
+pytestmark = pytest.mark.slow  # six trainings; tests/evaluation/test_gap_quality.py holds the gates to known gaps
+
 FIRST_GOOD, VOCABULARY, LONGEST = 23, 40, 7
 WRONG_LABELS = 0.2
 PAIRS, HELDOUT, STEPS, BATCH = 2048, 400, 150, 16
