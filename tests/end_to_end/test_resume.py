@@ -28,7 +28,7 @@ def losses(folder: Path) -> list[tuple[int, str, float]]:
 
 
 @pytest.mark.parametrize(
-    ("stage", "model"), [id for id in KINDS if id[0] != "rm"] + [pytest.param("rm", "improver", marks=pytest.mark.slow)]
+    ("stage", "model"), [*(id for id in KINDS if id[0] != "rm"), pytest.param("rm", "improver", marks=pytest.mark.slow)]
 )
 def test_a_killed_run_resumes_bit_identically(
     stage: str,
