@@ -74,12 +74,12 @@ class Passes:
         return Work(length, length * (self.trunk(length) + head))
 
     def draw(self, prompt: int, slot: int, tokens: float) -> Work:
-        """Prefill a prompt slot, then decode `tokens`, over a cache with room for `slot` of them.
+        """Prefill a prompt slot, which attends to itself, then decode `tokens` over a cache with room for `slot` more.
 
         Logits are made at the end of the prompt and after every token, the last one too.
         """
-        passed = prompt + tokens
-        return Work(passed, passed * self.trunk(prompt + slot) + (1 + tokens) * self.logits())
+        passes = prompt * self.trunk(prompt) + tokens * self.trunk(prompt + slot)
+        return Work(prompt + tokens, passes + (1 + tokens) * self.logits())
 
 
 @dataclass(frozen=True)

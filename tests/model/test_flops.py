@@ -69,7 +69,7 @@ def test_the_numbers_of_the_docstring() -> None:
     assert (passes.trunk(0), passes.trunk(5), passes.logits()) == (480, 640, 80)
     assert passes.read(5, logits=3) == Work(5, 3440)
     assert passes.score(5) == Work(5, 3240)
-    assert passes.draw(3, 2, 1) == Work(4, 2720)
+    assert passes.draw(3, 2, 1) == Work(4, 2528)
     assert Passes(replace(HAND, pooled_head=True), 10).score(5) == Work(5, 5 * (640 + 16 + 10))
 
 
@@ -156,13 +156,13 @@ def test_the_compiler_counts_a_little_more() -> None:
 
 
 def test_answers_by_hand() -> None:
-    """An answer of 2 tokens from P = 3: 5 * 640 + 3 * 80 = 3,440. PIT adds a rewrite from 6: 8 * 736 + 240 = 6,128."""
+    """An answer of 2 tokens from P = 3: 3 * 576 + 2 * 640 + 3 * 80 = 3,248. PIT adds one from 6: 5,744."""
     passes, slot = Passes(HAND, 10), 2
-    assert answer_cost(passes, [Draws(1, 2, 3)], slot=slot) == Work(2, 3440)
-    assert answer_cost(passes, [Draws(1, 2, 3), Draws(1, 2, 6)], slot=slot) == Work(4, 3440 + 6128)
+    assert answer_cost(passes, [Draws(1, 2, 3)], slot=slot) == Work(2, 3248)
+    assert answer_cost(passes, [Draws(1, 2, 3), Draws(1, 2, 6)], slot=slot) == Work(4, 3248 + 5744)
     best = answer_cost(passes, [Draws(2, 3, 3)], slot=slot, scored=2 * passes.score(5))
-    assert best == Work(3, 2 * (3 * 640 + 80) + 3 * (640 + 80) + 2 * 3240)
-    assert answer_cost(passes, [Draws(1.5, 2.5, 3)], slot=slot).flops == pytest.approx(1.5 * 2000 + 2.5 * 720)
+    assert best == Work(3, 2 * (3 * 576 + 80) + 3 * (640 + 80) + 2 * 3240)
+    assert answer_cost(passes, [Draws(1.5, 2.5, 3)], slot=slot).flops == pytest.approx(1.5 * 1808 + 2.5 * 720)
 
 
 def test_work_adds_up() -> None:

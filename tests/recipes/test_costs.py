@@ -99,18 +99,19 @@ def test_the_trainings_by_hand() -> None:
 
     Policy SFT: 3 * 2 rows of 5: 5 * 640 + 2 * 80 = 3,360, times 3. Improver: 5 * 2 of 8: 8 * 736 + 160 = 6,048.
     Reward: 7 * 2 rows of 6: 6 * (672 + 8) = 4,080. Gap: 11 trees of 12: 12 * (864 + 8) = 10,464.
-    A policy round, a row of 5: draw 5 * 640 + 3 * 80 = 3,440, anchor 3,360, value and scorer 2 * 3,240, two epochs of
-    3 * (3,360 + 3,240): 52,880 and 5 + 5 + 10 + 20 = 40 tokens. Four rows a round.
-    An improver round, a row of 8: 8 * 736 + 240 = 6,128, anchor 6,048, value and two scorings 3 * 8 * 744 = 17,856, two
-    epochs of 3 * (6,048 + 5,952) = 72,000: 102,032 and 8 + 8 + 24 + 32 = 72 tokens. With policy-rl, 3,440 and 5 more.
+    A policy round, a row of 5: draw 3 * 576 + 2 * 640 + 3 * 80 = 3,248, anchor 3,360, value and scorer 2 * 3,240, two
+    epochs of 3 * (3,360 + 3,240): 52,688 and 5 + 5 + 10 + 20 = 40 tokens. Four rows a round.
+    An improver round, a row of 8: 6 * 672 + 2 * 736 + 240 = 5,744, anchor 6,048, value and two scorings
+    3 * 8 * 744 = 17,856, two epochs of 3 * (6,048 + 5,952) = 72,000: 101,648 and 8 + 8 + 24 + 32 = 72 tokens.
+    With policy-rl, 3,248 and 5 more.
     """
     found = costs(small(references=("rejected+chosen", "policy-rl"), rounds=(2, 3)))
     assert found["sft-policy"] == Work(6 * 5, 6 * 3 * 3360)
     assert found["sft-improver"] == Work(10 * 8, 10 * 3 * 6048)
     assert found["rm-policy"] == Work(14 * 6, 14 * 3 * 4080)
     assert found["rm-improver"] == Work(11 * 12, 11 * 3 * 10_464)
-    assert found["rl-policy"] == Work(13 * 4 * 40, 13 * 4 * 52_880)
-    assert found["rl-improver"] == Work(5 * 4 * 72 + 3 * 4 * 5, 5 * 4 * 102_032 + 3 * 4 * 3440)
+    assert found["rl-policy"] == Work(13 * 4 * 40, 13 * 4 * 52_688)
+    assert found["rl-improver"] == Work(5 * 4 * 72 + 3 * 4 * 5, 5 * 4 * 101_648 + 3 * 4 * 3248)
 
 
 def test_every_stage_that_trains_has_a_cost() -> None:
@@ -121,10 +122,10 @@ def test_every_stage_that_trains_has_a_cost() -> None:
 
 def test_what_references_cost() -> None:
     """Against references of the data alone: an answer on every row, on half of them, or an answer and its rewrite."""
-    answer, rewrite = 3440, 6128
+    answer, rewrite = 3248, 5744
 
     def per_round(references: str) -> float:
-        return improver_flops(small(references=(references,), rounds=(1,))) - 4 * 102_032
+        return improver_flops(small(references=(references,), rounds=(1,))) - 4 * 101_648
 
     assert per_round("chosen") == per_round("rejected+chosen") == 0
     assert per_round("policy-sft") == 4 * answer == 4 * Passes(HAND, 10).draw(3, 2, 2).flops
@@ -137,7 +138,7 @@ def test_a_reference_is_drawn_once_for_a_group() -> None:
     config = small(references=("policy-rl",), rounds=(1,))
     grouped = replace(config, rl=replace(config.rl, improver_algorithm="grpo", improver_samples=4))
     critic = 4 * (8 * 744 + 2 * 3 * 8 * 744)
-    assert improver_flops(config) - improver_flops(grouped) == 3 * 3440 + critic
+    assert improver_flops(config) - improver_flops(grouped) == 3 * 3248 + critic
 
 
 def test_a_gap_that_is_not_centred_is_read_once() -> None:
