@@ -4,12 +4,13 @@ Data      github.com/anthropics/hh-rlhf: the four train.jsonl.gz (harmless-base,
           helpful-rejection-sampled; 160,800 dialogues), joined as they are, since gzip files may be:
           cat */train.jsonl.gz > data/hh_rlhf/train.jsonl.gz
 Command   python launch/tpu_run.py --stage=all --config=configs/hh_rlhf.py --base=checkpoints/MODEL
-          On several chips add --mesh.fsdp=CHIPS, so that weights and optimizer are shared out.
+          On several chips add --mesh.fsdp=CHIPS, so that weights and optimizer are shared out; on more than 64, whose
+          batches of 64 rows would not divide, --mesh.fsdp=64 and the rest as --mesh.tensor.
 Model     The paper's is PaLM 2 (Bison) on TPU v4 [S], which nobody can download. To try instead, by hardware, none of
           them run yet: one GPU of 80 GB or one v5p chip: Qwen2.5-0.5B-Instruct; v5e-8 or v4-8: Llama-3.2-1B-Instruct or
           gemma-2-2b-it; v4-32, v5p-16 and more: Llama-3.1-8B-Instruct. A base model works as well as a chat model.
-Memory    per chip: not known before a run, for there is no planner yet. Too much: halve sft.batch_size and
-          rm.batch_size (or raise their accumulate), and double rl.minibatches.
+Memory    per chip: --stage=plan says it before a run. Too much: raise sft.accumulate, rm.accumulate and
+          rl.accumulate, and lower rl.score_rows.
 Expect    not measured here. The paper: PIT against the original +28.1 (GPT-4, n = 128), +14.0 (DeBERTa) [V].
 
 Tags: [V] read in a primary source, [S] in a secondary one, [I] inferred, [M] from memory and therefore no fact; "ours"

@@ -116,9 +116,14 @@ def status(asked: Status) -> int:
     return 0
 
 
-def logs(asked: Logs) -> int:
+def log_command(asked: Logs) -> Command:
+    """The last lines of every worker, or whole logs."""
     lines = LOG_LINES if asked.output else asked.lines
-    answer = gcloud.run(gcloud.on_workers(asked, f"{supervisor.WORKER} lines {lines}"))
+    return gcloud.on_workers(asked, f"{supervisor.WORKER} lines {lines}")
+
+
+def logs(asked: Logs) -> int:
+    answer = gcloud.run(log_command(asked))
     by_host: dict[str, list[str]] = {}
     for line in answer.out.splitlines():
         host, tab, text = line.partition("\t")
@@ -161,8 +166,7 @@ def planned(asked: Target, rest: Sequence[str]) -> list[Command]:
         case Status():
             return [gcloud.describe(asked), gcloud.nodes(asked), gcloud.on_workers(asked, fleet.STATE)]
         case Logs():
-            lines = LOG_LINES if asked.output else asked.lines
-            return [gcloud.on_workers(asked, f"{supervisor.WORKER} lines {lines}")]
+            return [log_command(asked)]
         case Ssh():
             return [ssh_command(asked, rest)]
         case _:

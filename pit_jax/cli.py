@@ -17,6 +17,8 @@ from pit_jax.flags import parse
 from pit_jax.forks import fault_of
 from pit_jax.parallel.host_memory import keep_freed_memory
 
+STOPPED = "\nstopped; the same command resumes"
+
 
 def resolved(config: Config) -> Table:
     """The hash of a config and the fields in which it differs from the defaults of pit_jax.config."""
@@ -56,8 +58,27 @@ def main(argv: Sequence[str]) -> int:
     """
     try:
         config = parse(argv)
-        from pit_jax.parallel import hosts, preemption  # jax, which --help does not need
+    except KeyboardInterrupt:
+        return told(130, STOPPED)
+    except Exception as error:
+        if (sentence := sentence_of(error)) is None:
+            raise
+        return told(2, sentence)
+    return run(config)
 
+
+def run(config: Config) -> int:
+    """Start this host's part, run, and end with the other hosts. Returns the exit code."""
+    from pit_jax.parallel import hosts, preemption  # jax, which --help and a wrong flag do not need
+
+    def ended(code: int, message: str) -> int:
+        """On every host, said by main."""
+        if hosts.is_main():
+            told(code, message)
+        hosts.fail(code, message)
+        return code
+
+    try:
         keep_freed_memory()
         if config.mesh.simulate < 0:
             raise UserError(f"--mesh.simulate={config.mesh.simulate}: pass a number of devices, or 0 for the real ones")
@@ -79,40 +100,29 @@ def main(argv: Sequence[str]) -> int:
             pipeline.run(config)
         hosts.finish()
     except KeyboardInterrupt:
-        return ended(130, "\nstopped; the same command resumes")
-    except BrokenPipeError:
-        raise
+        return ended(130, STOPPED)
     except Preempted as notice:
         hosts.finish()  # nobody leaves before what all have saved is on disk
-        print(f"\n{notice}", file=sys.stderr)
-        return os.EX_TEMPFAIL
-    except UserError as error:
-        return ended(2, f"error: {error}")
+        return told(os.EX_TEMPFAIL, f"\n{notice}")
     except Exception as error:
-        fault = fault_of(error)
-        if fault is None:
-            tell_others(error)
-            raise
-        return ended(2, f"error: {fault}")
+        if (sentence := sentence_of(error)) is not None:
+            return ended(2, sentence)
+        if hosts.count() > 1:
+            traceback.print_exc()
+            hosts.fail(1, f"{type(error).__name__}: {error}; the traceback is in the log of that host")
+        raise
     return 0
 
 
-def tell_others(error: Exception) -> None:
-    """Of a fault that has a traceback: print it here and end the other hosts; returns where there are none."""
-    from pit_jax.parallel import hosts
-
-    if hosts.count() > 1:
-        traceback.print_exc()
-        hosts.fail(1, f"{type(error).__name__}: {error}; the traceback is in the log of that host")
+def sentence_of(error: Exception) -> str | None:
+    """What a person can mend, their own or a fork's fault; None for a fault of ours, which has a traceback."""
+    fault = str(error) if isinstance(error, UserError) else fault_of(error)
+    return None if fault is None else f"error: {fault}"
 
 
-def ended(code: int, message: str) -> int:
-    """Show why the run ends, on every host; its exit code."""
-    from pit_jax.parallel import hosts
-
-    if hosts.is_main():
-        print(message, file=sys.stderr)
-    hosts.fail(code, message)
+def told(code: int, message: str) -> int:
+    """Say why the command ends; its exit code."""
+    print(message, file=sys.stderr)
     return code
 
 

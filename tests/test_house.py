@@ -73,7 +73,7 @@ def test_the_bars_can_fail() -> None:
     assert undocumented("class A:\n    x: int = 0\n    y: int = 1\n    '''why'''\n    z: BConfig\n") == ["A.x"]
 
 
-KNOBS = ("architecture.py", "config.py", "limits.py")
+KNOBS = ("architecture.py", "cluster.py", "config.py", "limits.py")
 
 
 @pytest.mark.parametrize("name", KNOBS)

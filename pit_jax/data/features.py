@@ -31,6 +31,11 @@ class Example:
 FEATURES = ("prompt", "prefix", "chosen", "rejected")  # the token features of an Example
 
 
+def round_up(number: int, multiple: int) -> int:
+    """The smallest multiple that is not below the number."""
+    return -(-number // multiple) * multiple
+
+
 @dataclass(frozen=True)
 class Layout:
     """What the rows of a data set share: constant tokens and row lengths, equal in every fold."""

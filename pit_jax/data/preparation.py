@@ -23,7 +23,7 @@ import numpy as np
 from pit_jax.batch import Triple
 from pit_jax.config import DataConfig, TokenizerConfig, config_hash
 from pit_jax.data import tasks
-from pit_jax.data.features import FEATURES, KINDS, Layout, row_lengths
+from pit_jax.data.features import FEATURES, KINDS, Layout, round_up, row_lengths
 from pit_jax.data.folds import FOLDS, fold_of
 from pit_jax.data.ragged import OFFSETS, VALUES, RaggedWriter, sizes_of, utf8
 from pit_jax.data.sources import Reading, stream_source
@@ -219,14 +219,10 @@ def _layout(template: Template, lengths: np.ndarray, folds: np.ndarray, buckets:
         eos_id=template.tokenizer.eos_id,
         suffix=tuple(suffix),
         row_lengths={kind: found[-1] for kind, found in widths.items()},
-        prompt_slot=_round_up(max(longest_of["prompt"], longest_of["prefix"]), 4),
-        response_slot=_round_up(max(longest_of["chosen"], longest_of["rejected"]) + 1, 4),
+        prompt_slot=round_up(max(longest_of["prompt"], longest_of["prefix"]), 4),
+        response_slot=round_up(max(longest_of["chosen"], longest_of["rejected"]) + 1, 4),
         buckets={kind: found[:-1] for kind, found in widths.items() if len(found) > 1},
     )
-
-
-def _round_up(number: int, multiple: int) -> int:
-    return -(-number // multiple) * multiple
 
 
 def _report(

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from pit_jax.batch import Triple
-from pit_jax.data.features import Arrays, Layout, build, right_padded
+from pit_jax.data.features import Arrays, Layout, build, right_padded, round_up
 from pit_jax.data.text.chat import Refusal
 from pit_jax.data.text.templates import Template
 from pit_jax.errors import UserError
@@ -42,7 +42,7 @@ def prompt_arrays(template: Template, prompts: Sequence[str], *, longest: int, l
         eos_id=tokenizer.eos_id,
         suffix=tuple(template.improver_suffix),
         row_lengths={},
-        prompt_slot=-(-slot // SLOTS) * SLOTS,
+        prompt_slot=round_up(slot, SLOTS),
         response_slot=1,
     )
     return build("prompts", examples, layout)

@@ -1,6 +1,7 @@
 """The processes of one run, one a host: how they start together, which one writes, and how they end together."""
 
 import contextlib
+import functools
 import json
 import os
 import re
@@ -138,11 +139,6 @@ def is_main() -> bool:
     return _Processes.index == 0
 
 
-def index() -> int:
-    """This process among those of the run, from 0."""
-    return _Processes.index
-
-
 def count() -> int:
     """Processes of the run."""
     return _Processes.count
@@ -182,6 +178,7 @@ def _whole(x: Any) -> Any:
     return np.asarray(_gather(x.sharding.mesh)(x))
 
 
+@functools.cache
 def _gather(mesh: Mesh | AbstractMesh) -> Any:
     return jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, PartitionSpec()))
 
@@ -190,11 +187,10 @@ def from_main(make: Callable[[], np.ndarray]) -> np.ndarray:
     """make() of main, on every host: of what only one may ask for, such as a judge that is paid."""
     if _Processes.count == 1:
         return make()
-    text = json.dumps(make().tolist()) if is_main() else ""
     _Processes.messages += 1
     key = f"pit_jax/from main/{_Processes.messages}"
     if is_main():
-        _client().key_value_set(key, text)
+        _client().key_value_set(key, json.dumps(make().tolist()))
     told = np.array(json.loads(_client().blocking_key_value_get(key, 1000 * WAIT)))
     barrier("told")
     if is_main():

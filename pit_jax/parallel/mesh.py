@@ -32,11 +32,7 @@ def mesh_shape(config: MeshConfig, num_devices: int) -> tuple[int, int, int]:
             f"found {num_devices} device(s); choose sizes whose product is {num_devices}, "
             "or simulate devices with --mesh.simulate=N"
         )
-    if config.slices < 1 or data % config.slices:
-        raise UserError(
-            f"--mesh.slices={config.slices}: parameters are never split between slices, so that data={data} must be a "
-            f"multiple of it; with fsdp x tensor = {fsdp * tensor}, a slice must hold at least so many devices"
-        )
+    check_slices((data, fsdp, tensor), config.slices)
     if config.decode and config.decode not in _divisors(fsdp):
         raise UserError(
             f"--mesh.decode={config.decode} does not divide --mesh.fsdp={fsdp}; choose one of {_divisors(fsdp)}, or 0"
@@ -49,13 +45,41 @@ def _divisors(size: int) -> list[int]:
 
 
 def make_mesh(config: MeshConfig) -> Mesh:
-    """The mesh over all devices, the data axis over slices first. Raises UserError as `mesh_shape` and `by_slice`."""
-    shape = mesh_shape(config, jax.device_count())
-    if config.slices == 1:
-        return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3)
-    inner = (shape[0] // config.slices, *shape[1:])
-    parts = [mesh_utils.create_device_mesh(inner, part) for part in by_slice(jax.devices(), config.slices)]
+    """The mesh over all devices. Raises UserError as `mesh_shape` and `by_slice`."""
+    return mesh_over(mesh_shape(config, jax.device_count()), jax.devices(), config.slices)
+
+
+def mesh_over(shape: tuple[int, int, int], devices: Sequence[Any], slices: int = 1) -> Mesh:
+    """The mesh (data, fsdp, tensor) over the devices of a run, or of a plan, whose devices may be none of this process.
+
+    Over several slices the outermost part of the data axis is theirs: what crosses the slow network is the mean of
+    gradients, never parameters. Raises UserError as `check_slices` and `by_slice`.
+    """
+    check_slices(shape, slices)
+    inner = (shape[0] // slices, *shape[1:])
+    parts = [_arranged(inner, part) for part in by_slice(devices, slices)]
     return Mesh(np.concatenate(parts), AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def check_slices(shape: tuple[int, int, int], slices: int) -> None:
+    """UserError where the slices do not divide the data axis."""
+    data, fsdp, tensor = shape
+    if slices < 1 or data % slices:
+        raise UserError(
+            f"--mesh.slices={slices}: parameters are never split between slices, so that data={data}, beside "
+            f"fsdp x tensor = {fsdp * tensor}, must be shared by them; make --mesh.data a multiple of {slices}, or "
+            "--mesh.fsdp and --mesh.tensor smaller"
+        )
+
+
+def _arranged(shape: tuple[int, int, int], devices: Sequence[Any]) -> np.ndarray:
+    """The devices of one slice, neighbours on its links; in their own order where JAX has no rule for a shape."""
+    try:
+        return np.array(
+            mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=devices[0].platform == "tpu")
+        )
+    except (RuntimeError, AssertionError, ValueError):
+        return np.array(devices).reshape(shape)
 
 
 def by_slice(devices: Sequence[Any], slices: int) -> list[list[Any]]:

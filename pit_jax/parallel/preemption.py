@@ -33,9 +33,14 @@ def heed() -> None:
 
 
 def check(where: str) -> None:
-    """Raise Preempted if a notice came, `where` says what is saved. As `noticed`."""
+    """Raise `preempted(where)` if a notice came. As `noticed`."""
     if noticed():
-        raise Preempted(f"this machine is about to be taken away; {where}, and the same command goes on")
+        raise preempted(where)
+
+
+def preempted(where: str) -> Preempted:
+    """What ends a run behind a notice; `where` says what is saved."""
+    return Preempted(f"this machine is about to be taken away; {where}, and the same command goes on")
 
 
 def noticed() -> bool:

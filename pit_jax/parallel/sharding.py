@@ -151,6 +151,11 @@ def init_sharded(make: Callable[[jax.Array], Any], key: jax.Array, mesh: Mesh) -
     return jax.jit(make, out_shardings=param_sharding(jax.eval_shape(make, key), mesh))(key)
 
 
+def abstract(tree: Any) -> Any:
+    """Shapes, dtypes and shardings of a tree of placed arrays, as ShapeDtypeStructs of its own."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
+
+
 def abstract_params(make: Callable[[jax.Array], Any], mesh: Mesh) -> Any:
     """Shapes, dtypes and shardings of the parameters that make(key) gives; nothing is computed."""
     shapes = jax.eval_shape(make, jax.random.key(0))

@@ -9,17 +9,12 @@ import importlib.util
 import math
 import os
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
-import numpy as np
-from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh
 
 from pit_jax.errors import UserError
-from pit_jax.parallel.mesh import AXES
 
 GIB = 2**30
 MOST_CHIPS = 1024
@@ -206,34 +201,6 @@ def simulated_devices(count: int) -> list[Any]:
     if len(devices) < count:
         raise UserError(f"a plan of {count} chips needs as many simulated devices, found {len(devices)}")
     return devices[:count]
-
-
-def mesh_over(shape: tuple[int, int, int], devices: Sequence[Any], slices: int = 1) -> Mesh:
-    """The mesh (data, fsdp, tensor) over the devices of a machine, which may be none of this process's.
-
-    Over several slices the outermost part of the data axis is theirs: what crosses the slow network is the mean of
-    gradients, never parameters. Raises UserError where the slices do not divide the data axis.
-    """
-    data, fsdp, tensor = shape
-    if data % slices:
-        raise UserError(
-            f"mesh: data={data} over {slices} slices; only data parallelism crosses slices, so make --mesh.data a "
-            f"multiple of {slices}, or --mesh.fsdp and --mesh.tensor smaller"
-        )
-    inner = data // slices, fsdp, tensor
-    size = math.prod(inner)
-    parts = [_arranged(inner, devices[start : start + size]) for start in range(0, len(devices), size)]
-    return Mesh(np.concatenate(parts), AXES, axis_types=(AxisType.Auto,) * 3)
-
-
-def _arranged(shape: tuple[int, int, int], devices: Sequence[Any]) -> np.ndarray:
-    """The devices of one slice as a run on it would have them; in their own order where JAX has no rule for a shape."""
-    try:
-        return np.array(
-            mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=devices[0].platform == "tpu")
-        )
-    except (RuntimeError, AssertionError, ValueError):
-        return np.array(devices).reshape(shape)
 
 
 def _chips(shape: str) -> int:

@@ -5,11 +5,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-import jax
-
 from pit_jax.config import RlConfig
 from pit_jax.inference.engine import Engine
 from pit_jax.model.flops import Work
+from pit_jax.parallel.sharding import abstract
 from pit_jax.rl.algorithms import algorithm_of, samples_of
 from pit_jax.rl.curriculum import every_provider, providers_of
 from pit_jax.rl.references import POLICY_RL, REFERENCES, models_needed
@@ -142,7 +141,5 @@ def residents(shapes: Shapes, role: str) -> Mapping[str, Any]:
     if role == "policy":
         return found
     if config.curriculum.anchor == "previous":
-        found["moving"] = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), roles.policy.trainable
-        )
+        found["moving"] = abstract(roles.policy.trainable)
     return found | {name: shapes.frozen(shapes.language_model, str(id)) for name, id in _samplers(config).items()}

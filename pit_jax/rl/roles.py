@@ -3,10 +3,9 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-import jax
-
 from pit_jax.config import Config, RlConfig
 from pit_jax.model.networks import Params
+from pit_jax.parallel.sharding import abstract
 from pit_jax.rl.algorithms import algorithm_of
 from pit_jax.rl.curriculum import every_provider
 from pit_jax.rl.references import POLICY_RL, models_needed
@@ -49,10 +48,7 @@ class Roles:
         """The same once a state of its own has begun: of what was trained from, shapes alone, not the arrays."""
 
         def shapes(partition: Partition) -> Partition:
-            abstract = jax.tree.map(
-                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), partition.trainable
-            )
-            return Partition(abstract, partition.frozen)
+            return Partition(abstract(partition.trainable), partition.frozen)
 
         return replace(self, policy=shapes(self.policy), value=None if self.value is None else shapes(self.value))
 

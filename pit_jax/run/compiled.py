@@ -65,6 +65,7 @@ def _compiled(program: Program, lowered: Any, compiler: Literal["tpu", "cpu"], b
         reason = "" if needed else str(error)[:500]
         return Compiled(compiler, arguments, 0, None, (), time.perf_counter() - begun, needed, reason)
     memory, text = executable.memory_analysis(), executable.as_text()
+    crossing = between_slices(text, slices) if slices > 1 else []
     arguments, outputs = memory.argument_size_in_bytes, memory.output_size_in_bytes - memory.alias_size_in_bytes
     # The peak counts arguments and outputs; temp_size_in_bytes counts memory twice that is used one after the other.
     temporaries = max(memory.peak_memory_in_bytes - arguments - outputs, 0)
@@ -73,7 +74,7 @@ def _compiled(program: Program, lowered: Any, compiler: Literal["tpu", "cpu"], b
         arguments=arguments,
         outputs=outputs,
         temporaries=temporaries if compiler == "tpu" else None,
-        traffic=summed(collectives(text)) + summed(between_slices(text, slices), slices=True),
+        traffic=summed(collectives(text)) + summed(crossing, slices=True),
         seconds=time.perf_counter() - begun,
     )
 

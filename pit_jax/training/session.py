@@ -16,7 +16,7 @@ import numpy as np
 from pit_jax.errors import UserError
 from pit_jax.files import Row
 from pit_jax.parallel.hosts import pace
-from pit_jax.parallel.preemption import check, noticed
+from pit_jax.parallel.preemption import noticed, preempted
 from pit_jax.parallel.sharding import put
 from pit_jax.training.checkpoint import Checkpoints
 from pit_jax.training.metrics import MetricsLog
@@ -84,7 +84,7 @@ class Session:
         if noticed():
             self._log.flush()
             self._checkpoints.save(round, self.state, score=None)
-            check(f"the state after {round} of {self.last} rounds is saved")
+            raise preempted(f"the state after {round} of {self.last} rounds is saved")
 
     def update(self, step: Step, batch: Any) -> Metrics:
         """One update of the state, which is donated: read what is needed of the old one before. Returns its metrics."""

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from tests.end_to_end.test_mesh_runs import TOLERANCES, read
+from tests.parallel.test_hosts import free_port
 
 TRAINED = ("sft-policy", "sft-improver", "rm-policy", "rm-improver", "rl-policy", "rl-improver")
 Start = Callable[..., list[subprocess.Popen[str]]]
@@ -24,9 +24,7 @@ def start(command: Callable[..., list[str]], environment: dict[str, str]) -> Ite
     started: list[subprocess.Popen[str]] = []
 
     def run(workdir: Path, *flags: str) -> list[subprocess.Popen[str]]:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            coordinator = f"127.0.0.1:{free.getsockname()[1]}"
+        coordinator = f"127.0.0.1:{free_port()}"
         shared = [
             "--mesh.fsdp=2",
             "--mesh.tensor=2",

@@ -59,7 +59,7 @@ hosts.barrier("never passed")
 
 
 def test_two_processes_write_once_share_arrays_and_end_together(tmp_path: Path) -> None:
-    port = _free_port()
+    port = free_port()
     running = [
         subprocess.Popen(
             [sys.executable, "-c", TOGETHER, str(port), str(index), str(tmp_path)],
@@ -78,7 +78,8 @@ def test_two_processes_write_once_share_arrays_and_end_together(tmp_path: Path) 
     assert (tmp_path / "made.json").read_text() == "0\n"
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nobody listens to."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return int(free.getsockname()[1])

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from pit_jax.errors import UserError
-from pit_jax.parallel.topologies import CHIPS, has_tpu_compiler, mesh_over, topology_of, tpu_devices
+from pit_jax.parallel.mesh import mesh_over
+from pit_jax.parallel.topologies import CHIPS, has_tpu_compiler, topology_of, tpu_devices
 
 
 @pytest.mark.parametrize(

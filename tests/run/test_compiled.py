@@ -9,9 +9,9 @@ import pytest
 from jax.sharding import NamedSharding
 
 from pit_jax.parallel.hlo import Collective, Loop, between_slices, collectives
-from pit_jax.parallel.mesh import mesh_of
+from pit_jax.parallel.mesh import mesh_of, mesh_over
 from pit_jax.parallel.sharding import P
-from pit_jax.parallel.topologies import has_tpu_compiler, mesh_over, topology_of, tpu_devices
+from pit_jax.parallel.topologies import has_tpu_compiler, topology_of, tpu_devices
 from pit_jax.run import compiled
 from pit_jax.run.compiled import compile_program, device_bytes, needed_bytes, summed, too_large
 from pit_jax.run.programs import Program

@@ -63,7 +63,7 @@ def run(context: Context) -> None:
 
 def topology(config: Config) -> Topology:
     """The machine that is planned for."""
-    return topology_of(config.plan.topology, getattr(config.mesh, "slices", 1))
+    return topology_of(config.plan.topology, config.mesh.slices)
 
 
 def check(config: Config, role: str) -> None:

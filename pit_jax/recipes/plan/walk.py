@@ -10,12 +10,12 @@ import numpy as np
 from jax.sharding import Mesh
 
 from pit_jax.config import Config
-from pit_jax.data.features import Layout, row_lengths
+from pit_jax.data.features import Layout, round_up, row_lengths
 from pit_jax.errors import UserError, did_you_mean
 from pit_jax.files import read_json
 from pit_jax.model.pretrained.published import PUBLISHED
-from pit_jax.parallel.mesh import check_batch, mesh_shape
-from pit_jax.parallel.topologies import Topology, has_tpu_compiler, mesh_over, simulated_devices, tpu_devices
+from pit_jax.parallel.mesh import check_batch, mesh_over, mesh_shape
+from pit_jax.parallel.topologies import Topology, has_tpu_compiler, simulated_devices, tpu_devices
 from pit_jax.recipes.catalogue import catalogue
 from pit_jax.run.base import OURS
 from pit_jax.run.compiled import compile_program, device_bytes, too_large
@@ -76,12 +76,8 @@ def layout_of(config: Config, data: Path) -> Layout:
     prompt, answer, suffix = config.data.prompt_length, config.data.response_length, config.plan.suffix_tokens
     lengths = np.array([[prompt, prompt, answer - 1, answer - 1]])
     kinds = ("sft-policy", "sft-improver", "reward", "gap")
-    rows = {kind: _up(int(row_lengths(kind, lengths, suffix)[0]), 8) for kind in kinds}
-    return Layout(0, 1, (2,) * suffix, rows, _up(prompt, 4), _up(answer, 4))
-
-
-def _up(size: int, multiple: int) -> int:
-    return -(-size // multiple) * multiple
+    rows = {kind: round_up(int(row_lengths(kind, lengths, suffix)[0]), 8) for kind in kinds}
+    return Layout(0, 1, (2,) * suffix, rows, round_up(prompt, 4), round_up(answer, 4))
 
 
 def vocabulary(config: Config) -> int:
