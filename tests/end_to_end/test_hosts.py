@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
@@ -99,8 +100,12 @@ def numbers(path: Path) -> dict[str, float]:
 def parameters(folder: Path) -> list[np.ndarray]:
     """The leaves of the selected checkpoint."""
     round = json.loads((folder / "done.json").read_text())["round"]
+    path = (folder / "checkpoints" / str(round) / "state").absolute()
     with ocp.PyTreeCheckpointer() as reader:
-        tree = reader.restore((folder / "checkpoints" / str(round) / "state").absolute())
+        kinds = jax.tree.map(
+            lambda _: ocp.RestoreArgs(restore_type=np.ndarray), reader.metadata(path).item_metadata.tree
+        )
+        tree = reader.restore(path, restore_args=kinds)
     leaves: list[np.ndarray] = []
 
     def walk(node: Any) -> None:
