@@ -1,6 +1,7 @@
 """The command as a process, with what it took."""
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -27,3 +28,37 @@ def execute(flags: Sequence[str], *, stdout: int | None = None) -> Cost:
     if status:
         raise SystemExit(f"{' '.join(flags)} ended with {os.waitstatus_to_exitcode(status)}")
     return Cost(time.perf_counter() - start, usage.ru_maxrss * 1024)
+
+
+def start(flags: Sequence[str], *, processes: int, devices: int) -> list[subprocess.Popen[bytes]]:
+    """The command with flags, as the CPU hosts of one run with so many devices in all; errors of main can be read."""
+    share = f"--xla_force_host_platform_device_count={devices // processes}"
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {share}",
+    }
+    hosts: list[list[str]] = [[]]
+    if processes > 1:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        shared = [f"--hosts.coordinator=127.0.0.1:{port}", f"--hosts.count={processes}", "--hosts.heartbeat=30"]
+        hosts = [[*shared, f"--hosts.index={index}"] for index in range(processes)]
+    return [
+        subprocess.Popen(
+            [sys.executable, str(ENTRY), *flags, *host],
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE if index == 0 else subprocess.DEVNULL,
+        )
+        for index, host in enumerate(hosts)
+    ]
+
+
+def finish(running: Sequence[subprocess.Popen[bytes]], *, timeout: float) -> None:
+    """Wait for the hosts of a run; a failure ends the benchmark."""
+    _, errors = running[0].communicate(timeout=timeout)
+    codes = [process.wait(timeout=timeout) for process in running]
+    if any(codes):
+        raise SystemExit(f"{running[0].args} ended with {codes}: {errors.decode()[-2000:]}")

@@ -9,13 +9,10 @@ are the kills of runs of one and of two processes. What ends between kills is co
 
 import itertools
 import json
-import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +20,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.command import BEFORE_IMPROVER_RL, ENTRY
+from benchmarks.command import BEFORE_IMPROVER_RL, finish, start
 from benchmarks.results import keep, parser_of
 
 TRAININGS = (*BEFORE_IMPROVER_RL, ("rl", "improver"))
@@ -53,40 +50,13 @@ class Training:
 
     def start(self, workdir: Path) -> list[subprocess.Popen[bytes]]:
         flags = [f"--config={self.config}", f"--stage={self.stage}", f"--model={self.model}", f"--workdir={workdir}"]
-        devices = 2 // self.processes
-        environment = {
-            **os.environ,
-            "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}",
-        }
-        hosts = [[]] if self.processes == 1 else _hosts(self.processes)
-        return [
-            subprocess.Popen(
-                [sys.executable, str(ENTRY), *flags, "--mesh.fsdp=2", *host],
-                env=environment,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE if index == 0 else subprocess.DEVNULL,
-            )
-            for index, host in enumerate(hosts)
-        ]
+        return start([*flags, "--mesh.fsdp=2"], processes=self.processes, devices=2)
 
     def finish(self, workdir: Path) -> float:
         """Run to the end; its seconds."""
         began = time.monotonic()
-        running = self.start(workdir)
-        _, errors = running[0].communicate(timeout=LONGEST)
-        codes = [process.wait(timeout=LONGEST) for process in running]
-        if any(codes):
-            raise SystemExit(f"{self.folder} by {self.processes} ended with {codes}: {errors.decode()[-2000:]}")
+        finish(self.start(workdir), timeout=LONGEST)
         return time.monotonic() - began
-
-
-def _hosts(count: int) -> list[list[str]]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = [f"--hosts.coordinator=127.0.0.1:{port}", f"--hosts.count={count}", "--hosts.heartbeat=10"]
-    return [[*shared, f"--hosts.index={index}"] for index in range(count)]
 
 
 def kill(running: Sequence[subprocess.Popen[bytes]], after: float, rng: random.Random) -> bool:

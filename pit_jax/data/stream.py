@@ -7,6 +7,7 @@ gradients noisier; which batches meet in a window is still a matter of chance. T
 the end of an epoch are mixed with the first ones of the next.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any
@@ -74,11 +75,16 @@ def sequential(rows: Rows | Mapping[str, np.ndarray], batch_size: int) -> Iterat
         yield dict(source.batch(numbers)), min(batch_size, count - start)
 
 
-def whole_batches(rows: Rows | Mapping[str, np.ndarray], batch_size: int) -> list[np.ndarray]:
-    """Row numbers [batch_size] of as many whole batches as the first rows fill, rows of like length in one batch."""
+def whole_batches(rows: Rows | Mapping[str, np.ndarray], batch_size: int, shards: int = 1) -> list[np.ndarray]:
+    """Row numbers of as many whole batches as the first rows fill, rows of like length in one batch.
+
+    Fewer rows than a batch are one batch of them all. Where `shards` devices cannot share that evenly, they are
+    batches of `batch_size` in which every row stands equally often, so that means are those of the rows.
+    """
     source = as_rows(rows)
-    count = len(source) // batch_size * batch_size
-    numbers = np.arange(count)
+    count = len(source)
+    size = count if count < batch_size and count % shards == 0 else batch_size
+    numbers = np.arange(math.lcm(count, size) if count < size else count // size * size) % count
     if source.lengths_N is not None:
-        numbers = np.argsort(source.lengths_N[:count], kind="stable")
-    return list(numbers.reshape(-1, batch_size))
+        numbers = numbers[np.argsort(source.lengths_N[numbers], kind="stable")]
+    return list(numbers.reshape(-1, size))

@@ -25,6 +25,7 @@ from pit_jax.files import leave_writing_to_main
 
 FAILURES = "pit_jax/failures"
 GRACE = 3.0  # seconds in which main may fail for the same reason, and say it itself
+CPU_THREADS = "64"  # of XLA, on hosts without an accelerator: see start
 WAIT = 7 * 24 * 3600  # seconds: preparing data may take long, and a host that died ends the others anyway
 
 
@@ -53,6 +54,9 @@ def start(config: HostsConfig, *, simulated: bool) -> None:
             "a JAX device was used before the hosts came together, by a config or fork while it was imported; move "
             "what computes into a function"
         )
+    # XLA takes as many threads as there are CPU cores. Collectives of queued programs, which wait for other hosts, can
+    # hold all of them, so that the program that is waited for never runs (jax < 0.12, several devices a process).
+    os.environ.setdefault("NPROC", CPU_THREADS)
     try:
         jax.distributed.initialize(
             **named,
@@ -196,12 +200,6 @@ def from_main(make: Callable[[], np.ndarray]) -> np.ndarray:
     if is_main():
         _client().key_value_delete(key)
     return told
-
-
-def pace(tree: Any) -> None:
-    """Several CPU processes with several devices each deadlock when programs queue up (jax < 0.12): wait for `tree`."""
-    if _Processes.count > 1 and jax.default_backend() == "cpu":
-        jax.block_until_ready(tree)
 
 
 def fail(code: int, message: str) -> None:

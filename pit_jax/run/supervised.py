@@ -125,10 +125,10 @@ def with_head(context: Context, models: Models, name: str) -> Params:
 
 
 def heldout_metrics(context: Context, task: Task) -> Callable[[Params], dict[str, float]]:
-    """params -> metrics over all whole held-out batches; the last, smaller part is left out."""
+    """params -> metrics over all whole held-out batches; the last, smaller part of more than one is left out."""
     evaluate_batch = jax.jit(lambda params, batch: task.loss(params, batch, jax.random.key(0))[1])
     rows = as_rows(task.heldout)
-    batches = whole_batches(rows, min(task.batch_size, len(rows)))
+    batches = whole_batches(rows, task.batch_size, shards=context.mesh.shape["data"] * context.mesh.shape["fsdp"])
 
     def evaluate(params: Params) -> dict[str, float]:
         total: dict[str, Mean] = {}

@@ -15,7 +15,6 @@ import numpy as np
 
 from pit_jax.errors import UserError
 from pit_jax.files import Row
-from pit_jax.parallel.hosts import pace
 from pit_jax.parallel.preemption import noticed, preempted
 from pit_jax.parallel.sharding import put
 from pit_jax.training.checkpoint import Checkpoints
@@ -89,7 +88,6 @@ class Session:
     def update(self, step: Step, batch: Any) -> Metrics:
         """One update of the state, which is donated: read what is needed of the old one before. Returns its metrics."""
         self.state, metrics = step(self.state, batch)
-        pace(self.state.step)
         totals = self._totals
         self._totals = {name: totals[name] + metrics[name] for name in metrics} if totals else metrics
         return metrics

@@ -98,3 +98,9 @@ def test_whole_batches_hold_the_first_rows() -> None:
     longest = [rows.lengths_N[batch].max() for batch in whole_batches(rows, 5)]
     assert longest == sorted(longest)
     assert np.array(whole_batches({"x": np.arange(22)}, 5)).tolist() == np.arange(20).reshape(4, 5).tolist()
+
+
+def test_fewer_rows_than_a_batch_are_one_batch_that_all_devices_share_or_stand_equally_often() -> None:
+    assert np.array(whole_batches({"x": np.arange(6)}, 8, shards=3)).tolist() == [list(range(6))]
+    batches = np.array(whole_batches(Lengthy(6), 8, shards=4))
+    assert batches.shape == (3, 8) and np.bincount(batches.ravel()).tolist() == 6 * [4]

@@ -78,7 +78,7 @@ def test_two_hosts_leave_what_one_leaves(finished: tuple[Path, str], start: Star
                 tolerance = next((size for end, size in TOLERANCES.items() if key.endswith(end)), 1e-6)
                 assert mine[key] == pytest.approx(theirs[key], rel=1e-5, abs=tolerance), (name, key, mine["step"])
         for ours, expected in zip(parameters(tmp_path / name), parameters(one / name), strict=True):
-            np.testing.assert_allclose(ours, expected, rtol=1e-3, atol=2e-5)
+            np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-5)
 
 
 def numbers(path: Path) -> dict[str, float]:

@@ -44,6 +44,9 @@ whole = hosts.whole(spread)
 assert whole["name"] == "x" and np.array_equal(whole["rows"], rows_NX)
 drawn = [hosts.from_main(lambda: np.array([round + 10.0 * index, 0.1])).tolist() for round in range(4)]
 assert drawn == [[float(round), 0.1] for round in range(4)], drawn
+mean = jax.jit(lambda rows_NX: rows_NX.mean(), out_shardings=NamedSharding(mesh, P()))
+queued = sum(mean(spread["rows"]) for _ in range(200))
+assert float(queued) == 200 * 5.5, "programs that wait for each other come to an end without being waited for"
 if index == 1:
     os.kill(os.getpid(), signal.SIGTERM)
 asked = 0
