@@ -1,10 +1,15 @@
-"""A run killed with SIGKILL and started again ends with the parameters, to the bit, of a run that was left alone."""
+"""A run killed with SIGKILL and started again ends with the parameters, to the bit, of a run that was left alone.
+
+And what is resumed holds no more arrays than what has begun.
+"""
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +21,21 @@ KINDS = {
     ("rm", "improver"): ("data", "sft-improver", "sft-policy"),
     ("rl", "improver"): ("data", "sft-improver", "rm-improver", "sft-policy", "rm-policy", "rl-policy"),
 }
+
+COUNTED = """
+import gc, sys
+import jax
+from pit_jax import cli
+from pit_jax.training.session import Session
+
+def counted(session, rounds=Session.rounds):
+    gc.collect()
+    print("live bytes:", sum(array.nbytes for array in jax.live_arrays()), flush=True)
+    return rounds(session)
+
+Session.rounds = counted
+sys.exit(cli.main(sys.argv[1:]))
+"""  # the command, which says what the devices hold when the loop begins
 
 
 def saved_rounds(folder: Path) -> list[int]:
@@ -35,29 +55,31 @@ def test_a_killed_run_resumes_bit_identically(
     model: str,
     finished: tuple[Path, str],
     command: Callable[..., list[str]],
-    execute: Callable[..., str],
     environment: dict[str, str],
     tmp_path: Path,
 ) -> None:
     whole, name = finished[0], f"{stage}-{model}"
+    flags = command(tmp_path, f"--stage={stage}", f"--model={model}")[2:]
     for parent in KINDS[stage, model]:
         shutil.copytree(whole / parent, tmp_path / parent)
-    process = subprocess.Popen(
-        command(tmp_path, f"--stage={stage}", f"--model={model}"),
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+
+    def begun() -> subprocess.Popen[str]:
+        argv = [sys.executable, "-c", COUNTED, *flags]
+        return subprocess.Popen(argv, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    process = begun()
     deadline = time.monotonic() + 300
     while not saved_rounds(tmp_path / name) or saved_rounds(tmp_path / name) == [0]:
         assert process.poll() is None, "the run ended before it could be killed"
         assert time.monotonic() < deadline, "no checkpoint within five minutes"
         time.sleep(0.005)
     os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    fresh = live_bytes(process)
     assert not (tmp_path / name / "done.json").exists(), "killed too late to prove anything"
 
-    execute(tmp_path, f"--stage={stage}", f"--model={model}")
+    process = begun()
+    assert live_bytes(process) == fresh
+    assert process.returncode == 0
     assert json.loads((tmp_path / name / "done.json").read_text()) == json.loads(
         (whole / name / "done.json").read_text()
     )
@@ -71,3 +93,11 @@ def leaf_sums(folder: Path, round: int) -> dict[str, int]:
     """Checksums of every leaf of a checkpoint: parameters, both optimizers, counters, KL coefficient, curriculum."""
     (meta,) = (folder / "checkpoints" / str(round) / "meta").glob("metadata")
     return {name: leaf["sum"] for name, leaf in json.loads(meta.read_text())["leaves"].items()}
+
+
+def live_bytes(process: subprocess.Popen[str]) -> int:
+    """What a counted command printed, once it has ended."""
+    output, _ = process.communicate(timeout=600)
+    found = re.search(r"live bytes: (\d+)", output)
+    assert found is not None, output[-4000:]
+    return int(found[1])
