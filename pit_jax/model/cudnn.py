@@ -34,16 +34,23 @@ def mixed_by_cudnn(
     """mixed_BLNH: `mixed_dense` without a cap, where every row is one sequence and padding (segment 0).
 
     Tokens are moved to the left end of their row, so that causality alone hides padding from them: cuDNN needs neither
-    a mask, which would be [B, L, L], nor lengths. A window (0 = none) is counted in slots of what was moved.
+    a mask, which would be [B, L, L], nor lengths. A window (0 = none) is counted in slots of what was moved. An odd
+    length, which cuDNN's backward pass refuses, gets one slot more.
     """
     order_BL = jnp.argsort(segments_BL == 0, axis=1, stable=True)
     back_BL = jnp.argsort(order_BL, axis=1)
+    odd = order_BL.shape[1] % 2
 
     def moved(x_BLNH: jax.Array, order_BL: jax.Array) -> jax.Array:
         return jnp.take_along_axis(x_BLNH, order_BL[:, :, None, None], axis=1)
 
+    def packed(x_BLNH: jax.Array) -> jax.Array:
+        return jnp.pad(moved(x_BLNH, order_BL), ((0, 0), (0, odd), (0, 0), (0, 0)))
+
     mixed_BLNH = jax.nn.dot_product_attention(
-        *(moved(x_BLNH, order_BL) for x_BLNH in (query_BLNH, key_BLKH, value_BLKH)),
+        packed(query_BLNH),
+        packed(key_BLKH),
+        packed(value_BLKH),
         scale=1.0,
         is_causal=True,
         local_window_size=(window - 1, 0) if window else None,

@@ -1,6 +1,7 @@
 """Splash attention against one mask: the kernel in interpret mode, for other devices than a TPU's."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -8,17 +9,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh
 
+from pit_jax.config import TransformerConfig
+from pit_jax.model import attention
 from pit_jax.model.mixing import mixed_dense
+from pit_jax.model.networks import LanguageModel
 from pit_jax.model.rows import Sequences, near, visible
-from pit_jax.model.splash import block_of, mixed_by_splash
+from pit_jax.model.splash import HEAD_SIZES, block_of, mixed_by_splash
+from pit_jax.parallel.mesh import mesh_of
+from pit_jax.parallel.sharding import abstract_params, batch_sharding
+from pit_jax.parallel.topologies import has_tpu_compiler, mesh_over, topology_of, tpu_devices
 
 LENGTH = 150  # two blocks, the second one padded
 PADDED = np.concatenate([np.zeros(20), np.full(80, 1), np.full(45, 2), np.zeros(5)]).astype(np.int32)
 RIGHT = np.concatenate([np.ones(140), np.zeros(10)]).astype(np.int32)
 
 
-@pytest.mark.parametrize(("window", "cap", "kv_heads"), [(0, 0.0, 2), (0, 2.0, 1), (9, 0.0, 4)])
+@pytest.mark.parametrize(("window", "cap", "kv_heads"), [(0, 0.0, 2), (9, 2.0, 1)])
 def test_the_kernel_mixes_what_one_mask_mixes(window: int, cap: float, kv_heads: int) -> None:
     """Outputs and gradients at real slots, of four query heads; rows of two sequences, padded left and right."""
     rng = np.random.default_rng(0)
@@ -45,3 +53,78 @@ def test_the_kernel_mixes_what_one_mask_mixes(window: int, cap: float, kv_heads:
     (gradients, mixed), (expected_gradients, expected) = read(splash), read(dense)
     for found, wanted in zip((mixed, *gradients), (expected, *expected_gradients), strict=True):
         np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+
+
+CONFIG = TransformerConfig(width=16, layers=2, query_heads=4, kv_heads=2, head_size=16, ffn=24)
+
+
+@pytest.fixture
+def on_a_tpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs as they are traced for TPUs, with the kernel in interpret mode."""
+    monkeypatch.setattr(attention, "platform", lambda: "tpu")
+    monkeypatch.setattr(attention, "mixed_by_splash", partial(mixed_by_splash, interpret=True))
+
+
+@pytest.mark.usefixtures("on_a_tpu")
+def test_a_model_on_a_mesh_with_every_other_layer_windowed() -> None:
+    """Hidden states and the gradient of every parameter; four tensor devices for two key/value heads, which are
+    repeated, and remat around the kernel."""
+    config = replace(CONFIG, window=5, windowed=(True, False), attention_softcap=3.0, remat="full")
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(LanguageModel(config, 30).init, jax.random.key(0))
+    params = jax.tree.map(lambda s: jnp.asarray(rng.normal(0.3, 0.25, s.shape), jnp.float32), shapes)
+    tokens_BL = jnp.asarray(rng.integers(0, 30, (2, LENGTH)), jnp.int32)
+    rows = Sequences.alone(jnp.asarray(np.stack([(PADDED > 0).astype(np.int32), RIGHT])))
+
+    def read(way: str) -> Any:
+        model = LanguageModel(replace(config, attention=way), 30)
+
+        def loss(params: Any) -> tuple[jax.Array, jax.Array]:
+            hidden_BLD = jnp.where(rows.segments_BL[:, :, None] > 0, model.hidden(params, tokens_BL, rows), 0.0)
+            return jnp.sum(hidden_BLD**2), hidden_BLD
+
+        return jax.jit(jax.grad(loss, has_aux=True))(params)
+
+    with jax.set_mesh(mesh_of(1, 2, 4)):
+        found, expected = read("splash"), read("dense")
+    for (path, mine), wanted in zip(jax.tree.leaves_with_path(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(mine, wanted, rtol=1e-4, atol=1e-4, err_msg=jax.tree_util.keystr(path))
+
+
+@pytest.mark.parametrize("longest", [128, 256, 384, 512, 640, 1552, 2064, 4096])
+def test_blocks_are_as_large_as_padding_allows(longest: int) -> None:
+    known = {128: 128, 256: 256, 384: 128, 512: 512, 640: 128, 1552: 256, 2064: 256, 4096: 512}
+    block, least = block_of(longest), -(-longest // 128) * 128
+    assert block == known[longest] and -(-longest // block) * block <= 1.125 * least
+
+
+def lowered(config: TransformerConfig, mesh: Mesh) -> Any:
+    """The backward pass of a model on 8 rows of 300 slots, for TPUs, whatever devices the mesh is of."""
+    model = LanguageModel(config, 30)
+    tokens = jax.ShapeDtypeStruct((8, 300), jnp.int32, sharding=batch_sharding(mesh))
+
+    def loss(params: Any, tokens_BL: jax.Array) -> jax.Array:
+        hidden_BLD = model.hidden(params, tokens_BL, Sequences.alone(jnp.ones_like(tokens_BL)))
+        return jnp.sum(hidden_BLD.astype(jnp.float32))
+
+    tpus = jax.sharding.AbstractDevice("TPU v5 lite", 1, "tpu")
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh.update(abstract_device=tpus)):
+        traced: Any = jax.jit(jax.grad(loss)).trace(abstract_params(model.init, mesh), tokens)
+    return traced.lower(lowering_platforms=("tpu",))
+
+
+def test_auto_is_decided_by_the_devices_that_a_program_is_for() -> None:
+    """Forwards, the same once more for the backward pass, and its two kernels; on a CPU's mesh without a TPU."""
+    config = replace(CONFIG, dtype="bfloat16", remat="full")
+    text = str(lowered(config, mesh_of(2, 2, 2)).as_text())
+    assert text.count("custom_call @tpu_custom_call") == 4 and "300x300" not in text
+
+
+@pytest.mark.skipif(not has_tpu_compiler(), reason="libtpu is not installed")
+@pytest.mark.parametrize("head_size", HEAD_SIZES)
+def test_the_kernel_compiles_for_a_tpu(head_size: int) -> None:
+    """One key/value head for two tensor devices, a cap, and windows in every other layer, on a slice of four chips."""
+    config = replace(CONFIG, dtype="bfloat16", head_size=head_size, kv_heads=1, attention_softcap=50.0)
+    config = replace(config, window=100, windowed=(True, False))
+    mesh = mesh_over((1, 2, 2), tpu_devices(topology_of("v5e-4")))
+    assert "tpu_custom_call" in lowered(config, mesh).compile().as_text()
