@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax._src.cudnn import fused_attention_stablehlo
 
 from pit_jax.config import TransformerConfig
 from pit_jax.model import cudnn
@@ -27,10 +26,16 @@ def test_packed_rows_need_no_mask(window: int, monkeypatch: pytest.MonkeyPatch) 
     key, value = (jnp.asarray(rng.normal(0, 1, (3, 9, 2, 8)), jnp.float32) for _ in range(2))
     padded = [[0, 0, 1, 1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1, 0, 0, 0], [0, 1, 1, 1, 1, 1, 1, 0, 0]]
     rows = Sequences.alone(jnp.asarray(padded, jnp.int32))
-    mixed = cudnn.mixed_by_cudnn(query, key, value, rows.segments_BL, window=window)
     seen_BLS = visible(rows) & near(rows, window or 9)
-    grouped = query.reshape(3, 9, 2, 2, 8)
-    expected = mixed_dense(grouped, key.swapaxes(1, 2), value.swapaxes(1, 2), seen_BLS, cap=0.0).reshape(query.shape)
+
+    @jax.jit
+    def both(query: jax.Array, key: jax.Array, value: jax.Array) -> tuple[jax.Array, jax.Array]:
+        grouped = query.reshape(3, 9, 2, 2, 8)
+        expected = mixed_dense(grouped, key.swapaxes(1, 2), value.swapaxes(1, 2), seen_BLS, cap=0.0)
+        mixed = cudnn.mixed_by_cudnn(query, key, value, rows.segments_BL, window=window)
+        return mixed, expected.reshape(query.shape)
+
+    mixed, expected = both(query, key, value)
     real_BL = np.asarray(rows.segments_BL) > 0
     np.testing.assert_allclose(mixed[real_BL], expected[real_BL], rtol=1e-5, atol=1e-5)
 
@@ -42,7 +47,7 @@ CONFIG = TransformerConfig(
 
 def test_a_model_lowers_for_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     """One kernel forwards and one backwards for each of two windows, with two key/value heads on four devices."""
-    monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91100)
+    monkeypatch.setattr("jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version", lambda: 91100)
     monkeypatch.setattr(cudnn, "capability", lambda: 8.0)
     mesh, model = mesh_of(2, 1, 4), LanguageModel(CONFIG, 30)
     tokens = jax.ShapeDtypeStruct((8, 301), jnp.int32, sharding=batch_sharding(mesh))
