@@ -80,19 +80,15 @@ def shapes_of(name: str) -> Shapes:
 
 
 @pytest.mark.parametrize("name", names())
-def test_no_large_argument_is_whole_on_every_chip(name: str) -> None:
+def test_no_large_array_is_whole_on_every_chip(name: str) -> None:
+    """Arguments of all configs; results of the one with the longest rows and the largest batches alone, since it takes
+    a trace to know them, and all configs run the same functions."""
     shapes = shapes_of(name)
-    listed = {title: list(whole(program.args)) for stage in STAGES for title, program in programs(shapes, stage)}
-    assert len(listed) > len(STAGES) and not any(listed.values()), {title: x for title, x in listed.items() if x}
-
-
-def test_no_large_result_is_whole_on_every_chip() -> None:
-    """Of the config with the longest rows and the largest batches: those of the others are of the same programs."""
-    shapes = shapes_of("hh_rlhf")
-    assert shapes.mesh.size == 256
+    assert name != "hh_rlhf" or shapes.mesh.size == 256
     for stage in STAGES:
         for title, program in programs(shapes, stage):
-            assert list(whole(results(shapes, program))) == [], title
+            trees = [program.args, results(shapes, program)] if name == "hh_rlhf" else [program.args]
+            assert list(whole(trees)) == [], title
 
 
 def test_what_is_whole_is_found() -> None:
