@@ -16,7 +16,7 @@ from pit_jax.model import attention
 from pit_jax.model.mixing import mixed_dense
 from pit_jax.model.networks import LanguageModel
 from pit_jax.model.rows import Sequences, near, visible
-from pit_jax.model.splash import HEAD_SIZES, block_of, mixed_by_splash
+from pit_jax.model.splash import HEAD_SIZES, LARGEST_BLOCK, block_of, mixed_by_splash
 from pit_jax.parallel.mesh import mesh_of
 from pit_jax.parallel.sharding import abstract_params, batch_sharding
 from pit_jax.parallel.topologies import has_tpu_compiler, mesh_over, topology_of, tpu_devices
@@ -98,10 +98,10 @@ def test_blocks_are_as_large_as_padding_allows(longest: int) -> None:
     assert block == known[longest] and -(-longest // block) * block <= 1.125 * least
 
 
-def lowered(config: TransformerConfig, mesh: Mesh) -> Any:
-    """The backward pass of a model on 8 rows of 300 slots, for TPUs, whatever devices the mesh is of."""
+def lowered(config: TransformerConfig, mesh: Mesh, length: int) -> Any:
+    """The backward pass of a model on 8 rows, for TPUs, whatever devices the mesh is of."""
     model = LanguageModel(config, 30)
-    tokens = jax.ShapeDtypeStruct((8, 300), jnp.int32, sharding=batch_sharding(mesh))
+    tokens = jax.ShapeDtypeStruct((8, length), jnp.int32, sharding=batch_sharding(mesh))
 
     def loss(params: Any, tokens_BL: jax.Array) -> jax.Array:
         hidden_BLD = model.hidden(params, tokens_BL, Sequences.alone(jnp.ones_like(tokens_BL)))
@@ -116,15 +116,15 @@ def lowered(config: TransformerConfig, mesh: Mesh) -> Any:
 def test_auto_is_decided_by_the_devices_that_a_program_is_for() -> None:
     """Forwards, the same once more for the backward pass, and its two kernels; on a CPU's mesh without a TPU."""
     config = replace(CONFIG, dtype="bfloat16", remat="full")
-    text = str(lowered(config, mesh_of(2, 2, 2)).as_text())
+    text = str(lowered(config, mesh_of(2, 2, 2), 300).as_text())
     assert text.count("custom_call @tpu_custom_call") == 4 and "300x300" not in text
 
 
 @pytest.mark.skipif(not has_tpu_compiler(), reason="libtpu is not installed")
-@pytest.mark.parametrize("head_size", HEAD_SIZES)
-def test_the_kernel_compiles_for_a_tpu(head_size: int) -> None:
+def test_the_largest_heads_and_blocks_compile_for_a_tpu() -> None:
     """One key/value head for two tensor devices, a cap, and windows in every other layer, on a slice of four chips."""
-    config = replace(CONFIG, dtype="bfloat16", head_size=head_size, kv_heads=1, attention_softcap=50.0)
+    config = replace(CONFIG, dtype="bfloat16", head_size=max(HEAD_SIZES), kv_heads=1, attention_softcap=50.0)
     config = replace(config, window=100, windowed=(True, False))
     mesh = mesh_over((1, 2, 2), tpu_devices(topology_of("v5e-4")))
-    assert "tpu_custom_call" in lowered(config, mesh).compile().as_text()
+    assert block_of(LARGEST_BLOCK) == LARGEST_BLOCK
+    assert "tpu_custom_call" in lowered(config, mesh, LARGEST_BLOCK).compile().as_text()
