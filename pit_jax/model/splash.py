@@ -61,7 +61,14 @@ def mixed_by_splash(
     mask = masks.LocalMask(shape, (window - 1, 0), 0) if window else masks.CausalMask(shape)
     attend: Any = kernel.make_splash_mha(
         masks.MultiHeadMask([mask] * heads),
-        block_sizes=kernel.BlockSizes(**dict.fromkeys(_SIZES, block)),
+        block_sizes=kernel.BlockSizes(
+            block_q=block,
+            block_kv=block,
+            block_q_dkv=block,
+            block_kv_dkv=block,
+            block_q_dq=block,
+            block_kv_dq=block,
+        ),
         attn_logits_soft_cap=cap or None,
         head_shards=1,
         q_seq_shards=1,
@@ -75,9 +82,6 @@ def mixed_by_splash(
 
     mixed_BNLH = jax.vmap(one_row)(blocks(query_BLNH), blocks(key_BLKH), blocks(value_BLKH), segments_BL)
     return mixed_BNLH.swapaxes(1, 2)[:, :length]
-
-
-_SIZES = ("block_q", "block_kv", "block_q_dkv", "block_kv_dkv", "block_q_dq", "block_kv_dq")
 
 
 def _padded(length: int, block: int) -> int:

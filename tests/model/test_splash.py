@@ -40,8 +40,8 @@ def test_the_kernel_mixes_what_one_mask_mixes(window: int, cap: float, kv_heads:
         grouped = query.reshape(2, LENGTH, kv_heads, 4 // kv_heads, 16)
         return mixed_dense(grouped, key.swapaxes(1, 2), value.swapaxes(1, 2), seen_BLS, cap=cap).reshape(query.shape)
 
-    def splash(*operands: jax.Array) -> jax.Array:
-        return mixed_by_splash(*operands, rows.segments_BL, cap=cap, window=window, interpret=True)
+    def splash(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+        return mixed_by_splash(query, key, value, rows.segments_BL, cap=cap, window=window, interpret=True)
 
     def read(mix: Callable[..., jax.Array]) -> Any:
         def loss(*operands: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -76,7 +76,7 @@ def test_a_model_on_a_mesh_with_every_other_layer_windowed() -> None:
     tokens_BL = jnp.asarray(rng.integers(0, 30, (2, LENGTH)), jnp.int32)
     rows = Sequences.alone(jnp.asarray(np.stack([(PADDED > 0).astype(np.int32), RIGHT])))
 
-    def read(way: str) -> Any:
+    def read(way: Any) -> Any:
         model = LanguageModel(replace(config, attention=way), 30)
 
         def loss(params: Any) -> tuple[jax.Array, jax.Array]:
