@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from pit_jax.data.features import FEATURES, Arrays, Example, Layout, build, row_lengths
+from pit_jax.data.features import FEATURES, Arrays, Example, Layout, build, real_tokens, row_lengths
 from pit_jax.data.ragged import Ragged
 
 
@@ -26,6 +26,9 @@ class Rows(Protocol):
 
     def batch(self, rows: np.ndarray) -> Mapping[str, Any]:
         """The fields of a batch of these row numbers: arrays, or what gives them when a part is asked for."""
+
+    def tokens(self, rows: np.ndarray) -> int:
+        """Tokens of a batch of these row numbers without its padding; 0 where nobody knows."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,10 @@ class ArrayRows:
     def batch(self, rows: np.ndarray) -> Arrays:
         """The arrays at `rows`."""
         return {name: array[rows] for name, array in self.arrays.items()}
+
+    def tokens(self, rows: np.ndarray) -> int:
+        """Nobody knows which of the numbers are tokens."""
+        return 0
 
 
 def as_rows(rows: Rows | Mapping[str, np.ndarray]) -> Rows:
@@ -96,6 +103,10 @@ class StoredRows:
         parts = _Parts(self, rows, layout)
         return {name: Column((len(rows), *shape), dtype, parts, name) for name, shape, dtype in parts.fields}
 
+    def tokens(self, rows: np.ndarray) -> int:
+        """From the lengths alone: no row is read."""
+        return real_tokens(self.kind, self._lengths(rows), len(self.layout.suffix))
+
     def whole(self) -> Arrays:
         """All rows in memory, in one width: for the little that a person or a test looks at."""
         return self.built(np.arange(len(self)), self.layout)
@@ -136,6 +147,10 @@ class JoinedRows:
         """The fields of both."""
         before = {name: column for name, column in self.rows.batch(rows).items() if name not in self.without}
         return before | {name: column[rows] for name, column in self.columns.items()}
+
+    def tokens(self, rows: np.ndarray) -> int:
+        """Those of the rows that are joined to."""
+        return self.rows.tokens(rows)
 
 
 @dataclass(frozen=True)
