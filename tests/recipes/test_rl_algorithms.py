@@ -74,8 +74,8 @@ def left_by(context: Context) -> Left:
     folder = context.folder
     with jax.set_mesh(context.mesh):
         rl.run(context)
-    lines = (folder.path / "metrics.jsonl").read_text().splitlines()
-    rows = [{name: value for name, value in json.loads(line).items() if name != "time"} for line in lines]
+    found = [row for row in read_jsonl(folder.path / "metrics.jsonl") if row["phase"] != "performance"]
+    rows = [{name: value for name, value in row.items() if name != "time"} for row in found]
     meta = json.loads((folder.path / "checkpoints" / str(ROUNDS) / "meta" / "metadata").read_text())
     done = folder.done()
     assert done is not None
