@@ -27,7 +27,7 @@ class Rows(Protocol):
     def batch(self, rows: np.ndarray) -> Mapping[str, Any]:
         """The fields of a batch of these row numbers: arrays, or what gives them when a part is asked for."""
 
-    def tokens(self, rows: np.ndarray) -> int:
+    def count_tokens(self, rows: np.ndarray) -> int:
         """Tokens of a batch of these row numbers without its padding; 0 where nobody knows."""
 
 
@@ -47,7 +47,7 @@ class ArrayRows:
         """The arrays at `rows`."""
         return {name: array[rows] for name, array in self.arrays.items()}
 
-    def tokens(self, rows: np.ndarray) -> int:
+    def count_tokens(self, rows: np.ndarray) -> int:
         """Nobody knows which of the numbers are tokens."""
         return 0
 
@@ -103,7 +103,7 @@ class StoredRows:
         parts = _Parts(self, rows, layout)
         return {name: Column((len(rows), *shape), dtype, parts, name) for name, shape, dtype in parts.fields}
 
-    def tokens(self, rows: np.ndarray) -> int:
+    def count_tokens(self, rows: np.ndarray) -> int:
         """From the lengths alone: no row is read."""
         return real_tokens(self.kind, self._lengths(rows), len(self.layout.suffix))
 
@@ -148,9 +148,9 @@ class JoinedRows:
         before = {name: column for name, column in self.rows.batch(rows).items() if name not in self.without}
         return before | {name: column[rows] for name, column in self.columns.items()}
 
-    def tokens(self, rows: np.ndarray) -> int:
+    def count_tokens(self, rows: np.ndarray) -> int:
         """Those of the rows that are joined to."""
-        return self.rows.tokens(rows)
+        return self.rows.count_tokens(rows)
 
 
 @dataclass(frozen=True)

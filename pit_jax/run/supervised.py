@@ -108,7 +108,7 @@ def train(context: Context, task: Task, models: Models, start: Callable[[], Para
             session.heed_notice(done)
             numbers = stream.rows(done)
             batch = put_rows(mesh, task.make_batch, rows.batch(numbers))
-            tokens = rows.tokens(numbers)
+            tokens = rows.count_tokens(numbers)
             session.performance.clock.lap("data")
             session.update(step, batch)
             session.performance.ran(tokens, 0, {"update": tokens * flops} if flops else {})

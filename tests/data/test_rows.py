@@ -45,6 +45,25 @@ def test_a_batch_is_what_the_builder_gives_of_its_examples(
     np.testing.assert_array_equal(rows.first(3).whole()[name], rows.whole()[name][:3])
 
 
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        ("sft-policy", ("segments_BL",)),
+        ("sft-improver", ("segments_BL",)),
+        ("reward", ("chosen_segments_BL", "rejected_segments_BL")),
+        ("gap", ("nodes_BL",)),
+    ],
+)
+def test_the_tokens_of_a_batch_are_its_slots_without_padding(
+    data: StandInData, kind: str, names: tuple[str, ...]
+) -> None:
+    rows, picked = data.rows("rm", kind), np.array([5, 0, 23, 5])
+    batch = rows.batch(picked)
+    assert rows.count_tokens(picked) == sum(int(np.count_nonzero(np.asarray(batch[name]))) for name in names) > 0
+    assert JoinedRows(rows, {}).count_tokens(picked) == rows.count_tokens(picked)
+    assert ArrayRows({name: np.asarray(x) for name, x in batch.items()}).count_tokens(picked) == 0, "nobody knows"
+
+
 @pytest.mark.parametrize("kind", ["sft-improver", "gap"])
 def test_a_batch_is_as_wide_as_its_longest_row_needs(data: StandInData, examples: list[Example], kind: str) -> None:
     """The same rows in another width: what is real stays, and only padding goes."""

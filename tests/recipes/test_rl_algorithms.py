@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from pit_jax.config import Config, CurriculumConfig
+from pit_jax.files import read_jsonl
 from pit_jax.recipes import rl
 from pit_jax.recipes.catalogue import RL_IMPROVER, RL_POLICY, STAGES
 from pit_jax.rl.rewards import TEXT_REWARDS, RewardRow, TextReward

@@ -194,6 +194,50 @@ def test_ending_a_round_may_move_extras_and_add_metrics(session: Any, plan: Stat
     assert [row["objective/kl"] for row in rows(tmp_path)] == [1.5, 1.5]
 
 
+def test_what_it_took_is_written_behind_every_row_of_training(session: Any, tmp_path: Path) -> None:
+    """And what came behind the last of them when the session ends. Nobody is shown it, and the parts are the whole."""
+    shown: list[str] = []
+    with session(3, log_every=2, show=lambda row: shown.append(row["phase"])) as running:
+        for done in running.rounds():
+            if done == 3:
+                running.settle()
+                running.evaluated(done, {}, score=None)
+                break
+            running.update(counting_step, 1.0)
+            running.performance.ran(8 * (done + 1), 0, {"update": 5.0})
+            running.end_round(done)
+    found = [row for row in read_jsonl(tmp_path / "metrics.jsonl") if row["phase"] == "performance"]
+    assert [(row["step"], row.get("perf/total_num_tokens"), row.get("perf/flops")) for row in found] == [
+        (1, 8.0, 5.0),
+        (2, 16.0, 5.0),
+        (3, 24.0, 5.0),
+        (3, None, None),
+    ]
+    assert "perf/seconds_evaluate" in found[3] and "perf/seconds_save" in found[3] and "performance" not in shown
+    for row in found:
+        assert row["perf/seconds"] == pytest.approx(sum(row[name] for name in row if "seconds_" in name)) != 0.0
+
+
+def test_the_rounds_of_a_profile_are_traced(session: Any, tmp_path: Path) -> None:
+    said: list[str] = []
+    with session(3, profile=range(1, 2), say=said.append) as running:
+        for done in running.rounds():
+            if done == 3:
+                break
+            running.update(counting_step, 1.0)
+            running.end_round(done)
+    (written,) = (tmp_path / "profile" / "host-0").rglob("*.xplane.pb")
+    assert written.stat().st_size > 0
+    assert said == [f"--profile: rounds 1:2 traced; look at it with xprof {tmp_path / 'profile'}"]
+
+
+def test_a_trace_ends_with_the_session_that_fails(session: Any, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no batch for round 0"), session(3, profile=range(0, 9), say=print) as running:
+        for done in running.rounds():
+            running.end_round(done)
+    assert list((tmp_path / "profile" / "host-0").rglob("*.xplane.pb"))
+
+
 def test_extras_keep_their_keys(session: Any) -> None:
     with pytest.raises(AssertionError, match=r"extras changed keys: .*'place'"), session(1) as running:
         running.update(counting_step, 1.0)
