@@ -27,9 +27,6 @@ class Rows(Protocol):
     def batch(self, rows: np.ndarray) -> Mapping[str, Any]:
         """The fields of a batch of these row numbers: arrays, or what gives them when a part is asked for."""
 
-    def count_tokens(self, rows: np.ndarray) -> int:
-        """Tokens of a batch of these row numbers without its padding; 0 where nobody knows."""
-
 
 @dataclass(frozen=True)
 class ArrayRows:
@@ -46,10 +43,6 @@ class ArrayRows:
     def batch(self, rows: np.ndarray) -> Arrays:
         """The arrays at `rows`."""
         return {name: array[rows] for name, array in self.arrays.items()}
-
-    def count_tokens(self, rows: np.ndarray) -> int:
-        """Nobody knows which of the numbers are tokens."""
-        return 0
 
 
 def as_rows(rows: Rows | Mapping[str, np.ndarray]) -> Rows:
@@ -148,9 +141,12 @@ class JoinedRows:
         before = {name: column for name, column in self.rows.batch(rows).items() if name not in self.without}
         return before | {name: column[rows] for name, column in self.columns.items()}
 
-    def count_tokens(self, rows: np.ndarray) -> int:
-        """Those of the rows that are joined to."""
-        return self.rows.count_tokens(rows)
+
+def count_tokens(rows: Rows, numbers: np.ndarray) -> int:
+    """Tokens of the rows of these numbers, padding left out; 0 for rows that are not prepared data's: nobody knows."""
+    if isinstance(rows, JoinedRows):
+        return count_tokens(rows.rows, numbers)
+    return rows.count_tokens(numbers) if isinstance(rows, StoredRows) else 0
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from pit_jax.config import OptimizerConfig
-from pit_jax.data.rows import Rows, as_rows
+from pit_jax.data.rows import Rows, as_rows, count_tokens
 from pit_jax.data.stream import Stream, whole_batches
 from pit_jax.errors import UserError
 from pit_jax.files import Row
@@ -108,7 +108,7 @@ def train(context: Context, task: Task, models: Models, start: Callable[[], Para
             session.heed_notice(done)
             numbers = stream.rows(done)
             batch = put_rows(mesh, task.make_batch, rows.batch(numbers))
-            tokens = rows.count_tokens(numbers)
+            tokens = count_tokens(rows, numbers)
             session.performance.clock.lap("data")
             session.update(step, batch)
             session.performance.ran(tokens, 0, {"update": tokens * flops} if flops else {})

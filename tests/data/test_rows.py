@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pit_jax.data.features import FEATURES, KINDS, Example, build, row_lengths
-from pit_jax.data.rows import ArrayRows, JoinedRows, StoredRows, as_rows
+from pit_jax.data.rows import ArrayRows, JoinedRows, StoredRows, as_rows, count_tokens
 from pit_jax.parallel.sharding import put_rows
 from tests.world import StandInData, World
 
@@ -59,9 +59,9 @@ def test_the_tokens_of_a_batch_are_its_slots_without_padding(
 ) -> None:
     rows, picked = data.rows("rm", kind), np.array([5, 0, 23, 5])
     batch = rows.batch(picked)
-    assert rows.count_tokens(picked) == sum(int(np.count_nonzero(np.asarray(batch[name]))) for name in names) > 0
-    assert JoinedRows(rows, {}).count_tokens(picked) == rows.count_tokens(picked)
-    assert ArrayRows({name: np.asarray(x) for name, x in batch.items()}).count_tokens(picked) == 0, "nobody knows"
+    assert count_tokens(rows, picked) == sum(int(np.count_nonzero(np.asarray(batch[name]))) for name in names) > 0
+    assert count_tokens(JoinedRows(rows, {}), picked) == count_tokens(rows, picked)
+    assert count_tokens(ArrayRows({name: np.asarray(x) for name, x in batch.items()}), picked) == 0, "nobody knows"
 
 
 @pytest.mark.parametrize("kind", ["sft-improver", "gap"])
