@@ -151,6 +151,7 @@ def learn(
         metrics = session.update(step, batch)
         screen.update(number)
         if number == 1:
+            # The update is queued behind the scoring, and the next line waits for it.
             session.performance.clock.lap("score", experience.scores_B)
             ratio, tolerance = metrics["val/ratio"].value, RATIO_TOLERANCE[trainer.dtype]
             assert abs(ratio - 1.0) <= tolerance, (

@@ -111,6 +111,7 @@ def train(context: Context, task: Task, models: Models, start: Callable[[], Para
             tokens = count_tokens(rows, numbers)
             session.performance.clock.lap("data")
             session.update(step, batch)
+            session.performance.clock.lap("update")
             session.performance.ran(tokens, 0, {"update": tokens * flops} if flops else {})
             session.end_round(done)
         best = session.best()

@@ -2,7 +2,7 @@
 
 Nothing is measured on a device, and no device waits for the clock. Programs are queued, so a phase holds the time in
 which the host was busy with it or waited for it: preparing batches costs nothing as long as the device has work, and
-still has its seconds here.
+still has its seconds here. Compiling is what the compiler takes; the tracing before it is in the phase that does it.
 """
 
 import time
@@ -30,9 +30,9 @@ def compile_seconds() -> float:
     return _Compiled.seconds
 
 
-def _heard(event: str, seconds: float, **_: str | int) -> None:
+def _heard(event: str, duration_secs: float, **_: str | int) -> None:
     if event == COMPILING:
-        _Compiled.seconds += seconds
+        _Compiled.seconds += duration_secs
 
 
 class Clock:

@@ -114,7 +114,6 @@ class Session:
         pace(self.state.step)
         totals = self._totals
         self._totals = {name: totals[name] + metrics[name] for name in metrics} if totals else metrics
-        self.performance.clock.lap("update")
         return metrics
 
     @property

@@ -24,7 +24,7 @@ def saved_rounds(folder: Path) -> list[int]:
     return sorted(int(p.name) for p in (folder / "checkpoints").glob("*") if p.name.isdigit())
 
 
-def losses(folder: Path) -> list[tuple[int, str, float]]:
+def losses(folder: Path) -> list[tuple[int, str, float | None]]:
     found = [row for row in read_jsonl(folder / "metrics.jsonl") if row["phase"] != "performance"]
     return [(row["step"], row["phase"], row.get("loss", row.get("objective/scores"))) for row in found]
 
