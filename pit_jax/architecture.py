@@ -66,8 +66,10 @@ class TransformerConfig:
     """RMSNorm of every query and key head."""
     attention_scale: float = 0.0
     """Factor of query times key; 0 = head_size ** -0.5."""
-    attention: Literal["auto", "dense", "chunks"] = "auto"
-    """Whole rows attend with one mask, or a chunk of queries after the other, in less memory; auto = the long ones."""
+    attention: Literal["auto", "dense", "chunks", "splash", "cudnn"] = "auto"
+    """How whole rows attend: with one mask; a chunk of queries after the other, in less memory; with the flash
+    attention of TPUs or of cuDNN. auto = the last two where the devices, the model and the rows are such that they can,
+    else chunks for long rows. A gap tree, which neither kernel can express, has chunks in their place."""
     attention_softcap: float = 0.0
     """Scores c tanh(scores / c) before the softmax; 0 = as they are."""
     logit_softcap: float = 0.0

@@ -33,12 +33,12 @@ class Answer:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class SftBatch:
-    """Next-token rows, right-padded: targets_BL[b, i] is the token after tokens_BL[b, i]."""
+    """Next-token rows of one sequence each, right-padded: targets_BL[b, i] is the token after tokens_BL[b, i]."""
 
     tokens_BL: jax.Array  # int32
     targets_BL: jax.Array  # int32
     mask_BL: jax.Array  # bool, True where the target counts in the loss
-    positions_BL: jax.Array  # int32, from 0 in every segment
+    positions_BL: jax.Array  # int32, from 0
     segments_BL: jax.Array  # int32, 0 = padding
 
 

@@ -292,6 +292,8 @@ class Config:
     """Seed of initialisation, data order and sampling."""
     seeds: tuple[int, ...] = ()
     """Run the stages once for each of these seeds, in seed-<s>/ of the workdir, and show mean and spread: 0,1,2."""
+    profile: str = ""
+    """START:STOP: write a trace for XProf of these rounds of RL, or updates of other trainings, to <stage>/profile."""
     data: DataConfig = field(default_factory=DataConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     transformer: TransformerConfig = field(default_factory=TransformerConfig)

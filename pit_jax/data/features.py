@@ -68,6 +68,15 @@ def row_lengths(kind: str, lengths: np.ndarray, suffix: int) -> np.ndarray:
     }[kind]
 
 
+def real_tokens(kind: str, lengths: np.ndarray, suffix: int) -> int:
+    """Tokens of all rows of `kind`, padding left out; arguments as of `row_lengths`. A pair of rows counts as two."""
+    total = int(row_lengths(kind, lengths, suffix).sum())
+    if kind != "reward":
+        return total
+    prompt, _, chosen, rejected = lengths.T
+    return total + int((prompt + np.minimum(chosen, rejected) + 1).sum())
+
+
 def build(kind: str, examples: Sequence[Example], layout: Layout) -> Arrays:
     """Arrays [B, ..] of `kind`, one row an example, with the field names of its batch class."""
     return _BUILDERS[kind](examples, layout)

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from pit_jax.data.features import FEATURES, Arrays, Example, Layout, build, row_lengths
+from pit_jax.data.features import FEATURES, Arrays, Example, Layout, build, real_tokens, row_lengths
 from pit_jax.data.ragged import Ragged
 
 
@@ -96,6 +96,10 @@ class StoredRows:
         parts = _Parts(self, rows, layout)
         return {name: Column((len(rows), *shape), dtype, parts, name) for name, shape, dtype in parts.fields}
 
+    def count_tokens(self, rows: np.ndarray) -> int:
+        """From the lengths alone: no row is read."""
+        return real_tokens(self.kind, self._lengths(rows), len(self.layout.suffix))
+
     def whole(self) -> Arrays:
         """All rows in memory, in one width: for the little that a person or a test looks at."""
         return self.built(np.arange(len(self)), self.layout)
@@ -136,6 +140,13 @@ class JoinedRows:
         """The fields of both."""
         before = {name: column for name, column in self.rows.batch(rows).items() if name not in self.without}
         return before | {name: column[rows] for name, column in self.columns.items()}
+
+
+def count_tokens(rows: Rows, numbers: np.ndarray) -> int:
+    """Tokens of the rows of these numbers, padding left out; 0 for rows that are not prepared data's: nobody knows."""
+    if isinstance(rows, JoinedRows):
+        return count_tokens(rows.rows, numbers)
+    return rows.count_tokens(numbers) if isinstance(rows, StoredRows) else 0
 
 
 @dataclass(frozen=True)

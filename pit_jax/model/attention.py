@@ -1,18 +1,35 @@
 """Grouped-query attention with rotary positions, over rows of any kind and over a cache."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from pit_jax.architecture import TransformerConfig
+from pit_jax.errors import UserError
 from pit_jax.model.adapters import Adapter, updated
+from pit_jax.model.cudnn import cudnn_refusal, mixed_by_cudnn
 from pit_jax.model.mixing import CHUNK, mixed_by_chunks, mixed_dense
 from pit_jax.model.norms import RmsNorm
-from pit_jax.model.placement import cache_with_rows, heads_to_rows, heads_to_weights, to_rows, to_weights
+from pit_jax.model.placement import (
+    cache_with_rows,
+    heads_to_rows,
+    heads_to_weights,
+    mixed_on_devices,
+    platform,
+    to_rows,
+    to_weights,
+)
 from pit_jax.model.rope import rope, rope_frequencies
-from pit_jax.model.rows import Continuation, Rows, is_step, near, visible, visible_from
+from pit_jax.model.rows import Continuation, Rows, Sequences, Tree, is_step, near, visible, visible_from
+from pit_jax.model.splash import BLOCK, mixed_by_splash, splash_refusal
+
+# Slots of the longest rows that `auto` keeps from a kernel. Up to two of splash's smallest blocks there is nothing to
+# win: it pads rows to whole blocks, skips next to none of them, and one mask's scores are hardly larger than its own.
+SHORTEST = {"splash": 2 * BLOCK, "cudnn": 0}
 
 
 @jax.tree_util.register_dataclass
@@ -47,6 +64,32 @@ class Cache:
 def windowed_layers(config: TransformerConfig) -> tuple[bool, ...]:
     """Whether each layer sees a window alone."""
     return config.windowed or (config.window > 0,) * config.layers
+
+
+def way_of(config: TransformerConfig, rows: Sequences | Tree) -> str:
+    """dense, chunks, splash or cudnn, for the devices that the program is traced for (placement.platform).
+
+    A token of a gap tree sees nodes that lie apart in its row and not those between, which the kernels' masks cannot
+    say without an array of [L, L] for every row: on all platforms a tree is mixed in chunks of queries.
+
+    Raises UserError where a kernel that is asked for by name cannot be had.
+    """
+    asked, length, kind = config.attention, rows.positions_BL.shape[1], platform()
+    if asked in ("dense", "chunks"):
+        return asked
+    reasons = {
+        "splash": splash_refusal(kind, config.head_size),
+        "cudnn": cudnn_refusal(kind, config.dtype, config.head_size, config.attention_softcap)
+        or ("" if isinstance(rows, Tree) or rows.single else "cuDNN takes rows of one sequence each, found several"),
+    }
+    if reasons.get(asked):
+        raise UserError(f"--transformer.attention={asked}: {reasons[asked]}; choose auto, dense or chunks")
+    if isinstance(rows, Tree):
+        return "chunks" if asked != "auto" or length > CHUNK else "dense"
+    if asked != "auto":
+        return asked
+    kernels = [way for way, reason in reasons.items() if not reason and length > SHORTEST[way]]
+    return next(iter(kernels), "chunks" if length > CHUNK else "dense")
 
 
 def add_bias(x_BLX: jax.Array, bias: nnx.Param[jax.Array]) -> jax.Array:
@@ -140,9 +183,11 @@ class Attention(nnx.Module):
     ) -> jax.Array:
         """mixed_BLKGH, in the way that config.attention names."""
         config, operands = self.config, (query_BLKGH, key_BKSH, value_BKSH)
-        dense = config.attention == "dense" or (config.attention == "auto" and query_BLKGH.shape[1] <= CHUNK)
-        if isinstance(rows, Continuation) or dense:
+        way = "dense" if isinstance(rows, Continuation) else way_of(config, rows)
+        if isinstance(rows, Continuation) or way == "dense":
             return mixed_dense(*operands, self._seen(rows, layer), cap=config.attention_softcap)
+        if isinstance(rows, Sequences) and way != "chunks":
+            return self._mixed_by_kernel(*operands, rows, layer, way)
         windowed_U, whole = jnp.asarray(windowed_layers(config)), rows
         beyond = jnp.iinfo(jnp.int32).max
 
@@ -152,6 +197,31 @@ class Attention(nnx.Module):
             return visible_from(whole, own_C, window=jnp.where(windowed_U[layer], config.window, beyond))
 
         return mixed_by_chunks(*operands, visible_of, cap=config.attention_softcap)
+
+    def _mixed_by_kernel(
+        self,
+        query_BLKGH: jax.Array,
+        key_BKSH: jax.Array,
+        value_BKSH: jax.Array,
+        rows: Sequences,
+        layer: jax.Array,
+        way: str,
+    ) -> jax.Array:
+        """mixed_BLKGH by splash or cuDNN; where layers differ in their window, by one of two such kernels."""
+        config, (b, length, k, g, h) = self.config, query_BLKGH.shape
+        query_BLNH = query_BLKGH.reshape(b, length, k * g, h)
+        operands = query_BLNH, key_BKSH.swapaxes(1, 2), value_BKSH.swapaxes(1, 2), rows.segments_BL
+
+        def within(window: int) -> Callable[..., jax.Array]:
+            kernel = partial(mixed_by_splash, cap=config.attention_softcap) if way == "splash" else mixed_by_cudnn
+            return partial(mixed_on_devices, partial(kernel, window=window))
+
+        layers = windowed_layers(config)
+        if len({*layers}) == 1:
+            mixed_BLNH = within(config.window if layers[0] else 0)(*operands)
+        else:
+            mixed_BLNH = jax.lax.cond(jnp.asarray(layers)[layer], within(config.window), within(0), *operands)
+        return mixed_BLNH.reshape(query_BLKGH.shape)
 
     def _seen(self, rows: Rows, layer: jax.Array) -> jax.Array:
         """visible_BLS of this layer."""

@@ -1,10 +1,13 @@
 """The scalar head of reward, gap and value models."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from pit_jax.model.rows import Rows, visible
+from pit_jax.model.mixing import CHUNK
+from pit_jax.model.rows import Continuation, Rows, Sequences, Tree, visible, visible_from
 
 POOL_SCALE = 8.0  # the sum over 64 unrelated tokens is then as large as one of them
 
@@ -35,7 +38,28 @@ class PooledScalarHead(nnx.Module):
 
     def __call__(self, hidden_BLD: jax.Array, rows: Rows) -> jax.Array:
         each_BL = _dot(hidden_BLD, self.pooled[...]) / POOL_SCALE
-        return self.last(hidden_BLD, rows) + jnp.einsum("BLS,BS->BL", visible(rows).astype(jnp.float32), each_BL)
+        return self.last(hidden_BLD, rows) + visible_sums(each_BL, rows)
+
+
+def visible_sums(x_BL: jax.Array, rows: Rows, chunk: int = CHUNK) -> jax.Array:
+    """sums_BL of x over the slots that each one sees; rows longer than `chunk` in pieces, so that none is [B, L, L]."""
+    batch, length = x_BL.shape
+    if isinstance(rows, Continuation) or length <= chunk:
+        return _sums(visible(rows), x_BL)
+    whole: Sequences | Tree = rows
+    count = -(-length // chunk)
+
+    # Without it the mask of each piece would wait for the backward pass, all of them [B, L, L] together.
+    @partial(jax.checkpoint, prevent_cse=False)
+    def piece(own_C: jax.Array) -> jax.Array:
+        return _sums(visible_from(whole, own_C), x_BL)
+
+    sums = jax.lax.map(piece, jnp.arange(count * chunk, dtype=jnp.int32).reshape(count, chunk))
+    return sums.swapaxes(0, 1).reshape(batch, count * chunk)[:, :length]
+
+
+def _sums(visible_BLS: jax.Array, x_BS: jax.Array) -> jax.Array:
+    return jnp.einsum("BLS,BS->BL", visible_BLS.astype(jnp.float32), x_BS)
 
 
 def _dot(hidden_BLD: jax.Array, kernel_D: jax.Array) -> jax.Array:

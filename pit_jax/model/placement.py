@@ -5,7 +5,11 @@ with the devices that hold its other parts, and its result is brought back to th
 them where they are (`step` is False), since there the weights are what is small. Without a mesh nothing is moved.
 """
 
+import math
+from collections.abc import Callable
+
 import jax
+import jax.numpy as jnp
 
 from pit_jax.parallel.sharding import BATCH_AXES, P, constrain
 
@@ -45,3 +49,35 @@ def logits_to_rows(logits_BV: jax.Array) -> jax.Array:
 def cache_with_rows(cache_UBKSH: jax.Array) -> jax.Array:
     """Keys or values: rows over data and fsdp, heads over tensor; fewer heads than that axis has are on all of it."""
     return constrain(cache_UBKSH, P(None, BATCH_AXES, "tensor"))
+
+
+def mixed_on_devices(
+    mix: Callable[..., jax.Array],
+    query_BLNH: jax.Array,
+    key_BLKH: jax.Array,
+    value_BLKH: jax.Array,
+    segments_BL: jax.Array,
+) -> jax.Array:
+    """mix(query, key, value, segments) -> mixed_BLNH, a kernel that XLA cannot split, of each device's rows and heads.
+
+    Rows over data and fsdp, heads over tensor. Key/value heads that this axis does not divide are repeated until it
+    does, so that every device holds those of its own queries; where that is not possible it holds all heads.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return mix(query_BLNH, key_BLKH, value_BLKH, segments_BL)
+    heads = key_BLKH.shape[2]
+    shared = math.lcm(heads, mesh.shape["tensor"])
+    divides = query_BLNH.shape[2] % shared == 0
+    if divides and shared > heads:
+        key_BLKH, value_BLKH = (jnp.repeat(x, shared // heads, axis=2) for x in (key_BLKH, value_BLKH))
+    place = P(BATCH_AXES, None, "tensor" if divides else None)
+    # The kernels do not say over which axes their results vary (check_vma), which shard_map would check.
+    on_devices = jax.shard_map(mix, in_specs=(place,) * 3 + (P(BATCH_AXES),), out_specs=place, check_vma=False)
+    return on_devices(query_BLNH, key_BLKH, value_BLKH, segments_BL)
+
+
+def platform() -> str:
+    """What programs are traced for: "cpu", "gpu" or "tpu", by the mesh that is set, else by this process's devices."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return jax.default_backend() if device is None else str(device.platform)

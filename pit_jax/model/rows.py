@@ -4,7 +4,7 @@ Callers say what their rows are and never how attention hides the rest: the dens
 used, inside the reference attention.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
@@ -19,12 +19,13 @@ class Sequences:
 
     positions_BL: jax.Array  # int32, from 0 in every sequence
     segments_BL: jax.Array  # int32, which sequence of the row; 0 = padding
+    single: bool = field(default=False, metadata={"static": True})  # no row holds more than one sequence
 
     @staticmethod
     def alone(segments_BL: jax.Array) -> "Sequences":
         """Rows of one sequence each, whatever the padding side: its tokens are counted from 0."""
         real_BL = (segments_BL > 0).astype(jnp.int32)
-        return Sequences(jnp.maximum(jnp.cumsum(real_BL, axis=1) - 1, 0), segments_BL)
+        return Sequences(jnp.maximum(jnp.cumsum(real_BL, axis=1) - 1, 0), segments_BL, single=True)
 
 
 @jax.tree_util.register_dataclass

@@ -54,7 +54,7 @@ def counted_logprobs(
 
     correct_BT: whether the target is the likeliest token.
     """
-    hidden_BLD = model.hidden(params, batch.tokens_BL, Sequences(batch.positions_BL, batch.segments_BL))
+    hidden_BLD = model.hidden(params, batch.tokens_BL, Sequences(batch.positions_BL, batch.segments_BL, single=True))
     counted_BT = jnp.argsort(~batch.mask_BL, axis=1, stable=True)[:, :slots]
     hidden_BTD = jnp.take_along_axis(hidden_BLD, counted_BT[:, :, None], axis=1)
     targets_BT = jnp.take_along_axis(batch.targets_BL, counted_BT, axis=1)

@@ -143,6 +143,11 @@ def is_main() -> bool:
     return _Processes.index == 0
 
 
+def index() -> int:
+    """This process among those of the run, from 0."""
+    return _Processes.index
+
+
 def count() -> int:
     """Processes of the run."""
     return _Processes.count

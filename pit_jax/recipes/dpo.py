@@ -93,10 +93,11 @@ def programs(shapes: Shapes, role: str) -> Iterator[Program]:
 
 
 def loads(shapes: Shapes, role: str) -> Loads:
-    """Batch pairs of two rows an update, trained; counted with it, each pair once through the anchor."""
+    """Batch pairs of two rows an update, trained; counted before it, each pair once through the anchor."""
     config, length = shapes.config.dpo, shapes.layout.row_lengths["reward"]
     pair = 2 * shapes.passes.read(length, logits=length)
-    return {"update": Load(config.steps, config.batch_size * (pair.trained() + pair))}
+    pairs = config.steps * config.batch_size
+    return {"update": Load(config.steps, config.batch_size * pair.trained(), before=pairs * pair)}
 
 
 def batches(config: Config, role: str) -> Iterator[Batch]:

@@ -20,6 +20,7 @@ from pit_jax.run.params import check_adapters
 from pit_jax.run.record import write_record
 from pit_jax.run.screen import Screen, make_progress
 from pit_jax.run.stage import Stage
+from pit_jax.training.trace import asked_rounds
 
 
 def run(config: Config, data: Path | None = None) -> None:
@@ -53,6 +54,7 @@ def check(config: Config) -> list[Stage]:
     stages, this = selected(config), Run(config, catalogue())
     check_parent_run(this)
     check_adapters(this)
+    asked_rounds(config.profile)
     for stage in stages:
         stage.check(config)
         if not stage.always_runs and not stage.derived:

@@ -1,6 +1,6 @@
 """RL: the policy on its reward model; the improver on the gap under the curriculum of references (PIT Eqs. 3-5)."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -13,13 +13,14 @@ from pit_jax.data.sources import known_truth
 from pit_jax.errors import UserError
 from pit_jax.inference.engine import Engine
 from pit_jax.inference.sampling import Sampling
+from pit_jax.parallel.hosts import whole
 from pit_jax.parallel.sharding import batch_sharding, replicated
 from pit_jax.recipes.gap import require_gates
 from pit_jax.recipes.rl_shapes import batches, programs
 from pit_jax.rl.algorithms import ALGORITHMS, algorithm_of, check_algorithm, samples_of
 from pit_jax.rl.curriculum import Place, advance, check_curriculum, every_provider
 from pit_jax.rl.heldout import HeldoutChunk, heldout_chunks, measure
-from pit_jax.rl.loads import loads, residents
+from pit_jax.rl.loads import loads, residents, round_flops
 from pit_jax.rl.monitors import STEP, Monitor, Watch, check_monitors, unwatched
 from pit_jax.rl.offload import Offload
 from pit_jax.rl.references import REFERENCES
@@ -28,16 +29,18 @@ from pit_jax.rl.roles import Roles, load_roles, parents_of, rounds_of
 from pit_jax.rl.rollout import make_loss, make_score
 from pit_jax.rl.screen import RlScreen
 from pit_jax.rl.supply import Supply
-from pit_jax.rl.trainer import Trainer
+from pit_jax.rl.trainer import Trainer, token_counts
 from pit_jax.run.code import package_code
 from pit_jax.run.context import Context
 from pit_jax.run.params import Models
+from pit_jax.run.programs import Shapes
 from pit_jax.run.stage import Recipe
 from pit_jax.training.optimizer import make_rl_optimizer
 from pit_jax.training.session import Session
 from pit_jax.training.sharing import SharedJit
 from pit_jax.training.state import plan_state
 from pit_jax.training.step import Step, compile_step, make_train_step
+from pit_jax.training.trace import asked_rounds
 
 COUNTS = ("batch_size", "epochs", "minibatches", "evaluate_every", "heldout_prompts", "kl_horizon")
 RATIO_TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}  # of the first minibatch's mean ratio, which is 1 in theory
@@ -93,9 +96,10 @@ def train(context: Context, roles: Roles) -> tuple[tuple[int, str] | None, list[
         log_every=1,
         show=screen.show,
         say=context.screen.say,
+        profile=asked_rounds(context.config.profile),
     )
-    roles = roles.begun()
-    trainer = make_trainer(context, roles)
+    roles, performance = roles.begun(), session.performance
+    trainer, cost = make_trainer(context, roles), make_cost(context)
     with session:
         screen.begin(session.start)
         watch.resume(session.state.extras["watched"])
@@ -117,10 +121,12 @@ def train(context: Context, roles: Roles) -> tuple[tuple[int, str] | None, list[
             progress = advance(config.curriculum, Place.read(session.state.extras["curriculum"]), done, gap)
             anchor = trainer.anchor(session.state, progress)
             with offload.during_rollout(session):
-                experience, metrics = trainer.round(session.state, weights, done, progress, anchor)
+                experience, metrics = trainer.round(session.state, weights, done, progress, anchor, performance.clock)
             del weights  # before the updates, which need the memory
+            tokens = token_counts(experience)
             with offload.during_updates(roles):
-                learn(session, step, trainer, experience, done, watch, screen)
+                updates = learn(session, step, trainer, experience, done, watch, screen)
+            performance.ran(*cost(whole(tokens), experience.tokens_BL.size, progress.phase, updates))
             extras, extra_metrics = trainer.next_extras(session.state, progress, anchor, metrics)
             extras["watched"] = watch.stepped(session.totals)
             session.end_round(done, metrics=metrics | extra_metrics, extras=extras)
@@ -135,15 +141,18 @@ def learn(
     round: int,
     watch: Watch,
     screen: RlScreen,
-) -> None:
-    """epochs x minibatches of updates, fewer once the round's approximate KL to the sampler is spent.
+) -> int:
+    """epochs x minibatches of updates, fewer once the round's approximate KL to the sampler is spent; how many.
 
     The first minibatch proves, before any update, that sampler and trainer agree: ratio = 1.
     """
+    number = 0
     for number, batch in enumerate(trainer.minibatches(experience, round), 1):
         metrics = session.update(step, batch)
         screen.update(number)
         if number == 1:
+            # The update is queued behind the scoring, and the next line waits for it.
+            session.performance.clock.lap("score", experience.scores_B)
             ratio, tolerance = metrics["val/ratio"].value, RATIO_TOLERANCE[trainer.dtype]
             assert abs(ratio - 1.0) <= tolerance, (
                 f"the first minibatch has ratio {ratio}, not 1: sampler and trainer disagree on log-probs"
@@ -151,6 +160,23 @@ def learn(
         spent = trainer.config.stop_kl > 0 and metrics[STEP].value > trainer.config.stop_kl
         if spent or watch.ends_round(session.totals[STEP].value):
             break
+    return number
+
+
+def make_cost(context: Context) -> Callable[[Sequence[Any], int, int, int], tuple[float, float, dict[str, float]]]:
+    """cost(counts, slots, phase, updates) -> a round as Performance.ran counts it: tokens, tokens drawn, operations.
+
+    `counts` are token_counts of the round's experience, whose rows have that many slots together.
+    """
+    config, role = context.config, context.stage.role
+    programs = loads(Shapes(config, context.data.layout, context.vocab_size), role)
+
+    def cost(counts: Sequence[Any], slots: int, phase: int, updates: int) -> tuple[float, float, dict[str, float]]:
+        tokens, drawn = map(int, counts)
+        flops = round_flops(programs, config, role, phase=phase, updates=updates, share=tokens / slots)
+        return tokens, drawn, flops
+
+    return cost
 
 
 def begin_extras(config: RlConfig, role: str, roles: Roles, rounds: int) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pit_jax import files
 from pit_jax.errors import UserError
 from pit_jax.evaluation.results import ComparisonRow, Results, read_results
 from pit_jax.evaluation.systems import POLICY, pit
-from pit_jax.report import curves, diffs, paper, records
+from pit_jax.report import curves, diffs, paper, performance, records
 from pit_jax.report.curves import Section
 from pit_jax.report.render import render, signed
 from pit_jax.run.folders import Run
@@ -57,6 +57,7 @@ def build(run: Run) -> Path:
         max_score=results.max_score if results else None,
         paper=paper.build(workdir, run.folder(StageId("rl", "improver")).path),
         curves=_curves(run),
+        performance=performance.of_run(run),
         trails=diffs.sample(files.read_jsonl(run.folder(IMPROVE).path / "trails.jsonl"), TRAILS_SHOWN),
         documents=_documents(run),
     )

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from pit_jax.config import RlConfig
+from pit_jax.config import Config, RlConfig
 from pit_jax.inference.engine import Engine
 from pit_jax.model.flops import Work
 from pit_jax.parallel.sharding import abstract
@@ -13,6 +13,7 @@ from pit_jax.rl.algorithms import algorithm_of, samples_of
 from pit_jax.rl.curriculum import every_provider, providers_of
 from pit_jax.rl.references import POLICY_RL, REFERENCES, models_needed
 from pit_jax.rl.roles import abstract_roles, rounds_of
+from pit_jax.run.frozen import trained_share
 from pit_jax.run.loads import Load, Loads
 from pit_jax.run.programs import Shapes
 from pit_jax.run.provenance import StageId
@@ -63,6 +64,27 @@ def loads(shapes: Shapes, role: str) -> Loads:
     return {name: replace(load, away=_away(config, name)) for name, load in found.items()}
 
 
+def round_flops(loads: Loads, config: Config, role: str, *, phase: int, updates: int, share: float) -> dict[str, float]:
+    """Operations of a round in a phase of the curriculum, by phase of the round, if `share` of its slots are real.
+
+    The rows that references are drawn in are taken to be as full as those of the round itself.
+    """
+    rollout = loads["draw"].work
+    if role == "improver":
+        names = providers_of(config.rl.curriculum.references[phase])
+        part = config.rl.batch_size // samples_of(config.rl, role) // len(names)
+        for rewrite in (rewrite for name in names for rewrite in REFERENCES[name].drawn):
+            rollout += loads[_reference(part, rewrite)].work
+    update = trained_share(config, str(StageId("rl", role))) * updates * loads["update"].work
+    work = {"rollout": rollout, "score": loads["score"].work, "update": update}
+    return {name: share * done.flops for name, done in work.items()}
+
+
+def _reference(rows: int, rewrite: bool) -> str:
+    """The name of the program that draws references of so many rows, from prompts or by rewriting an answer."""
+    return f"references of {rows}{', rewritten' if rewrite else ''}"
+
+
 def _away(config: RlConfig, program: str) -> tuple[str, ...]:
     """The residents that are freed, or that rl.offload has on the host, while a program runs (rl/offload.py)."""
     if program == "to_decode":
@@ -109,7 +131,7 @@ def _references(shapes: Shapes, rounds: int, chunks: int) -> Iterator[tuple[str,
         prompt = shapes.improver_slot if rewrite else shapes.layout.prompt_slot
         checks = chunks * (rows == config.batch_size and not rewrite)  # held-out references are drawn once
         yield (
-            f"references of {rows}{', rewritten' if rewrite else ''}",
+            _reference(rows, rewrite),
             Load(
                 calls,
                 rows * shapes.passes.draw(prompt, slot, slot),

@@ -24,6 +24,7 @@ from pit_jax.rl.rewards import TextScorer
 from pit_jax.rl.roles import Roles
 from pit_jax.rl.rollout import Metrics, provider_metrics
 from pit_jax.rl.supply import Supply
+from pit_jax.training.clock import Clock
 from pit_jax.training.sharing import SharedJit
 from pit_jax.training.state import TrainState
 
@@ -58,8 +59,12 @@ class Trainer:
         triples: Sequence[Triple],
         key: jax.Array,
         anchor: Params | None = None,
+        clock: Clock | None = None,
     ) -> tuple[Completions, Experience, Metrics]:
         """Sample with `to_decode(state)`, ask the text rewards, score. `anchor`: another one than the SFT model.
+
+        With a `clock`, what has passed until the sampling is done is its lap "rollout". It is waited for where text
+        rewards wait for it too, or once the scoring is queued behind it, so that no device waits.
 
         The sampler's own log-probs stay the `old` ones: they are those of the distribution that was drawn from, so that
         the ratio corrects for what merged adapters and the compute dtype change as for any other step off the policy.
@@ -68,15 +73,25 @@ class Trainer:
         frozen = self.roles.frozen if anchor is None else {**self.roles.frozen, "anchor": anchor}
         sampling = Sampling(self.config.temperature)
         drawn = self.engine.complete(weights, prompts.prompt_BP, prompts.prompt_mask_BP, key, sampling)
+        if clock is not None and self.texts.rewards:
+            clock.lap("rollout", drawn.tokens_BT)
         text_N, text_metrics = self.texts(prompts, drawn, triples)
         text_B = put(text_N, batch_sharding(self.mesh))
         experience, metrics = self.score(params, frozen, prompts, drawn, text_B, state.extras["kl_coef"])
+        if clock is not None and not self.texts.rewards:
+            clock.lap("rollout", drawn.tokens_BT)
         return drawn, experience, metrics | text_metrics
 
     def round(
-        self, state: TrainState, weights: Params, round: int, progress: Place, anchor: Params | None
+        self,
+        state: TrainState,
+        weights: Params,
+        round: int,
+        progress: Place,
+        anchor: Params | None,
+        clock: Clock | None = None,
     ) -> tuple[Experience, Metrics]:
-        """The experience of one round; `anchor` as `anchor` gives it."""
+        """The experience of one round; `anchor` as `anchor` gives it, `clock` as of `rollout`."""
         improver = self.role == "improver"
         names = providers_of(self.config.curriculum.references[progress.phase])
         if improver:
@@ -86,7 +101,7 @@ class Trainer:
         triples = [self.triples[i] for i in numbers]
         key = jax.random.fold_in(self.key, round)
         moved = None if anchor is None else self.roles.policy.combine(anchor)
-        _, experience, metrics = self.rollout(state, weights, prompts, triples, key, moved)
+        _, experience, metrics = self.rollout(state, weights, prompts, triples, key, moved, clock)
         return experience, metrics | (_of_providers(experience.scores_B, names=names) if improver else {})
 
     def anchor(self, state: TrainState, progress: Place) -> Params | None:
@@ -125,6 +140,12 @@ class Trainer:
         if "anchor" in extras:
             extras["anchor"] = {"policy": anchor}
         return extras, logged
+
+
+@jax.jit
+def token_counts(experience: Experience) -> tuple[jax.Array, jax.Array]:
+    """(real tokens of prompts and responses, of responses alone), int32."""
+    return jnp.sum(experience.segments_BL > 0, dtype=jnp.int32), jnp.sum(experience.mask_BT, dtype=jnp.int32)
 
 
 _of_providers = jax.jit(provider_metrics, static_argnames="names")

@@ -15,6 +15,15 @@ def trains_fully(config: Config, name: str) -> bool:
     return config.adapter.rank == 0 or name in config.adapter.full
 
 
+def trained_share(config: Config, name: str) -> float:
+    """What a stage's updates compute, as a share of what training all weights does.
+
+    Over frozen matrices there are the forward pass and the gradients of activations, two thirds; the few operations of
+    the adapters are not counted, and attention, which has no weights, a little too low.
+    """
+    return 1.0 if trains_fully(config, name) else 2 / 3
+
+
 def frozen_weights(params: Params, config: Config) -> Params:
     """A network of which these weights are not trained, arrays or ShapeDtypeStructs: its matrices in frozen_dtype.
 

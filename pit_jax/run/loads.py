@@ -16,6 +16,8 @@ class Load:
     """Of one call, all rows together."""
     checks: float = 0.0
     """Calls beyond the training, for evaluations on held-out prompts."""
+    before: Work = Work()
+    """What the stage computes beside its calls, once, before the training."""
     decoded: int = 0
     """Tokens a row that it decodes one after another: passes over all weights, and over the cache."""
     rows: int = 0
@@ -36,5 +38,5 @@ def total(loads: Iterable[Load]) -> Work:
     """Of a whole training, evaluations left out."""
     work = Work()
     for load in loads:
-        work += load.calls * load.work
+        work += load.before + load.calls * load.work
     return work

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from pit_jax.config import OptimizerConfig
-from pit_jax.data.rows import Rows, as_rows
+from pit_jax.data.rows import Rows, as_rows, count_tokens
 from pit_jax.data.stream import Stream, whole_batches
 from pit_jax.errors import UserError
 from pit_jax.files import Row
@@ -18,12 +18,15 @@ from pit_jax.model.networks import Params, trunk_of
 from pit_jax.parallel.sharding import abstract_params, batch_sharding, init_sharded, put_rows, replicated
 from pit_jax.run.code import package_code
 from pit_jax.run.context import Context
-from pit_jax.run.frozen import trains_fully
+from pit_jax.run.frozen import trained_share, trains_fully
 from pit_jax.run.params import Models
+from pit_jax.run.programs import Shapes
+from pit_jax.run.stage import Stage
 from pit_jax.training.optimizer import make_optimizer
 from pit_jax.training.session import Session
 from pit_jax.training.state import Partition, plan_state
 from pit_jax.training.step import Loss, compile_step, make_train_step
+from pit_jax.training.trace import asked_rounds
 
 LOG_EVERY = 20  # updates a row of metrics
 
@@ -72,7 +75,8 @@ def train(context: Context, task: Task, models: Models, start: Callable[[], Para
         frozen=partition.frozen,
     )
     measure = heldout_metrics(context, task)
-    stream = Stream(task.rows, batch_size=task.batch_size, seed=task.seed)
+    rows, flops = as_rows(task.rows), flops_per_token(context)
+    stream = Stream(rows, batch_size=task.batch_size, seed=task.seed)
     bar = context.screen.bar(name, task.steps)
 
     def show(row: Row) -> None:
@@ -90,21 +94,39 @@ def train(context: Context, task: Task, models: Models, start: Callable[[], Para
         log_every=LOG_EVERY,
         show=show,
         say=context.screen.say,
+        profile=asked_rounds(config.profile),
     )
     with session:
         bar.show(session.start)
         for done in session.rounds():
             if done and (done % config.checkpoint.every == 0 or done == session.last):
+                session.settle()
                 metrics = measure(partition.combine(session.state.params))
                 session.evaluated(done, metrics, score=task.score(metrics))
             if done == session.last:
                 break
             session.heed_notice(done)
-            session.update(step, put_rows(mesh, task.make_batch, stream.batch(done)))
+            numbers = stream.rows(done)
+            batch = put_rows(mesh, task.make_batch, rows.batch(numbers))
+            tokens = count_tokens(rows, numbers)
+            session.performance.clock.lap("data")
+            session.update(step, batch)
+            session.performance.clock.lap("update")
+            session.performance.ran(tokens, 0, {"update": tokens * flops} if flops else {})
             session.end_round(done)
         best = session.best()
     assert best is not None, "a supervised checkpoint always has a score"
     return best
+
+
+def flops_per_token(context: Context) -> float:
+    """Operations of an update for one of its tokens, in a row of the widest width; 0 where the stage does not say."""
+    stage, config = context.stage, context.config
+    shapes = Shapes(config, context.data.layout, context.vocab_size)
+    load = stage.loads(shapes).get("update") if isinstance(stage, Stage) else None
+    if load is None or not load.work.tokens:
+        return 0.0
+    return trained_share(config, str(stage.id)) * load.work.flops / load.work.tokens
 
 
 def check_score(task: Task, params: Params) -> None:

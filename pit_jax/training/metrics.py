@@ -13,15 +13,17 @@ from pit_jax.parallel.hosts import is_main, whole
 
 
 class MetricsLog:
-    """Appends rows {"step", "phase": "train" | "eval", "time", name: float, ...} to folder/metrics.jsonl.
+    """Appends rows {"step", "phase": "train" | "eval" | "performance", "time", name: float, ...} to metrics.jsonl.
 
-    `step` counts finished rounds in both phases: a train row covers the rounds since the row before it, an eval row
-    measures the state after `step` rounds. `time` is seconds since the stage started, going on after a resume.
+    `step` counts finished rounds in all phases: a train row covers the rounds since the row before it, an eval row
+    measures the state after `step` rounds, a performance row (training/performance.py) covers what was done since the
+    row before it and is not the same in a run that is repeated. `time` is seconds since the stage started, going on
+    after a resume.
 
     Opened with `resume_round`, it drops (atomically) the rows that the resumed run will write again: train rows past
     that round and eval rows at or past it. Call `flush` before saving a checkpoint: then a train row never straddles a
     checkpoint, and a non-finite loss stops the run before its parameters are saved.
-    With tensorboardX installed the same numbers go to folder/tensorboard.
+    With tensorboardX installed the same numbers go to folder/tensorboard. `on_row` hears of train and eval rows.
     """
 
     def __init__(
@@ -47,6 +49,11 @@ class MetricsLog:
         self._pending.append((finished, metrics))
         if finished % self._every == 0:
             self.flush()
+
+    @property
+    def pending(self) -> bool:
+        """Whether there are rounds that no train row covers yet."""
+        return bool(self._pending)
 
     def flush(self) -> None:
         """Write the train row gathered so far, if any. Raises UserError, naming metric and round."""
@@ -77,6 +84,11 @@ class MetricsLog:
                 raise UserError(f"held-out {name} is {value} after round {finished}; the run stops")
         self._write(finished, "eval", metrics)
 
+    def performance(self, finished: int, figures: dict[str, float]) -> None:
+        """Write what was measured of the work up to `finished` rounds; nothing where there is nothing."""
+        if figures:
+            self._write(finished, "performance", figures)
+
     def close(self) -> None:
         """Flush, and close TensorBoard."""
         try:
@@ -92,9 +104,9 @@ class MetricsLog:
         append_jsonl(self._path, [row])
         if self._board is not None:
             for name, value in values.items():
-                self._board.add_scalar(f"{phase}/{name}", value, finished)
+                self._board.add_scalar(name if phase == "performance" else f"{phase}/{name}", value, finished)
             self._board.flush()
-        if self._on_row is not None:
+        if self._on_row is not None and phase != "performance":
             self._on_row(row)
 
 

@@ -19,8 +19,10 @@ from pit_jax.parallel.preemption import noticed, preempted
 from pit_jax.parallel.sharding import put
 from pit_jax.training.checkpoint import Checkpoints
 from pit_jax.training.metrics import MetricsLog
+from pit_jax.training.performance import Performance
 from pit_jax.training.state import TrainState
 from pit_jax.training.step import Metrics, Step
+from pit_jax.training.trace import NO_ROUNDS, Trace
 
 
 class Session:
@@ -37,11 +39,12 @@ class Session:
         log_every: int,
         show: Callable[[Row], None],
         say: Callable[[str], None],
+        profile: range = NO_ROUNDS,
     ):
         """Open the newest checkpoint in `folder`, placed as `abstract` is; without one, begin with `fresh()`.
 
         `keep` checkpoints are kept beside the best, a row of metrics is written every `log_every` rounds and shown,
-        `say` hears what a person should know. Raises UserError as Checkpoints does.
+        `say` hears what a person should know. The rounds `profile` are traced. Raises UserError as Checkpoints does.
         """
         self._checkpoints = Checkpoints(folder / "checkpoints", keep=keep, say=say)
         self._checkpoints.check_space(abstract)
@@ -50,6 +53,9 @@ class Session:
         self.last = rounds
         self._log = MetricsLog(folder, every=log_every, resume_round=self.start, on_row=show)
         self._totals: Metrics = {}
+        self._finished = self.start
+        self._trace = Trace(profile, folder / "profile", say)
+        self.performance = Performance(self.state.step.sharding.device_set)
 
     def __enter__(self) -> "Session":
         return self
@@ -58,22 +64,38 @@ class Session:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         try:
+            self._trace.stop(self._finished, self.state if kind is None else ())
             if kind is None:
+                self._trace.missed(self.start, self._finished)
+                self.settle()
+                self._log.performance(self._finished, self.performance.take())
                 self._log.close()
         finally:
             self._checkpoints.close()
 
     def rounds(self) -> Iterator[int]:
         """The number of finished rounds, from that of the state to the last: train one more while it is less."""
-        return iter(range(self.start, self.last + 1))
+        for round in range(self.start, self.last + 1):
+            self._trace.at(round, self.state)
+            yield round
+
+    def settle(self) -> None:
+        """Log the updates so far, for which the host waits: what comes next then waits for its own work alone."""
+        if self._log.pending:
+            self._log.flush()
+            self.performance.clock.lap("update")
+            self._log.performance(self._finished, self.performance.take())
 
     def evaluated(self, round: int, metrics: dict[str, float], *, score: float | None) -> None:
         """Log held-out metrics of the state after `round` rounds, and save it.
 
-        `score` (higher is better) ranks the checkpoint; with None it is never chosen.
+        `score` (higher is better) ranks the checkpoint; with None it is never chosen. What goes on being written
+        while the training goes on is not in the seconds of saving, but for the last one.
         """
+        self.performance.clock.lap("evaluate")
         self._log.eval(round, metrics)
         self._checkpoints.save(round, self.state, score=score)
+        self.performance.clock.lap("save")
 
     def heed_notice(self, round: int) -> None:
         """Where this machine is about to be taken away: save the state after `round` rounds and raise Preempted.
@@ -81,7 +103,7 @@ class Session:
         To be called behind an evaluation that is due, so that a resumed run makes no other choice among checkpoints.
         """
         if noticed():
-            self._log.flush()
+            self.settle()
             self._checkpoints.save(round, self.state, score=None)
             raise preempted(f"the state after {round} of {self.last} rounds is saved")
 
@@ -114,12 +136,17 @@ class Session:
         finished = put(np.int32(round + 1), self.state.round.sharding)
         self.state = dataclasses.replace(self.state, round=finished)
         totals, self._totals = {**self._totals, **(metrics or {})}, {}
-        self._log.train(round + 1, totals)
+        self._finished = round + 1
+        self._log.train(self._finished, totals)
         if round == 0:
             self._log.flush()  # the first loss is shown at once
+        self.performance.clock.lap("update")
+        if not self._log.pending:
+            self._log.performance(self._finished, self.performance.take())
 
     def best(self) -> tuple[int, str] | None:
         """(round, digest) of the checkpoint with the best score, once all are on disk; None where none has one."""
         self._checkpoints.wait()
+        self.performance.clock.lap("save")
         round = self._checkpoints.best_round()
         return None if round is None else (round, self._checkpoints.digest(round))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pit_jax.data.features import FEATURES, KINDS, Example, build, row_lengths
-from pit_jax.data.rows import ArrayRows, JoinedRows, StoredRows, as_rows
+from pit_jax.data.rows import ArrayRows, JoinedRows, StoredRows, as_rows, count_tokens
 from pit_jax.parallel.sharding import put_rows
 from tests.world import StandInData, World
 
@@ -43,6 +43,25 @@ def test_a_batch_is_what_the_builder_gives_of_its_examples(
         np.testing.assert_array_equal(batch[name][1:3], array[1:3])
     assert len(rows.first(3)) == 3
     np.testing.assert_array_equal(rows.first(3).whole()[name], rows.whole()[name][:3])
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        ("sft-policy", ("segments_BL",)),
+        ("sft-improver", ("segments_BL",)),
+        ("reward", ("chosen_segments_BL", "rejected_segments_BL")),
+        ("gap", ("nodes_BL",)),
+    ],
+)
+def test_the_tokens_of_a_batch_are_its_slots_without_padding(
+    data: StandInData, kind: str, names: tuple[str, ...]
+) -> None:
+    rows, picked = data.rows("rm", kind), np.array([5, 0, 23, 5])
+    batch = rows.batch(picked)
+    assert count_tokens(rows, picked) == sum(int(np.count_nonzero(np.asarray(batch[name]))) for name in names) > 0
+    assert count_tokens(JoinedRows(rows, {}), picked) == count_tokens(rows, picked)
+    assert count_tokens(ArrayRows({name: np.asarray(x) for name, x in batch.items()}), picked) == 0, "nobody knows"
 
 
 @pytest.mark.parametrize("kind", ["sft-improver", "gap"])

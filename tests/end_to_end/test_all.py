@@ -53,6 +53,25 @@ def test_every_stage_is_finished_with_config_lineage_and_metrics(finished: tuple
     assert rows(workdir, stage, "train") and rows(workdir, stage, "eval")
 
 
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_training_tells_what_it_made_of_its_machine(finished: tuple[Path, str], stage: str) -> None:
+    """Seconds by phase that add up, real tokens, operations and memory; no MFU, since nobody knows a CPU's peak."""
+    workdir, _ = finished
+    found = rows(workdir, stage, "performance")
+    assert len(found) > 1 and max(row["step"] for row in found) == rows(workdir, stage, "train")[-1]["step"]
+    trained = [row for row in found if "perf/total_num_tokens" in row]
+    assert trained and all(row["perf/tokens_per_second"] > 0 and row["perf/flops"] > 0 for row in trained)
+    told = {name for row in found for name in row}
+    phases = {"rollout", "score"} if stage.startswith("rl") else {"data"}
+    assert {f"perf/seconds_{phase}" for phase in phases | {"update", "evaluate", "save", "compile"}} <= told
+    for row in found:
+        assert row["perf/seconds"] == pytest.approx(sum(row[name] for name in row if "seconds_" in name))
+        assert row["perf/host_peak_bytes"] > 0 and "perf/mfu" not in row
+    assert sum(row["perf/seconds"] for row in found) <= found[-1]["time"] + 0.01
+    page = (workdir / "report" / "index.html").read_text()
+    assert "<h2>Performance</h2>" in page and f'<td class="text">{stage}</td>' in page
+
+
 def test_rl_shows_proxy_and_truth_and_the_curriculum_switch(finished: tuple[Path, str]) -> None:
     workdir, _ = finished
     evaluated = rows(workdir, "rl-improver", "eval")

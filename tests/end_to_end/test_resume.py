@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from pit_jax.files import read_jsonl
+
 KINDS = {
     ("sft", "policy"): ("data",),
     ("rm", "improver"): ("data", "sft-improver", "sft-policy"),
@@ -42,8 +44,8 @@ def saved_rounds(folder: Path) -> list[int]:
     return sorted(int(p.name) for p in (folder / "checkpoints").glob("*") if p.name.isdigit())
 
 
-def losses(folder: Path) -> list[tuple[int, str, float]]:
-    found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+def losses(folder: Path) -> list[tuple[int, str, float | None]]:
+    found = [row for row in read_jsonl(folder / "metrics.jsonl") if row["phase"] != "performance"]
     return [(row["step"], row["phase"], row.get("loss", row.get("objective/scores"))) for row in found]
 
 

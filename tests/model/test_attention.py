@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 
 from pit_jax.config import TransformerConfig
-from pit_jax.model.attention import Cache
+from pit_jax.errors import UserError
+from pit_jax.model import cudnn
+from pit_jax.model.attention import Cache, way_of
 from pit_jax.model.mixing import CHUNK, mixed_by_chunks, mixed_dense
 from pit_jax.model.networks import LanguageModel
 from pit_jax.model.rows import Continuation, Sequences, Tree, near, visible, visible_from
+from pit_jax.parallel.mesh import mesh_of
 
 
 def test_the_cache_holds_key_value_heads_in_the_compute_dtype() -> None:
@@ -109,3 +112,48 @@ def test_a_model_may_attend_in_chunks(config: TransformerConfig) -> None:
     square = re.compile(rf"\[[\d,]*{length},{length}\]")
     found = {way: bool(square.search(str(program.as_text()))) for way, program in programs.items()}
     assert found == {"dense": True, "auto": False}
+
+
+def way(asked: str, platform: str, *, length: int = 600, several: bool = False, tree: bool = False, **more: Any) -> str:
+    slots_BL = jnp.ones((1, length), jnp.int32)
+    rows = Tree(slots_BL, slots_BL) if tree else Sequences(slots_BL, slots_BL, single=not several)
+    device = jax.sharding.AbstractDevice("some device", 1, platform)
+    with jax.sharding.use_abstract_mesh(mesh_of(1, 1, 1).abstract_mesh.update(abstract_device=device)):
+        return way_of(replace(CONFIG, **{"attention": asked, "head_size": 64, "dtype": "bfloat16", **more}), rows)
+
+
+def test_auto_takes_the_kernel_of_the_devices_where_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cudnn, "capability", lambda: 8.0)
+    assert [way("auto", "cpu", length=length) for length in (CHUNK, CHUNK + 1)] == ["dense", "chunks"]
+    assert [way("auto", "tpu", length=length) for length in (256, 257)] == ["dense", "splash"]
+    assert [way("auto", "gpu", length=length) for length in (8, 600)] == ["cudnn", "cudnn"]
+    assert way("auto", "tpu", head_size=24) == way("auto", "gpu", several=True) == "chunks"
+    assert way("auto", "gpu", attention_softcap=50.0) == way("auto", "gpu", dtype="float32") == "chunks"
+    assert way("auto", "tpu", several=True, attention_softcap=50.0, dtype="float32") == "splash"
+    assert way("splash", "tpu", length=8) == "splash" and way("dense", "tpu") == "dense"
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
+def test_a_tree_has_no_kernel(platform: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cudnn, "capability", lambda: 8.0)
+    assert [way("auto", platform, length=length, tree=True) for length in (CHUNK, CHUNK + 1)] == ["dense", "chunks"]
+    for named in {"gpu": ["cudnn"], "tpu": ["splash"]}.get(platform, []):
+        assert way(named, platform, length=8, tree=True) == "chunks"
+
+
+@pytest.mark.parametrize(
+    ("asked", "platform", "more", "told"),
+    [
+        ("splash", "cpu", {}, "attention=splash: this kernel runs on TPUs, found cpu; choose auto, dense or chunks"),
+        ("splash", "cpu", {"tree": True}, "runs on TPUs"),
+        ("splash", "tpu", {"head_size": 24}, "takes heads of 16, 64, 80, 96, 128, 256, found 24"),
+        ("cudnn", "tpu", {}, "NVIDIA GPUs"),
+        ("cudnn", "gpu", {"several": True}, "rows of one sequence each, found several"),
+    ],
+)
+def test_a_kernel_that_cannot_be_had(
+    asked: str, platform: str, more: dict[str, Any], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cudnn, "capability", lambda: 8.0)
+    with pytest.raises(UserError, match=re.escape(told)):
+        way(asked, platform, **more)

@@ -14,9 +14,11 @@ from pit_jax.model.flops import Passes, Work
 from pit_jax.model.networks import LanguageModel, ScalarModel
 from pit_jax.recipes.catalogue import catalogue
 from pit_jax.rl.algorithms import ALGORITHMS
+from pit_jax.rl.loads import loads, round_flops
 from pit_jax.rl.rewards import ModelReward, centered_gap, plain_score, score_difference
 from pit_jax.rl.rollout import make_loss, make_score
 from pit_jax.run.programs import Shapes
+from pit_jax.run.provenance import StageId
 from tests.model.test_flops import HAND, SHAPE, VOCAB, ints, params_of, traced
 
 BATCH, PROMPT, PLAIN, SLOT = 2, 5, 4, 3
@@ -131,6 +133,40 @@ def test_what_references_cost() -> None:
     assert per_round("policy-sft") == 4 * answer == 4 * Passes(HAND, 10).draw(3, 2, 2).flops
     assert per_round("chosen+policy-rl") == 2 * answer
     assert per_round("improver") == 4 * (answer + rewrite)
+
+
+def test_the_operations_of_a_round_by_hand() -> None:
+    """Those of `test_the_trainings_by_hand`, for a round of four rows of which one update of two rows was left out.
+
+    Half of the slots are real. Over adapters an update is two thirds of one of all weights.
+    """
+    config = small(references=("chosen+policy-rl", "improver"), rounds=(2, 3))
+    shapes, update = Shapes(config, LAYOUT, 10), 2 * 3 * (6048 + 5952)
+    asked: dict[str, Any] = {"updates": 3, "share": 0.5}
+    score = 4 * (6048 + 17_856)
+    first, second = (round_flops(loads(shapes, "improver"), config, "improver", phase=i, **asked) for i in (0, 1))
+    assert first == {
+        "rollout": 0.5 * (4 * 5744 + 2 * 3248),
+        "score": 0.5 * score,
+        "update": 0.5 * 3 * update,
+    }
+    assert second["rollout"] == 0.5 * (4 * 5744 + 4 * (3248 + 5744))
+    policy = round_flops(loads(shapes, "policy"), config, "policy", phase=0, **asked)
+    assert policy["rollout"] == 0.5 * 4 * 3248 and policy["update"] == 0.5 * 3 * 2 * 3 * (3360 + 3240)
+    adapted = replace(config, adapter=replace(config.adapter, rank=2))
+    found = round_flops(loads(shapes, "improver"), adapted, "improver", phase=0, **asked)
+    assert found["update"] == pytest.approx(2 / 3 * first["update"]) and found["score"] == first["score"]
+
+
+def test_the_anchor_of_dpo_is_no_part_of_its_updates() -> None:
+    """A pair of two rows of 6, with logits everywhere, trained three times over; and once more before."""
+    config = small(references=("chosen",), rounds=(1,))
+    dpo = catalogue()[StageId("dpo", "policy")]
+    shapes = Shapes(config, LAYOUT, 10)
+    load, pair = dpo.loads(shapes)["update"], 2 * (6 * 672 + 6 * 80)
+    assert load.work.flops == config.dpo.batch_size * 3 * pair
+    assert load.before.flops == config.dpo.steps * config.dpo.batch_size * pair
+    assert costs(config)["dpo-policy"].flops == config.dpo.steps * config.dpo.batch_size * 4 * pair
 
 
 def test_a_reference_is_drawn_once_for_a_group() -> None:

@@ -92,6 +92,10 @@ def test_knobs_that_no_rollout_can_follow(before_the_mesh: None, tmp_path: Path)
         assert text in message(pipeline.check, asked(tmp_path, "rl", rl=replace(CONFIG.rl, **changes)))
 
 
+def test_a_profile_of_no_rounds(before_the_mesh: None, tmp_path: Path) -> None:
+    assert "--profile=7: asked for START:STOP" in message(pipeline.check, asked(tmp_path, "sft", profile="7"))
+
+
 @pytest.mark.parametrize(
     ("changes", "fits"),
     [

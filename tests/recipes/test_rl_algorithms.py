@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from pit_jax.config import Config, CurriculumConfig
+from pit_jax.files import read_jsonl
 from pit_jax.recipes import rl
 from pit_jax.recipes.catalogue import RL_IMPROVER, RL_POLICY, STAGES
 from pit_jax.rl.rewards import TEXT_REWARDS, RewardRow, TextReward
@@ -74,8 +75,8 @@ def left_by(context: Context) -> Left:
     folder = context.folder
     with jax.set_mesh(context.mesh):
         rl.run(context)
-    lines = (folder.path / "metrics.jsonl").read_text().splitlines()
-    rows = [{name: value for name, value in json.loads(line).items() if name != "time"} for line in lines]
+    found = [row for row in read_jsonl(folder.path / "metrics.jsonl") if row["phase"] != "performance"]
+    rows = [{name: value for name, value in row.items() if name != "time"} for row in found]
     meta = json.loads((folder.path / "checkpoints" / str(ROUNDS) / "meta" / "metadata").read_text())
     done = folder.done()
     assert done is not None

@@ -6,7 +6,7 @@ Over models of three weights (toy_rl.py): every path of the loop, without waitin
 import shutil
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +16,7 @@ from pit_jax.config import RlConfig
 from pit_jax.errors import Preempted, UserError
 from pit_jax.masked import Mean
 from pit_jax.recipes import rl
+from pit_jax.report.performance import performance_rows
 from pit_jax.rl.monitors import STEP, Watch
 from pit_jax.training.session import Session
 from tests.recipes.toy_rl import UNLIMITED, config_of, evaluated, roles_of, run, toy, train
@@ -30,6 +31,8 @@ def updates_of(steps: list[float], *, ratio: float = 1.0, **knobs: Any) -> int:
     made: list[float] = []
 
     class Scripted:
+        performance = SimpleNamespace(clock=SimpleNamespace(lap=lambda phase, scores_B: None))
+
         def update(self, step: Any, batch: Any) -> dict[str, Mean]:
             made.append(steps[len(made)])
             return {"val/ratio": mean(ratio), STEP: mean(made[-1])}
@@ -45,9 +48,11 @@ def updates_of(steps: list[float], *, ratio: float = 1.0, **knobs: Any) -> int:
     trainer: Any = SimpleNamespace(config=config, dtype="float32", minibatches=lambda *_: iter(range(len(steps))))
     screen: Any = SimpleNamespace(update=lambda number: None)
     session: Any = Scripted()
-    never: Any = None
-    rl.learn(session, never, trainer, never, 0, Watch(monitors, "rl-improver", print), screen)
-    return len(made)
+    never, experience = None, SimpleNamespace(scores_B=None)
+    watch = Watch(monitors, "rl-improver", print)
+    counted: int = rl.learn(session, cast(Any, never), trainer, cast(Any, experience), 0, watch, screen)
+    assert counted == len(made)
+    return counted
 
 
 def test_a_round_stops_once_its_kl_is_spent() -> None:
@@ -101,6 +106,22 @@ def test_a_run_whose_kl_is_spent_makes_fewer_updates(run: Any, monkeypatch: pyte
         assert found == [updates, updates], stop_kl
         found.clear()
         shutil.rmtree(context.folder.path)
+
+
+def test_what_a_round_took_is_told_by_its_phases(run: Any) -> None:
+    """Every round has a row of its own, and the last evaluation; seconds add up, every phase of a round is there."""
+    context, _ = run(config_of((2, 1)))
+    found = performance_rows(context.folder.path / "metrics.jsonl")
+    assert [row["step"] for row in found] == [1, 2, 3, 3]
+    assert {"perf/tokens_per_second", "perf/rollout_tokens_per_second", "perf/flops"} <= found[0].keys()
+    phases = [{name.removeprefix("perf/seconds_") for name in row if "seconds_" in name} for row in found]
+    assert all({"rollout", "score", "update", "evaluate", "save"} <= names for names in phases[:3])
+    assert phases[3] <= {"evaluate", "save", "compile", "update"} and "perf/flops" not in found[3]
+    for row in found:
+        assert row["perf/seconds"] == pytest.approx(sum(row[name] for name in row if "seconds_" in name))
+    drawn = [row["perf/rollout_tokens_per_second"] * row["perf/seconds_rollout"] for row in found[:3]]
+    assert all(4 <= tokens <= 4 * 8 and tokens == pytest.approx(round(tokens)) for tokens in drawn)
+    assert all(tokens < row["perf/total_num_tokens"] for tokens, row in zip(drawn, found, strict=False))
 
 
 def test_every_phase_has_its_references_in_its_rounds(run: Any) -> None:

@@ -1,7 +1,6 @@
 """training/session.py: the order of a round, early stops, and a run killed anywhere and resumed bit by bit."""
 
 import dataclasses
-import json
 import os
 import subprocess
 import sys
@@ -166,7 +165,7 @@ def test_a_loop_may_drop_the_rest_of_a_round(session: Any, tmp_path: Path) -> No
         running.end_round(0)
         assert running.totals == {}
     assert float(running.state.params["w"]) == 0 + 1 + 2 and int(running.state.round) == 1
-    assert [(row["step"], row["loss"]) for row in read_jsonl(tmp_path / "metrics.jsonl")] == [(1, 1.0)]
+    assert rows(tmp_path) == [{"step": 1, "phase": "train", "loss": 1.0}]
 
 
 def test_a_loop_may_end_before_the_last_round(session: Any) -> None:
@@ -192,7 +191,51 @@ def test_ending_a_round_may_move_extras_and_add_metrics(session: Any, plan: Stat
             assert running.state.extras["position"].sharding == plan.sharding.extras["position"]
             assert running.state.round.sharding == plan.sharding.round and running.state.round.dtype == jnp.int32
     assert int(running.state.extras["position"]) == 14
-    assert [row["objective/kl"] for row in read_jsonl(tmp_path / "metrics.jsonl")] == [1.5, 1.5]
+    assert [row["objective/kl"] for row in rows(tmp_path)] == [1.5, 1.5]
+
+
+def test_what_it_took_is_written_behind_every_row_of_training(session: Any, tmp_path: Path) -> None:
+    """And what came behind the last of them when the session ends. Nobody is shown it, and the parts are the whole."""
+    shown: list[str] = []
+    with session(3, log_every=2, show=lambda row: shown.append(row["phase"])) as running:
+        for done in running.rounds():
+            if done == 3:
+                running.settle()
+                running.evaluated(done, {}, score=None)
+                break
+            running.update(counting_step, 1.0)
+            running.performance.ran(8 * (done + 1), 0, {"update": 5.0})
+            running.end_round(done)
+    found = [row for row in read_jsonl(tmp_path / "metrics.jsonl") if row["phase"] == "performance"]
+    assert [(row["step"], row.get("perf/total_num_tokens"), row.get("perf/flops")) for row in found] == [
+        (1, 8.0, 5.0),
+        (2, 16.0, 5.0),
+        (3, 24.0, 5.0),
+        (3, None, None),
+    ]
+    assert "perf/seconds_evaluate" in found[3] and "perf/seconds_save" in found[3] and "performance" not in shown
+    for row in found:
+        assert row["perf/seconds"] == pytest.approx(sum(row[name] for name in row if "seconds_" in name)) != 0.0
+
+
+def test_the_rounds_of_a_profile_are_traced(session: Any, tmp_path: Path) -> None:
+    said: list[str] = []
+    with session(3, profile=range(1, 2), say=said.append) as running:
+        for done in running.rounds():
+            if done == 3:
+                break
+            running.update(counting_step, 1.0)
+            running.end_round(done)
+    (written,) = (tmp_path / "profile" / "host-0").rglob("*.xplane.pb")
+    assert written.stat().st_size > 0
+    assert said == [f"--profile: rounds 1:2 traced; look at it with xprof {tmp_path / 'profile'}"]
+
+
+def test_a_trace_ends_with_the_session_that_fails(session: Any, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no batch for round 0"), session(3, profile=range(0, 9), say=print) as running:
+        for done in running.rounds():
+            running.end_round(done)
+    assert list((tmp_path / "profile" / "host-0").rglob("*.xplane.pb"))
 
 
 def test_extras_keep_their_keys(session: Any) -> None:
@@ -266,10 +309,9 @@ def test_a_state_that_is_updated_is_donated(toy: ModuleType, tmp_path: Path) -> 
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
-    return [
-        {name: value for name, value in json.loads(line).items() if name != "time"}
-        for line in (folder / "metrics.jsonl").read_text().splitlines()
-    ]
+    """What does not depend on how fast it went."""
+    found = [row for row in read_jsonl(folder / "metrics.jsonl") if row["phase"] != "performance"]
+    return [{name: value for name, value in row.items() if name != "time"} for row in found]
 
 
 @pytest.fixture(scope="module")

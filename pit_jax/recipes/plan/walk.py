@@ -182,12 +182,14 @@ def demand_of(compiled: Compiled, load: Load, shapes: Shapes, topology: Topology
     """Of one chip in one call: operations as model/flops.py counts them, bytes of HBM, bytes sent.
 
     At least: arguments are read once and results written; what is temporary is written and read. A program that
-    decodes reads its weights and the whole cache once more for every token.
+    decodes reads its weights and the whole cache once more for every token. What is computed once before the training
+    has no program of its own: its operations are shared out over the calls.
     """
     hbm = compiled.arguments + compiled.outputs + 2 * (compiled.temporaries or 0)
     if load.decoded:
         hbm += load.decoded * (compiled.arguments + cache_bytes(load, shapes))
-    return Demand(load.work.flops / topology.chips, float(hbm), compiled.sent(), compiled.sent(slices=True))
+    flops = load.work.flops + (load.before.flops / load.calls if load.calls else 0.0)
+    return Demand(flops / topology.chips, float(hbm), compiled.sent(), compiled.sent(slices=True))
 
 
 def cache_bytes(load: Load, shapes: Shapes) -> int:

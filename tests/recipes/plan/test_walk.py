@@ -107,3 +107,6 @@ def test_the_demand_of_a_decode_by_hand(micro: Config, tmp_path: Path) -> None:
     demand = demand_of(Compiled("tpu", 100, 10, 20, (), 1.0), load, shapes, topology_of("v5e-8"))
     assert demand.hbm == 100 + 10 + 2 * 20 + 3 * (100 + cache_bytes(load, shapes))
     assert demand.flops == load.work.flops / 8
+    prepared = replace(load, calls=4, before=12.0 * load.work)
+    shared = demand_of(Compiled("tpu", 100, 10, 20, (), 1.0), prepared, shapes, topology_of("v5e-8"))
+    assert shared.flops == (1 + 12 / 4) * load.work.flops / 8

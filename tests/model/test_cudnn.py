@@ -1,0 +1,92 @@
+"""What cuDNN is given, with JAX's own attention in its place, and that a model's backward pass lowers for GPUs."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pit_jax.config import TransformerConfig
+from pit_jax.model import cudnn
+from pit_jax.model.mixing import mixed_dense
+from pit_jax.model.networks import LanguageModel
+from pit_jax.model.rows import Sequences, near, visible
+from pit_jax.parallel.mesh import mesh_of
+from pit_jax.parallel.sharding import abstract_params, batch_sharding
+
+
+@pytest.mark.parametrize("window", [0, 3])
+def test_packed_rows_need_no_mask(window: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Padding on the left, on the right and on both sides, in 9 slots; the same numbers as with one mask."""
+    plain = jax.nn.dot_product_attention
+    monkeypatch.setattr(jax.nn, "dot_product_attention", lambda *x, **how: plain(*x, **{**how, "implementation": None}))
+    rng = np.random.default_rng(0)
+    query = jnp.asarray(rng.normal(0, 1, (3, 9, 4, 8)), jnp.float32)
+    key, value = (jnp.asarray(rng.normal(0, 1, (3, 9, 2, 8)), jnp.float32) for _ in range(2))
+    padded = [[0, 0, 1, 1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1, 0, 0, 0], [0, 1, 1, 1, 1, 1, 1, 0, 0]]
+    rows = Sequences.alone(jnp.asarray(padded, jnp.int32))
+    seen_BLS = visible(rows) & near(rows, window or 9)
+
+    @jax.jit
+    def both(query: jax.Array, key: jax.Array, value: jax.Array) -> tuple[jax.Array, jax.Array]:
+        grouped = query.reshape(3, 9, 2, 2, 8)
+        expected = mixed_dense(grouped, key.swapaxes(1, 2), value.swapaxes(1, 2), seen_BLS, cap=0.0)
+        mixed = cudnn.mixed_by_cudnn(query, key, value, rows.segments_BL, window=window)
+        return mixed, expected.reshape(query.shape)
+
+    mixed, expected = both(query, key, value)
+    real_BL = np.asarray(rows.segments_BL) > 0
+    np.testing.assert_allclose(mixed[real_BL], expected[real_BL], rtol=1e-5, atol=1e-5)
+
+
+CONFIG = TransformerConfig(
+    width=16, query_heads=4, kv_heads=2, ffn=24, dtype="bfloat16", window=100, windowed=(True, False), attention="cudnn"
+)
+
+
+def test_a_model_lowers_for_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One kernel forwards and one backwards for each of two windows, with two key/value heads on four devices."""
+    monkeypatch.setattr("jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version", lambda: 91100)
+    monkeypatch.setattr(cudnn, "capability", lambda: 8.0)
+    mesh, model = mesh_of(2, 1, 4), LanguageModel(CONFIG, 30)
+    tokens = jax.ShapeDtypeStruct((8, 301), jnp.int32, sharding=batch_sharding(mesh))
+
+    def loss(params: Any, tokens_BL: jax.Array) -> jax.Array:
+        hidden_BLD = model.hidden(params, tokens_BL, Sequences.alone(jnp.ones_like(tokens_BL)))
+        return jnp.sum(hidden_BLD.astype(jnp.float32))
+
+    gpus = jax.sharding.AbstractDevice("NVIDIA A100-SXM4-40GB", 108, "gpu")
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh.update(abstract_device=gpus)):
+        traced: Any = jax.jit(jax.grad(loss)).trace(abstract_params(model.init, mesh), tokens)
+    text = str(traced.lower(lowering_platforms=("cuda",)).as_text())
+    assert text.count("custom_call @__cudnn$fmhaSoftmax(") == text.count("@__cudnn$fmhaSoftmaxBackward(") == 2
+    assert "301x301" not in text, "no mask and no scores"
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({}, ""),
+        ({"platform": "cpu"}, "NVIDIA GPUs of compute capability 8.0 and above, found cpu"),
+        ({"dtype": "float32"}, "in bfloat16, found --transformer.dtype=float32"),
+        ({"head_size": 256}, "up to 128, found 256"),
+        ({"head_size": 12}, "multiple of 8"),
+        ({"cap": 50.0}, "attention_softcap=50"),
+    ],
+)
+def test_what_it_takes(change: dict[str, Any], told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cudnn, "capability", lambda: 8.0)
+    reason = cudnn.cudnn_refusal(**{"platform": "gpu", "dtype": "bfloat16", "head_size": 64, "cap": 0.0, **change})
+    assert (told in reason) and bool(reason) == bool(told)
+
+
+def test_the_capability_of_what_is_no_gpu_of_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Device:
+        compute_capability = "gfx942"
+
+    assert cudnn.capability() == 0.0
+    monkeypatch.setattr(jax, "local_devices", lambda: [Device])
+    assert cudnn.capability() == 0.0
+    Device.compute_capability = "9.0"
+    assert cudnn.capability() == 9.0
