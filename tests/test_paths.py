@@ -52,7 +52,7 @@ def test_without_its_package_gs_says_what_to_install(monkeypatch: pytest.MonkeyP
 
 
 def test_only_to_path_makes_a_path_of_what_a_user_names() -> None:
-    named = {"workdir", "base", "parent_run", "path", "prompts", "address", "location", "run"}
+    named = {"workdir", "wording", "base", "parent_run", "path", "prompts", "address", "location", "run"}
     offences = []
     for file in sorted(PACKAGE.rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text())):
