@@ -7,6 +7,7 @@ what the names of objects spell. What needs more than that is kept, or made, on 
 import contextlib
 import functools
 import hashlib
+import importlib.util
 import os
 import re
 import tempfile
@@ -165,11 +166,10 @@ def _reach(bucket: str) -> None:
 @functools.cache
 def _store() -> Any:
     """The file system of all gs:// paths, epath's too."""
-    try:
-        import fsspec
-        import gcsfs  # what fsspec opens gs:// with
-    except ImportError as error:
-        raise UserError(f"{STORE} paths need the gcsfs package; install it with: pip install 'pit_jax[gcs]'") from error
+    if importlib.util.find_spec("gcsfs") is None:
+        raise UserError(f"{STORE} paths need the gcsfs package; install it with: pip install 'pit_jax[gcs]'")
+    import fsspec
+
     # What other hosts write must be seen: a listing that is kept would hide it.
-    fsspec.config.conf.setdefault(gcsfs.GCSFileSystem.protocol[0], {})["use_listings_cache"] = False
+    fsspec.config.conf.setdefault("gs", {})["use_listings_cache"] = False
     return fsspec.filesystem("gs")

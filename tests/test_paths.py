@@ -59,7 +59,7 @@ def test_only_to_path_makes_a_path_of_what_a_user_names() -> None:
             call = ast.unparse(node) if isinstance(node, ast.Call) else ""
             made = re.match(r"(?:pathlib\.)?Path\((?:\w+\.)*(\w+)[,)]", call)
             if made is not None and made[1] in named:
-                offences.append(f"{file.relative_to(PACKAGE)}:{node.lineno}: {call}")
+                offences.append(f"{file.relative_to(PACKAGE)}: {call}")
     assert [where for where in offences if not where.startswith(("contract/", "shipped.py"))] == []
 
 

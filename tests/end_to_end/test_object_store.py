@@ -14,6 +14,7 @@ from pit_jax.paths import to_path, upload
 from tests import tiny_checkpoint
 
 Command = Callable[..., list[str]]
+ROOM = ("--data.prompt-length=256", "--data.response-length=256")  # the base's tokenizer knows few words
 STORE = ("STORAGE_EMULATOR_HOST", "TENSORSTORE_GCS_HTTP_URL", "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "XDG_CACHE_HOME")
 
 
@@ -31,7 +32,7 @@ def test_a_run_in_a_bucket(bucket: str, command: Command, environment: dict[str,
     cwd.mkdir()
 
     def run(workdir: str, where: str, *flags: str) -> str:
-        argv = command(workdir, f"--base={where}/base", f"--data.sources=pairs:{where}/pairs.jsonl", *flags)
+        argv = command(workdir, f"--base={where}/base", f"--data.sources=pairs:{where}/pairs.jsonl", *ROOM, *flags)
         variables = {**environment, **{name: os.environ[name] for name in STORE}}
         done = subprocess.run(argv, env=variables, cwd=cwd, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
