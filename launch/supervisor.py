@@ -10,9 +10,11 @@ from launch.fleet import Lost, say
 from launch.gcloud import REMOTE, Command
 from launch.machines import Machine
 from pit_jax.errors import UserError
+from pit_jax.paths import STORE
 
 AGAIN = 75  # os.EX_TEMPFAIL: saved after a notice of pre-emption, to be run again by the same command
 MOUNT = "/mnt/pit"  # of --nfs, on every worker
+SHARED = f"--workdir=gs://BUCKET/NAME, or --nfs=HOST:/SHARE and --workdir={MOUNT}/NAME"
 TAIL_BYTES = 4000  # of a log that is followed from the middle
 TAIL_LINES = 25  # of a log that ended in an error
 WORKER = f"bash {REMOTE}/tpu_worker.sh"
@@ -39,21 +41,22 @@ def workdir(flags: Sequence[str]) -> str:
 
 def outlives(job: Job) -> bool:
     """Whether the workdir is still there when the machines are not."""
-    return bool(job.machine.nfs) and workdir(job.flags).startswith(f"{MOUNT}/")
+    folder = workdir(job.flags)
+    return folder.startswith(STORE) or (bool(job.machine.nfs) and folder.startswith(f"{MOUNT}/"))
 
 
 def check(job: Job) -> None:
     """UserError for a workdir that the workers cannot use together, or that each copy of the code would wipe out."""
     folder = workdir(job.flags)
-    if not folder.startswith("/"):
+    if not folder.startswith(("/", STORE)):
         raise UserError(
-            f"--workdir={folder or '(none)'}: asked for an absolute path on the workers' disks; with --nfs=HOST:/SHARE "
-            f"write --workdir={MOUNT}/NAME"
+            f"--workdir={folder or '(none)'}: asked for an absolute path on the workers' disks, or one in a bucket; "
+            f"pass {SHARED}"
         )
     if job.machine.all_workers > 1 and not outlives(job):
         raise UserError(
             f"--workdir={folder}: {job.machine.all_workers} workers write one run together, found a folder that each "
-            f"has on its own disk; pass --nfs=HOST:/SHARE and --workdir={MOUNT}/NAME"
+            f"has on its own disk; pass {SHARED}"
         )
 
 
@@ -96,8 +99,7 @@ def run(job: Job) -> int:
             say(f"lost: {loss}")
             if not outlives(job):
                 raise UserError(
-                    f"{loss}, and the workdir {workdir(job.flags)} with it; pass --nfs=HOST:/SHARE and "
-                    f"--workdir={MOUNT}/NAME, which outlive the machines"
+                    f"{loss}, and the workdir {workdir(job.flags)} with it; pass {SHARED}, which outlive the machines"
                 ) from loss
             fleet.remove(job.machine)
         else:

@@ -57,7 +57,7 @@ if [ "$asked" != "$(cat "$base/environment" 2>/dev/null || true)" ]; then
     lock=constraints-py3$("$python" -c 'import sys; print(min(sys.version_info[1], 12))').txt
     rm -rf "$base/venv"
     "$python" -m venv "$base/venv"
-    "$base/venv/bin/python" -m pip install --quiet --disable-pip-version-check -c "$source/$lock" "$source[tpu]"
+    "$base/venv/bin/python" -m pip install --quiet --disable-pip-version-check -c "$source/$lock" "$source[tpu,gcs]"
     # The workers run the code that is copied to them.
     "$base/venv/bin/python" -m pip uninstall --quiet --disable-pip-version-check -y pit_jax
     echo "$asked" >"$base/environment"

@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +20,7 @@ from pit_jax.inference.sampling import Sampling, check_sampling
 from pit_jax.inference.texts import Chunk, TextEngine, written
 from pit_jax.model.networks import Params
 from pit_jax.parallel.mesh import make_mesh, mesh_shape
+from pit_jax.paths import to_path
 from pit_jax.recipes.catalogue import catalogue
 from pit_jax.recipes.comparison.draw import text_engine
 from pit_jax.run.context import Context
@@ -38,7 +38,7 @@ REWARD, GAP = StageId("rm", "policy"), StageId("rm", "improver")
 
 def load(run: str | os.PathLike[str]) -> "Pit":
     """The run in a workdir. UserError for a folder that is none."""
-    workdir = Path(run)
+    workdir = to_path(run)
     load_forks(recorded_forks(workdir))
     return Pit(read_record(workdir, config_class()))
 

@@ -16,6 +16,7 @@ from pit_jax.errors import Preempted, UserError
 from pit_jax.flags import parse
 from pit_jax.forks import fault_of
 from pit_jax.parallel.host_memory import keep_freed_memory
+from pit_jax.paths import to_path
 
 STOPPED = "\nstopped; the same command resumes"
 
@@ -86,7 +87,7 @@ def run(config: Config) -> int:
             simulate_devices(config.mesh.simulate)
         hosts.start(config.hosts, simulated=config.mesh.simulate > 0)
         preemption.heed()
-        keep_compiled(Path(config.workdir) / "compiled")
+        keep_compiled(to_path(config.workdir) / "compiled")
         if hosts.is_main():
             Console().print(resolved(config))
         logging.getLogger("absl").setLevel(logging.ERROR)  # orbax warns of what is meant: what a killed save left goes

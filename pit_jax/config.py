@@ -281,13 +281,13 @@ class Config:
     model: Literal["policy", "improver", "second-gap"] = "improver"
     """Which of the two pipelines, where a stage has both; rm also trains a second gap model (rm.second_gap_steps)."""
     workdir: str = "runs/tiny"
-    """Folder that holds everything the run writes."""
+    """Folder that holds everything the run writes, on a disk or in an object store: gs://BUCKET/NAME."""
     parent_run: str = ""
     """Workdir of a run that this one branches off: its data are used, and its stages that the same knobs made."""
     forks: tuple[str, ...] = ()
     """Files, or names of installed forks, whose stages, algorithms, rewards, .. are added: --fork=FILE, repeatable."""
     base: str = ""
-    """Folder of a Hugging Face checkpoint whose architecture, weights and tokenizer the run starts from."""
+    """Folder, gs:// too, of a Hugging Face checkpoint whose architecture, weights and tokenizer the run starts from."""
     seed: int = 0
     """Seed of initialisation, data order and sampling."""
     seeds: tuple[int, ...] = ()

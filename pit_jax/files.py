@@ -1,7 +1,8 @@
 """Files that are whole or not there: the one place that writes, and reads back, what a run leaves on disk.
 
 A file is written beside its place, forced to disk (fsync) and renamed; a folder is filled beside its place and
-renamed. Whoever reads, or comes after a kill, finds the old content or the new one.
+renamed. Whoever reads, or comes after a kill, finds the old content or the new one. In an object store (paths.py) one
+object is whole by itself, and of a folder the marker is put last.
 """
 
 import contextlib
@@ -14,7 +15,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from pit_jax import paths
 from pit_jax.errors import UserError
+from pit_jax.paths import is_remote
 
 Row = dict[str, Any]
 PROBE_BYTES = 1 << 20  # enough for a full disk to refuse it
@@ -32,6 +35,9 @@ def leave_writing_to_main() -> None:
 def write_text(path: Path, text: str) -> None:
     """`text` as the content of `path`, whose folder is made where it is missing. UserError where it cannot be."""
     if not _Writer.here:
+        return
+    if is_remote(path):
+        paths.put(path, text.encode())
         return
     with cannot_write(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -58,8 +64,12 @@ def append_jsonl(path: Path, rows: Iterable[Row]) -> None:
     """Add lines in one write: after a kill the last of them may be cut off, which `read_jsonl` leaves out."""
     if not _Writer.here:
         return
+    lines = "".join(_line(row) for row in rows).encode()
+    if is_remote(path):
+        paths.append(path, lines)
+        return
     with cannot_write(path), path.open("ab", buffering=0) as file:
-        file.write("".join(_line(row) for row in rows).encode())
+        file.write(lines)
         os.fsync(file.fileno())
 
 
@@ -69,6 +79,12 @@ def whole_folder(target: Path) -> Iterator[Path]:
     if not _Writer.here:
         with tempfile.TemporaryDirectory() as unused:
             yield Path(unused)
+        return
+    if is_remote(target):
+        with tempfile.TemporaryDirectory() as name:
+            yield Path(name)
+            paths.remove(target)
+            paths.upload(Path(name), target)
         return
     with cannot_write(target):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -92,6 +108,10 @@ def check_writable(folder: Path) -> None:
     if not _Writer.here:
         return
     probe = folder / f".probe-{os.getpid()}"
+    if is_remote(folder):
+        paths.put(probe, b"")
+        paths.remove(probe)
+        return
     with cannot_write(folder):
         folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -136,7 +156,7 @@ def read_jsonl(path: Path) -> list[Row]:
     if not path.is_file():
         return []
     rows: list[Row] = []
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")  # other breaks may stand inside a text
+    lines = path.read_bytes().decode(errors="replace").split("\n")  # other breaks may stand inside a text
     for number, line in enumerate(lines[:-1], start=1):
         try:
             row = json.loads(line)

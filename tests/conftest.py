@@ -26,6 +26,10 @@ import hypothesis
 import jax
 import pytest
 
+from tests.object_store import bucket, object_store
+
+__all__ = ["bucket", "object_store"]
+
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

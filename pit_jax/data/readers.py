@@ -1,7 +1,8 @@
 """Where rows lie: files, folders, the Hugging Face hub (`datasets`), `tensorflow-datasets`. All are read as a stream.
 
 PATH[@SPLIT]                              a .jsonl, .jsonl.gz or .parquet file, or a folder of such files or one
-                                          that `datasets` saved; @SPLIT takes the files that its name begins
+                                          that `datasets` saved, on a disk or at gs://BUCKET/..; @SPLIT takes the
+                                          files that its name begins
 hub/OWNER/NAME[:CONFIG][/FOLDER][@SPLIT]  a repository on the hub; never runs code of its own
 tfds/NAME[/CONFIG][:VERSION][@SPLIT]      prepared in $TFDS_DATA_DIR, else downloaded there
 """
@@ -18,6 +19,7 @@ from typing import Any
 
 from pit_jax.data.layouts import Row, Unusable
 from pit_jax.errors import UserError
+from pit_jax.paths import files_below, local, to_path
 
 HUB, TFDS = "hub/", "tfds/"
 Record = tuple[str, Row | Unusable]  # where it is, for messages, and the row or why there is none
@@ -36,8 +38,8 @@ def read_rows(location: str, advice: str) -> Iterator[Record]:
         yield from _hub_rows(address, split or "train", advice)
     elif address.startswith(TFDS):
         yield from _tfds_rows(address, split or "train", advice)
-    elif _is_saved(Path(address)):
-        yield from _saved_rows(Path(address), split)
+    elif _is_saved(to_path(address)):
+        yield from _saved_rows(to_path(address), split)
     else:
         for path in local_files(location):
             yield from _parquet_rows(path) if path.suffix == ".parquet" else _json_rows(path)
@@ -73,7 +75,7 @@ def download_advice(layout: str, locations: Sequence[str]) -> str:
 def split_location(location: str) -> tuple[str, str]:
     """(address, split); a path that exists as it stands may hold an @."""
     address, separator, split = location.rpartition("@")
-    return (address, split) if separator and not Path(location).exists() else (location, "")
+    return (address, split) if separator and not to_path(location).exists() else (location, "")
 
 
 def local_files(location: str) -> list[Path]:
@@ -82,14 +84,14 @@ def local_files(location: str) -> list[Path]:
     Raises UserError for a folder without files to read, or one that is not there.
     """
     address, split = split_location(location)
-    path = Path(address)
     if address.startswith((HUB, TFDS)):
         return []
+    path = to_path(address)
     if path.is_file():
         if split:
             raise UserError(f"{location}: {path} is a file, which has no splits; leave @{split} out")
         return [path]
-    inside = [file for file in sorted(path.rglob("*")) if file.is_file() and _shown(file.relative_to(path))]
+    inside = [file for file in files_below(path) if _shown(file.relative_to(path))]
     if _is_saved(path):
         return inside
     data = [file for file in inside if file.name.endswith(_SUFFIXES)]
@@ -135,7 +137,8 @@ def _json_row(raw: bytes) -> Row | Unusable:
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+        found = local(path)
+        with gzip.open(found, "rb") if path.suffix == ".gz" else found.open("rb") as file:
             yield from enumerate(file, 1)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UserError(f"{path}: not a complete gzip file ({error})") from error
@@ -149,7 +152,7 @@ def _parquet_rows(path: Path) -> Iterator[Record]:
 
     number = 0
     try:
-        with parquet.ParquetFile(path) as file:
+        with parquet.ParquetFile(local(path)) as file:
             for batch in file.iter_batches(batch_size=_BATCH):
                 for row in batch.to_pylist():
                     number += 1
@@ -165,7 +168,7 @@ def _saved_rows(path: Path, split: str) -> Iterator[Record]:
     import datasets
 
     try:
-        data = datasets.load_from_disk(str(path))
+        data = datasets.load_from_disk(str(local(path)))
     except Exception as error:  # a half-copied folder may fail anywhere in datasets or pyarrow
         raise UserError(f"{path}: cannot be read as a folder of `save_to_disk` ({_line(error)})") from error
     if isinstance(data, datasets.DatasetDict):

@@ -12,6 +12,7 @@ from pit_jax.config import DataConfig
 from pit_jax.data.layouts import LAYOUTS, Unusable, asked
 from pit_jax.data.readers import HUB, TFDS, download_advice, local_files, read_rows, split_location
 from pit_jax.errors import UserError
+from pit_jax.paths import to_path
 
 _HH = "hub/Anthropic/hh-rlhf"
 _TRANCHES = ("helpful-base", "helpful-rejection-sampled", "helpful-online")
@@ -125,7 +126,7 @@ def read_asked(location: str) -> tuple[list[str], list[str | None]]:
     """
     pairs, reading, rows = list[tuple[str, str | None]](), Reading(), 0
     address = split_location(location)[0]
-    if not address.startswith((HUB, TFDS)) and not Path(address).exists():
+    if not address.startswith((HUB, TFDS)) and not to_path(address).exists():
         raise UserError(f"{location}: no such file or folder; pass rows with a `prompt`, and an `answer` to improve")
     for where, row in read_rows(location, ""):
         rows += 1
@@ -147,7 +148,7 @@ def source_code(spec: str) -> dict[str, str]:
 
 
 def source_files(spec: str) -> list[Path]:
-    """The local files that a source is read from: what is prepared depends on their contents.
+    """The files that a source is read from, gs:// ones too: what is prepared depends on their contents.
 
     Raises UserError as `read_source` does for a spec or a path.
     """
@@ -172,7 +173,7 @@ def _locations(spec: str) -> tuple[str, tuple[str, ...]]:
     address, split = split_location(location)
     if shipped := SHIPPED.get((layout, address)):
         return layout, tuple(f"{split_location(part)[0]}@{split}" if split else part for part in shipped)
-    if not address.startswith((HUB, TFDS)) and not Path(address).exists():
+    if not address.startswith((HUB, TFDS)) and not to_path(address).exists():
         raise UserError(f"data source {spec!r}: {address}: no such file or folder; check the path{_offered(layout)}")
     return layout, (location,)
 

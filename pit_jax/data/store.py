@@ -24,12 +24,13 @@ from pit_jax.data.sources import read_source, source_code, source_files
 from pit_jax.data.text.sentencepiece import model_file
 from pit_jax.data.text.stored import Texts, Triples
 from pit_jax.data.text.templates import Template
-from pit_jax.data.text.tokenizers import Tokenizer, load_tokenizer
+from pit_jax.data.text.tokenizers import WEIGHTS, Tokenizer, load_tokenizer
 from pit_jax.errors import UserError
 from pit_jax.files import file_digest, read_json, whole_folder, write_json
+from pit_jax.paths import MARKER, local, to_path
 
 _VERSION = 3  # of the rows and files written here
-_DONE = "done.json"
+_DONE = MARKER
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def prepare(
     `folder` appears at once and complete. Raises UserError for unusable sources, settings or tokenizers, for an
     empty fold, for a folder that holds other data (naming what changed), and where it cannot be written.
     """
-    folder = Path(folder)
+    folder = to_path(folder)
     _check(data)
     inputs = _inputs(data, tokenizer)
     if not _is_prepared(folder, inputs):
@@ -126,16 +127,16 @@ def _inputs(data: DataConfig, tokenizer: TokenizerConfig) -> dict[str, Any]:
     for source in data.sources:
         inputs |= source_code(source)
         for path in source_files(source):
-            inputs[f"contents of {path}"] = file_digest(path)
+            inputs[f"contents of {path}"] = file_digest(local(path))
     if "notes" in data.sources:
         sample = read_source("notes", DataConfig(notes_pairs=100, notes_seed=data.notes_seed)).triples
         inputs["contents of notes"] = hashlib.sha256(repr(sample).encode()).hexdigest()[:12]
     if tokenizer.path:
-        model = model_file(Path(tokenizer.path))
-        for path in sorted(Path(tokenizer.path).glob("*.j*")):  # tokenizer.json, its config, chat_template.jinja
-            inputs[f"contents of {path}"] = file_digest(path)
-        if model is not None:
-            inputs[f"contents of {model}"] = file_digest(model)
+        named, found = to_path(tokenizer.path), local(to_path(tokenizer.path), but=WEIGHTS)
+        model = model_file(found)
+        read = sorted(found.glob("*.j*"))  # tokenizer.json, its config, chat_template.jinja
+        for path in (*read, model) if model is not None else read:
+            inputs[f"contents of {named / path.name}"] = file_digest(path)
     return inputs
 
 
@@ -166,6 +167,7 @@ def open_data(folder: Path) -> Prepared:
     done, report = read_json(folder / _DONE), read_json(folder / "report.json")
     if done is None or report is None:
         raise UserError(f"{folder}: asked for prepared data, found none; run --stage=data, or any other, first")
+    folder = local(folder)
     tokenizer = load_tokenizer(folder / "tokenizer")
     if tokenizer.fingerprint != done["tokenizer"]:
         raise UserError(f"{folder}/tokenizer changed since the data were prepared; put it back, or prepare them again")

@@ -25,6 +25,7 @@ from pit_jax.model.pretrained.families import family_of
 from pit_jax.model.pretrained.peft import HEAD, peft_config, peft_tensors
 from pit_jax.model.pretrained.tensors import Entry, row
 from pit_jax.parallel.hosts import whole
+from pit_jax.paths import resolved, to_path
 from pit_jax.run.base import base_entries
 from pit_jax.run.code import package_code
 from pit_jax.run.context import Context
@@ -120,7 +121,7 @@ def write_adapters(context: Context, target: Path, name: str, params: Params, ba
     with whole_folder(target) as partial:
         context.data.tokenizer.save(partial)
         save_file({key: x.astype(dtype) for key, x in tensors.items()}, partial / "adapter_model.safetensors")
-        described_by = peft_config(config.adapter, adapters, entries, base=str(base.absolute()), scalar=scalar)
+        described_by = peft_config(config.adapter, adapters, entries, base=str(resolved(base)), scalar=scalar)
         write_json(partial / "adapter_config.json", described_by)
         write_text(partial / "README.md", card(context, name))
 
@@ -134,7 +135,7 @@ def scalar_entries(entries: list[Entry]) -> list[Entry]:
 def hf_config(context: Context, *, scalar: bool) -> dict[str, Any]:
     """config.json: that of the base, with the class, vocabulary, dtype and special tokens of what is written."""
     labels = {"id2label": {"0": "score"}, "label2id": {"score": 0}} if scalar else {}
-    raw = json.loads((Path(context.config.base) / "config.json").read_text(encoding="utf-8"))
+    raw = json.loads((to_path(context.config.base) / "config.json").read_text(encoding="utf-8"))
     family = family_of(raw)
     return {
         **{name: value for name, value in raw.items() if name not in ("torch_dtype", "dtype")},

@@ -13,6 +13,7 @@ from pit_jax.errors import UserError
 from pit_jax.files import check_writable
 from pit_jax.parallel import hosts, preemption
 from pit_jax.parallel.mesh import check_batch, make_mesh
+from pit_jax.paths import resolved, to_path
 from pit_jax.recipes.catalogue import catalogue, selected
 from pit_jax.run.context import Context
 from pit_jax.run.folders import Run
@@ -77,7 +78,7 @@ def check_parent_run(run: Run) -> None:
         return
     if not run.data_folder.is_dir():
         raise UserError(f"--parent-run={parent}: asked for the workdir of a run, found no prepared data in it")
-    if Path(parent).resolve() == run.workdir.resolve():
+    if resolved(to_path(parent)) == resolved(run.workdir):
         raise UserError(f"--parent-run={parent} is the workdir itself; a branch needs a workdir of its own")
 
 

@@ -13,6 +13,7 @@ from pit_jax.evaluation.results import PaperResults, Results, by_name, read_resu
 from pit_jax.evaluation.stats.seeds import aggregate
 from pit_jax.files import Row, write_json
 from pit_jax.parallel import hosts
+from pit_jax.paths import to_path
 from pit_jax.recipes import pipeline
 from pit_jax.recipes.catalogue import catalogue
 from pit_jax.report import seeds as seeds_page
@@ -30,7 +31,7 @@ def run(config: Config) -> None:
         UserError: what a run of one seed raises; a workdir that holds such a run itself; seeds that differ in what
             they compared.
     """
-    console, workdir = Console(quiet=not hosts.is_main()), Path(config.workdir)
+    console, workdir = Console(quiet=not hosts.is_main()), to_path(config.workdir)
     folders = {seed: workdir / f"seed-{seed}" for seed in config.seeds}
     check_shared(workdir)
     first = config.seeds[0]

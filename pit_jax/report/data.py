@@ -15,6 +15,7 @@ from pit_jax.data.folds import FOLDS
 from pit_jax.data.inspection import Duplicates, Overlap, Padding, Span, duplicates, overlaps, padding, spans, spread
 from pit_jax.data.preparation import FOLD_KINDS
 from pit_jax.data.store import Prepared
+from pit_jax.paths import resolved, to_path
 from pit_jax.report.render import plain_text, render, visible
 
 EXAMPLES = 10  # of a page: what a person reads
@@ -42,8 +43,8 @@ def build(config: Config, data: Prepared, console: Console) -> Path:
         console.print(marked(row), soft_wrap=True)
     page = render(
         "data.html.j2",
-        Path(config.workdir) / "inspect" / "index.html",
-        name=Path(config.workdir).resolve().name,
+        to_path(config.workdir) / "inspect" / "index.html",
+        name=resolved(to_path(config.workdir)).name,
         folder=str(data.folder),
         sources=data.report["sources"],
         folds=data.report["folds"],

@@ -10,6 +10,7 @@ from pit_jax import files
 from pit_jax.errors import UserError
 from pit_jax.evaluation.results import ComparisonRow, Results, read_results
 from pit_jax.evaluation.systems import POLICY, pit
+from pit_jax.paths import resolved
 from pit_jax.report import curves, diffs, paper, performance, records
 from pit_jax.report.curves import Section
 from pit_jax.report.render import render, signed
@@ -47,7 +48,7 @@ def build(run: Run) -> Path:
     return render(
         "report.html.j2",
         workdir / "report" / "index.html",
-        name=workdir.resolve().name,
+        name=resolved(workdir).name,
         headline=headline(results) if results else None,
         groups=_by_temperature(rows),
         bar=_Bar(rows),

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from pit_jax.evaluation.stats.seeds import curve_over
 from pit_jax.files import Row
+from pit_jax.paths import resolved
 from pit_jax.report import figures, records
 from pit_jax.report.figures import COLORS, Line, Panel, Repeated
 from pit_jax.report.render import number, plain_text, render, signed
@@ -45,7 +46,7 @@ def build(workdir: Path, tables: Tables, folders: Mapping[int, Path]) -> Path:
     return render(
         "seeds.html.j2",
         workdir / "report" / "index.html",
-        name=workdir.resolve().name,
+        name=resolved(workdir).name,
         seeds=list(folders),
         reports=[(seed, links.get(seed)) for seed in folders],
         groups=[_group(f"{stage}: {name}", rows) for stage, lists in tables.items() for name, rows in lists.items()],

@@ -10,13 +10,16 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from pit_jax.config import Config
-from pit_jax.data.text.tokenizers import ids_of_file, ids_of_folder, without_advice
+from pit_jax.data.text.tokenizers import WEIGHTS, ids_of_file, ids_of_folder, without_advice
 from pit_jax.errors import UserError
 from pit_jax.model.networks import LanguageModel, Params
 from pit_jax.model.pretrained import weights
 from pit_jax.model.pretrained.families import architecture, family_of
 from pit_jax.model.pretrained.tensors import Entry
 from pit_jax.parallel.sharding import param_sharding
+from pit_jax.paths import local, resolved, to_path
+
+UNREAD = tuple(end for end in WEIGHTS if end != ".safetensors")  # weights in other formats, beside those that are read
 
 # Knobs of the transformer that no checkpoint sets.
 OURS = ("attention", "dtype", "params_dtype", "frozen_dtype", "unroll", "remat", "logits_bytes", "pooled_head")
@@ -31,8 +34,8 @@ def with_base(config: Config) -> Config:
     """
     if not config.base:
         return config
-    folder = Path(config.base)
-    if config.tokenizer.path and Path(config.tokenizer.path).resolve() != folder.resolve():
+    folder = to_path(config.base)
+    if config.tokenizer.path and resolved(to_path(config.tokenizer.path)) != resolved(folder):
         raise UserError(
             f"--tokenizer.path={config.tokenizer.path} beside --base={folder}: the weights know their own tokenizer "
             "alone; leave --tokenizer.path out"
@@ -52,7 +55,8 @@ def with_base(config: Config) -> Config:
 
 def described(folder: Path) -> Mapping[str, Any]:
     """config.json of a checkpoint, with the defaults of its family filled in. UserError when it is none."""
-    if not (folder / "config.json").is_file():
+    found = local(folder, but=WEIGHTS)
+    if not (found / "config.json").is_file():
         raise UserError(
             f"--base={folder}: asked for the folder of a checkpoint, found no config.json in it; download one "
             "(config.json, *.safetensors, tokenizer.json, tokenizer_config.json) and name its folder"
@@ -61,7 +65,7 @@ def described(folder: Path) -> Mapping[str, Any]:
         from transformers import AutoConfig
 
     try:
-        fields: dict[str, Any] = AutoConfig.from_pretrained(str(folder), local_files_only=True).to_dict()
+        fields: dict[str, Any] = AutoConfig.from_pretrained(str(found), local_files_only=True).to_dict()
     except (ValueError, OSError, KeyError, TypeError) as error:
         raise UserError(f"{folder / 'config.json'}: asked for the config of a model, found {error}") from error
     return fields
@@ -69,7 +73,7 @@ def described(folder: Path) -> Mapping[str, Any]:
 
 def base_entries(config: Config) -> list[Entry]:
     """The tensors of the base's family, as this run's transformer holds them."""
-    return family_of(described(Path(config.base))).entries(config.transformer)
+    return family_of(described(to_path(config.base))).entries(config.transformer)
 
 
 def load_base(config: Config, mesh: Mesh, key: jax.Array, *, ids: int, rows: int) -> Params:
@@ -80,12 +84,12 @@ def load_base(config: Config, mesh: Mesh, key: jax.Array, *, ids: int, rows: int
     A new row is drawn from the normal distribution of the rows that were trained, component by component (Hewitt,
     2021, without the correlations): it is among them, and no two new tokens are alike.
     """
-    folder = Path(config.base)
+    folder = to_path(config.base)
     known = min(ids_of_folder(folder), config.transformer.vocab_rows)  # its configuration may name untrained tokens
     model = LanguageModel(config.transformer, config.transformer.vocab_rows)
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     tied = "lm_head.weight" if config.transformer.tied else None
-    params = weights.load(folder, base_entries(config), shapes, mesh, tied=tied)
+    params = weights.load(local(folder, but=UNREAD), base_entries(config), shapes, mesh, tied=tied)
 
     def grow(tables: Params) -> Params:
         grown = {"embedding": with_new_rows(tables["embedding"], key, known, ids, rows)}

@@ -10,10 +10,11 @@ from typing import Any
 from pit_jax.config import Config, config_hash, flatten
 from pit_jax.errors import UserError
 from pit_jax.files import read_json, write_json
+from pit_jax.paths import MARKER, to_path
 from pit_jax.run.provenance import Provenance, StageId
 
 Catalogue = Mapping[StageId, Provenance]
-CONFIG, LINEAGE, DONE = "config.json", "lineage.json", "done.json"
+CONFIG, LINEAGE, DONE = "config.json", "lineage.json", MARKER
 NOT_INPUTS = {"notes", "config", "package"}  # of a lineage: the folder's config.json names the knobs themselves
 
 
@@ -26,7 +27,7 @@ class Run:
 
     @property
     def workdir(self) -> Path:
-        return Path(self.config.workdir)
+        return to_path(self.config.workdir)
 
     @cached_property
     def parent(self) -> "Run | None":

@@ -15,6 +15,7 @@ import orbax.checkpoint as ocp
 from pit_jax.errors import UserError
 from pit_jax.files import check_writable
 from pit_jax.parallel.hosts import barrier, is_main
+from pit_jax.paths import is_remote, resolved, to_path
 from pit_jax.training.fingerprint import inspect, leaf_specs, leaf_sums
 from pit_jax.training.state import TrainState
 
@@ -50,7 +51,7 @@ class Checkpoints:
     ):
         if keep < 1:
             raise UserError(f"checkpoint.keep must be at least 1, found {keep}")
-        self._folder, self._keep, self._say = Path(folder).absolute(), keep, say
+        self._folder, self._keep, self._say = resolved(to_path(folder)), keep, say
         self._read_only = read_only
         self._unfinished: int | None = None  # the round being written
         self._notes: dict[int, dict[str, Any] | None] = {}
@@ -68,6 +69,8 @@ class Checkpoints:
 
     def check_space(self, state: TrainState) -> None:
         """UserError unless the disk has room for one checkpoint of `state` (arrays or ShapeDtypeStructs)."""
+        if is_remote(self._folder):  # has no end
+            return
         need = sum(spec["bytes"] for spec in leaf_specs(state).values())
         free = shutil.disk_usage(self._folder).free
         if free < need:

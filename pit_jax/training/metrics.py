@@ -10,6 +10,7 @@ from pit_jax.errors import UserError
 from pit_jax.files import Row, append_jsonl, read_jsonl, write_jsonl
 from pit_jax.masked import Mean
 from pit_jax.parallel.hosts import is_main, whole
+from pit_jax.paths import is_remote, to_path
 
 
 class MetricsLog:
@@ -31,7 +32,7 @@ class MetricsLog:
     ):
         if every < 1:
             raise UserError(f"metrics are written every N >= 1 rounds, found {every}")
-        self._path = Path(folder) / "metrics.jsonl"
+        self._path = to_path(folder) / "metrics.jsonl"
         self._every, self._on_row = every, on_row
         self._pending: list[tuple[int, dict[str, Mean]]] = []  # on the device until the next flush
         rows = [row for row in read_jsonl(self._path) if not _written_again(row, resume_round)]
@@ -105,7 +106,8 @@ class MetricsLog:
         if self._board is not None:
             for name, value in values.items():
                 self._board.add_scalar(name if phase == "performance" else f"{phase}/{name}", value, finished)
-            self._board.flush()
+            if not is_remote(self._path):  # where every flush writes the whole file: its writer does, every two minutes
+                self._board.flush()
         if self._on_row is not None and phase != "performance":
             self._on_row(row)
 

@@ -65,7 +65,8 @@ def test_the_first_boot_installs_the_pinned_environment(machine: Machine) -> Non
     assert calls[0] == "systemctl disable --now unattended-upgrades.service apt-daily.timer apt-daily-upgrade.timer"
     assert any("remove -y unattended-upgrades" in call for call in calls)
     assert [call for call in calls if " -m pip install" in call] == [
-        "python -m pip install --quiet --disable-pip-version-check -c opt/source/constraints-py312.txt opt/source[tpu]"
+        "python -m pip install --quiet --disable-pip-version-check -c opt/source/constraints-py312.txt "
+        "opt/source[tpu,gcs]"
     ]
     assert (machine.folder / "opt" / "source" / "setup.py").read_text() == "setup\n"
     assert not any(call.startswith("mount") for call in calls)
@@ -85,7 +86,7 @@ def test_the_code_that_is_shipped_may_ask_for_others(machine: Machine) -> None:
     for name in ("setup.py", "constraints-py311.txt", "constraints-py312.txt"):
         (code / name).write_text("newer\n")
     assert machine.boot(str(code)) == 0 and machine.state == "ready"
-    assert any("-c opt/source/constraints-py312.txt opt/source[tpu]" in call for call in machine.calls)
+    assert any("-c opt/source/constraints-py312.txt opt/source[tpu,gcs]" in call for call in machine.calls)
     assert (machine.folder / "opt" / "source" / "setup.py").read_text() == "newer\n"
     assert len(list(code.iterdir())) == 3, "nothing of root's beside the code"
 

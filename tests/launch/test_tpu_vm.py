@@ -129,7 +129,7 @@ def test_a_workdir_that_was_lost_is_not_begun_anew(cloud: Cloud, capsys: pytest.
     cloud.exits("pit-w-0", "hang")
     single = ["pit", "--zone=us-west4-a", "--accelerator-type=v5litepod-8", *QUICK, "--", "--workdir=/home/me/run"]
     assert tpu_vm.main(["run", *single]) == 2
-    assert "the workdir /home/me/run with it; pass --nfs" in capsys.readouterr().err
+    assert "the workdir /home/me/run with it; pass --workdir=gs://BUCKET/NAME, or --nfs" in capsys.readouterr().err
     assert cloud.verbs("create") == ["create"]
 
 
@@ -247,7 +247,7 @@ def test_ssh_and_delete(cloud: Cloud, capfd: pytest.CaptureFixture[str]) -> None
     ("workdir", "message"),
     [
         ("runs/hh", "asked for an absolute path"),
-        ("gs://bucket/hh", "asked for an absolute path"),
+        ("gs:/bucket/hh", "asked for an absolute path"),
         ("/home/me/hh", "2 workers write one run together"),
     ],
 )

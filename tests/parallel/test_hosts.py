@@ -181,6 +181,7 @@ def metadata() -> Any:
 # Who may touch what: `whole` for what is on devices, pit_jax/files.py for the disk.
 WRITERS = {
     "files.py": "the writer",
+    "paths.py": "what files.py writes into an object store, and the copies that each machine keeps",
     "model/pretrained/weights.py": "safetensors files inside whole_folder, of main alone",
     "training/checkpoint.py": "what main sets aside",
 }

@@ -13,6 +13,7 @@ import pytest
 
 from pit_jax.errors import UserError
 from pit_jax.parallel.mesh import mesh_of
+from pit_jax.paths import to_path
 from pit_jax.training.checkpoint import Checkpoints
 from pit_jax.training.state import abstract_state
 
@@ -41,6 +42,26 @@ def test_another_mesh_may_read_it(toy: ModuleType, trained: Any, tmp_path: Path,
     assert found is not None
     toy.assert_same_bits(found[1], toy.shifted(state, 1))
     assert len(found[1].params["blocks"]["kernel"].sharding.device_set) == np.prod(shape)
+
+
+def test_a_bucket_holds_the_same_bits(toy: ModuleType, trained: Any, tmp_path: Path, bucket: str) -> None:
+    """Kept, ranked, resumed and set aside as on a disk."""
+    state, sharding = trained
+    folder, said = to_path(bucket) / "checkpoints", list[str]()
+    for where in (folder, tmp_path):
+        with Checkpoints(where, keep=1, say=said.append) as checkpoints:
+            checkpoints.check_space(state)
+            for round, score in ((1, 2.0), (2, 1.0), (3, 0.5)):
+                checkpoints.save(round, toy.shifted(state, round), score=score)
+    with Checkpoints(folder, read_only=True) as there, Checkpoints(tmp_path, read_only=True) as here:
+        assert there.rounds() == here.rounds() == [1, 3] and there.best_round() == 1
+        assert there.digest(3) == here.digest(3) != there.digest(1)
+    (folder / "3" / "state" / "_METADATA").unlink()
+    with Checkpoints(folder, say=said.append) as checkpoints:
+        found = checkpoints.restore_latest(abstract_state(state, sharding))
+    assert found is not None and found[0] == 1 and "round 3" in said[0] and len(said) == 1
+    toy.assert_same_bits(found[1], toy.shifted(state, 1))
+    assert (folder / "corrupt-3").is_dir() and not (folder / "3").exists()
 
 
 def test_a_state_may_be_donated_while_it_is_being_saved(toy: ModuleType, tmp_path: Path) -> None:

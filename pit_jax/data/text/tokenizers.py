@@ -20,10 +20,12 @@ from pit_jax.data.text import chat, sentencepiece
 from pit_jax.data.text.backends import inside, keep_specials_out
 from pit_jax.errors import UserError
 from pit_jax.files import whole_folder
+from pit_jax.paths import local, to_path
 
 if TYPE_CHECKING:
     import seqio
 
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx")  # what a tokenizer does not need
 PAD, EOS = "<pad>", "<eos>"
 ANSWER, REFERENCE, IMPROVE = SEPARATORS = ("<answer>", "<reference>", "<improve>")
 
@@ -137,17 +139,18 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
     A PAD token is added where it is missing or equals an EOS, our separators where they are missing.
     Raises UserError for a missing folder, missing or broken files, and a tokenizer without EOS.
     """
-    return _tokenizer(_read(Path(folder)), Path(folder))
+    found = local(to_path(folder), but=WEIGHTS)
+    return _tokenizer(_read(found), found)
 
 
 def ids_of_folder(folder: str | Path) -> int:
     """The largest id and one of what `load_tokenizer` loads, before it adds tokens. Raises UserError as it does."""
-    return _ids(_read(Path(folder)).backend_tokenizer)
+    return _ids(_read(local(to_path(folder), but=WEIGHTS)).backend_tokenizer)
 
 
 def ids_of_file(folder: str | Path) -> int:
     """`ids_of_folder` without the tokens that the configuration beside tokenizer.json or *.model adds."""
-    folder = Path(folder)
+    folder = local(to_path(folder), but=WEIGHTS)
     model, path = sentencepiece.model_file(folder), folder / "tokenizer.json"
     if model is not None:
         return _ids(sentencepiece.convert(model)[0])

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from pit_jax.config import Config
 from pit_jax.errors import UserError
 from pit_jax.evaluation.systems import SystemId
+from pit_jax.paths import to_path
 from pit_jax.run.context import Context
 from pit_jax.run.folders import Run
 from pit_jax.run.provenance import StageId
@@ -86,7 +86,7 @@ def check_ablations(names: Sequence[str]) -> None:
 
 def branch_config(config: Config, name: str) -> Config:
     """The ablation as a run of its own, in paper/<name> of the run that it branches off."""
-    workdir = Path(config.workdir) / "paper" / name
+    workdir = to_path(config.workdir) / "paper" / name
     return replace(ABLATIONS[name].change(config), workdir=str(workdir), parent_run=config.workdir)
 
 

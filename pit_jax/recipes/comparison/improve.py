@@ -18,6 +18,7 @@ from pit_jax.inference.prompts import check_length
 from pit_jax.inference.sampling import Sampling, check_sampling
 from pit_jax.inference.stopping import check_stop, chosen_round
 from pit_jax.inference.texts import written
+from pit_jax.paths import local
 from pit_jax.recipes.comparison.draw import IMPROVER_RL, Answering, Prompts, heldout_prompts
 from pit_jax.run.code import package_code
 from pit_jax.run.context import Context
@@ -61,7 +62,7 @@ def asked_contents(config: Config, role: str) -> Mapping[str, str]:
     """The file of --improve.prompts by its content."""
     if not config.improve.prompts:
         return {}
-    digests = [file_digest(path) for path in local_files(config.improve.prompts)]
+    digests = [file_digest(local(path)) for path in local_files(config.improve.prompts)]
     return {"contents of improve.prompts": digest_of(*digests)}
 
 

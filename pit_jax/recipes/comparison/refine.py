@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -14,12 +13,13 @@ from pit_jax.evaluation.systems import Output, SystemId
 from pit_jax.files import digest_of
 from pit_jax.inference.self_refine import PROMPTS, Refined, Wording, load_wording, reflect, self_refine
 from pit_jax.inference.texts import written
+from pit_jax.paths import local, to_path
 from pit_jax.recipes.comparison.draw import POLICY_RL, Answering
 
 
 def wording_of(config: Config) -> Wording:
     """The prompts of Self-Refine. UserError names the file of --paper.wording that does not serve."""
-    return load_wording(Path(config.paper.wording) if config.paper.wording else PROMPTS)
+    return load_wording(local(to_path(config.paper.wording)) if config.paper.wording else PROMPTS)
 
 
 def wording_digest(wording: Wording) -> str:

@@ -2,12 +2,12 @@
 
 import math
 from dataclasses import asdict
-from pathlib import Path
 
 from pit_jax.config import Config
 from pit_jax.errors import UserError
 from pit_jax.files import write_json
 from pit_jax.parallel.topologies import Topology, has_tpu_compiler, topology_of
+from pit_jax.paths import to_path
 from pit_jax.recipes.plan.search import Search
 from pit_jax.recipes.plan.walk import machine_of, plan_of, stages_of, with_model
 from pit_jax.report import plan as plan_page
@@ -24,7 +24,7 @@ NO_COMPILER = (
 def run(context: Context) -> None:
     """Write plan/plan.json and plan/index.html in the workdir, and say what they hold."""
     config, say = with_model(context.config), context.screen.say
-    folder = Path(config.workdir) / "plan"
+    folder = to_path(config.workdir) / "plan"
     if not has_tpu_compiler():
         say(f"[yellow]{NO_COMPILER}[/]")
     machine = machine_of(topology(config))

@@ -1,0 +1,175 @@
+"""Where files lie: on a disk (pathlib.Path), or in an object store behind the same methods (gs://, etils.epath.Path).
+
+An object appears whole or not at all, and is not renamed, appended to or mapped into memory; there are no folders but
+what the names of objects spell. What needs more than that is kept, or made, on this machine's disk (`local`, `upload`).
+"""
+
+import contextlib
+import functools
+import hashlib
+import importlib.util
+import os
+import re
+import tempfile
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pit_jax.errors import UserError
+
+STORE = "gs://"
+MARKER = "done.json"  # of a folder, put last and removed first
+os.environ.setdefault("EPATH_USE_TF", "false")  # else epath imports TensorFlow for what gcsfs does
+
+
+def to_path(text: str | os.PathLike[str]) -> Path:
+    """A path on a disk, or in an object store.
+
+    Raises:
+        UserError: another scheme than gs://, one slash where two belong, no bucket, a store that cannot be reached, or
+            no package to reach it with.
+    """
+    name = os.fspath(text)
+    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/", name)
+    if scheme is None:
+        return Path(name)
+    bucket = re.match(r"gs://([^/]+)", name)
+    if bucket is None:
+        raise UserError(
+            f"{name}: asked for a path on a disk, or for {STORE}BUCKET/NAME in an object store (as a text: pathlib "
+            f"joins its slashes), found {scheme[0]}"
+        )
+    _reach(bucket[1])
+    from etils import epath
+
+    return epath.Path(name.rstrip("/"))
+
+
+def is_remote(path: Path) -> bool:
+    """Whether a path of `to_path` lies in an object store."""
+    return os.fspath(path).startswith(STORE)
+
+
+def resolved(path: Path) -> Path:
+    """The path from the root, links followed; an object's name has neither."""
+    return path if is_remote(path) else path.resolve()
+
+
+def files_below(path: Path) -> list[Path]:
+    """Every file of a folder and of those in it, in order."""
+    if not is_remote(path):
+        return sorted(file for file in path.rglob("*") if file.is_file())
+    return sorted(path / name for name in _objects(path) if name)
+
+
+def local(path: Path, *, but: Sequence[str] = ()) -> Path:
+    """The same file or folder on this machine's disk, where it can be mapped into memory.
+
+    Objects are copied once, into $XDG_CACHE_HOME/pit_jax (~/.cache/pit_jax) below a name made of theirs, their sizes
+    and their generations: what has changed in the store is copied anew. Files whose names end like one of `but` are
+    left out.
+
+    Raises:
+        UserError: there is no such object, the store cannot be reached, or the disk is full.
+    """
+    if not is_remote(path):
+        return path
+    objects = {name: entry for name, entry in _objects(path).items() if not name.endswith(tuple(but))}
+    if not objects:
+        raise UserError(f"{path}: asked for an object or a folder of them, found none; check the path")
+    state = repr([str(path), *((name, entry["size"], entry["generation"]) for name, entry in sorted(objects.items()))])
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "pit_jax"
+    kept = cache / hashlib.sha256(state.encode()).hexdigest()[:24]
+    if not kept.is_dir():
+        with reaching(path):
+            cache.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".partial-", dir=cache) as name:
+                partial = Path(name) / "whole"
+                targets = [str(partial / path.name / below) for below in objects]
+                _store().get([entry["name"] for entry in objects.values()], targets)
+                try:
+                    partial.rename(kept)
+                except OSError:
+                    if not kept.is_dir():  # else another process of this machine was sooner
+                        raise
+    return kept / path.name
+
+
+def put(path: Path, content: bytes) -> None:
+    """An object with this content, in place of the one that was there. UserError where it cannot be."""
+    with reaching(path):
+        _store().pipe_file(str(path), content)
+
+
+def append(path: Path, content: bytes) -> None:
+    """Content at the end of an object, without reading what it holds: the store joins two objects."""
+    with reaching(path):
+        if not _store().exists(str(path)):
+            _store().pipe_file(str(path), content)
+            return
+        end = f"{path}.end-{uuid.uuid4().hex[:8]}"
+        _store().pipe_file(end, content)
+        try:
+            _store().merge(str(path), [str(path), end])
+        finally:
+            _store().rm_file(end)
+
+
+def remove(path: Path) -> None:
+    """No object of this name, and none below it; the marker of a folder goes first."""
+    with reaching(path):
+        marker = [str(path / MARKER)] if MARKER in (names := _objects(path)) else []
+        for batch in (marker, [entry["name"] for name, entry in names.items() if name != MARKER]):
+            if batch:
+                _store().rm(batch)
+
+
+def upload(folder: Path, target: Path) -> None:
+    """The files of a folder on this machine's disk as objects; the marker of a finished folder comes last."""
+    names = [str(file.relative_to(folder)) for file in files_below(folder)]
+    with reaching(target):
+        for batch in ([name for name in names if name != MARKER], [name for name in names if name == MARKER]):
+            if batch:
+                _store().put([str(folder / name) for name in batch], [str(target / name) for name in batch])
+
+
+@contextlib.contextmanager
+def reaching(path: Path | str) -> Iterator[None]:
+    """What goes wrong with an object store inside becomes a UserError that names `path`."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # gcsfs, its transport and Google's sign-in have their own
+        why = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        raise UserError(
+            f"cannot reach {path}: {why}; check the bucket, the network, the rights of who asks (`gcloud auth "
+            "application-default login`, or the machine's service account), and the room on the disk"
+        ) from error
+
+
+def _objects(path: Path) -> dict[str, dict[str, Any]]:
+    """What the store says of every object below a path, by its name from there; of an object itself, by ""."""
+    with reaching(path):
+        found = _store().find(str(path), detail=True)
+    root = str(path).removeprefix(STORE)
+    return {name.removeprefix(root).removeprefix("/"): entry for name, entry in found.items() if name != f"{root}/"}
+
+
+@functools.cache
+def _reach(bucket: str) -> None:
+    with reaching(STORE + bucket):
+        _store().exists(f"{bucket}/{MARKER}")
+
+
+@functools.cache
+def _store() -> Any:
+    """The file system of all gs:// paths, epath's too."""
+    if importlib.util.find_spec("gcsfs") is None:
+        raise UserError(f"{STORE} paths need the gcsfs package; install it with: pip install 'pit_jax[gcs]'")
+    import fsspec
+
+    # What other hosts write must be seen: a listing that is kept would hide it.
+    fsspec.config.conf.setdefault("gs", {})["use_listings_cache"] = False
+    return fsspec.filesystem("gs")
