@@ -61,4 +61,4 @@ def finish(running: Sequence[subprocess.Popen[bytes]], *, timeout: float) -> Non
     _, errors = running[0].communicate(timeout=timeout)
     codes = [process.wait(timeout=timeout) for process in running]
     if any(codes):
-        raise SystemExit(f"{running[0].args} ended with {codes}: {errors.decode()[-2000:]}")
+        raise SystemExit(f"{running[0].args!r} ended with {codes}: {errors.decode()[-2000:]}")
