@@ -142,7 +142,7 @@ def reaching(path: Path | str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # gcsfs, its transport and Google's sign-in have their own
-        why = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        why = f"{type(error).__name__}: {str(error).strip()}".splitlines()[0][:300]
         raise UserError(
             f"cannot reach {path}: {why}; check the bucket, the network, the rights of who asks (`gcloud auth "
             "application-default login`, or the machine's service account), and the room on the disk"

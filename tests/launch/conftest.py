@@ -70,6 +70,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ".gitignore",
         "pit_jax/__init__.py",
         "pit_jax/errors.py",
+        "pit_jax/paths.py",
         "pit_jax/run/commit.txt",
     ]
     launchers = [str(path.relative_to(gcloud.ROOT)) for path in (gcloud.ROOT / "launch").glob("*.*")]

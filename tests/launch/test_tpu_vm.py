@@ -1,5 +1,6 @@
 """Runs on machines that come late, are taken away, do not answer: against the stand-in of tests/launch/stand_in."""
 
+import contextlib
 import os
 import re
 import shlex
@@ -9,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from launch import tpu_vm
+from launch import supervisor, tpu_vm
+from launch.machines import Machine
+from pit_jax.errors import UserError
 from tests.launch.conftest import FLAGS, QUICK, SLICE, TWO, Cloud
 
 HOSTS = tuple(f"pit-w-{worker}" for worker in range(2))
@@ -122,6 +125,16 @@ def test_one_lost_slice_restarts_all(cloud: Cloud, capsys: pytest.CaptureFixture
     assert cloud.start("--node-count=2") == 0
     assert "lost: pit-1 is PREEMPTED" in capsys.readouterr().out
     assert {len(cloud.ran(host)) for host in hosts} == {2}
+
+
+@pytest.mark.parametrize("nfs", ["", "10.0.0.2:/share"])
+def test_a_workdir_in_a_bucket_outlives_the_machines_of_several_workers(nfs: str) -> None:
+    machine = Machine(name="pit", zone="us-west4-a", accelerator_type="v4-16", nfs=nfs)
+    for folder, shared in (("gs://bucket/hh", True), ("/mnt/pit/hh", bool(nfs)), ("/home/me/hh", False)):
+        job = supervisor.Job(machine, (f"--workdir={folder}",), secrets=(), poll=1.0, patience=1, restarts=1)
+        assert supervisor.outlives(job) == shared
+        with contextlib.nullcontext() if shared else pytest.raises(UserError, match="2 workers write one run together"):
+            supervisor.check(job)
 
 
 def test_a_workdir_that_was_lost_is_not_begun_anew(cloud: Cloud, capsys: pytest.CaptureFixture[str]) -> None:
