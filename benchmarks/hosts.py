@@ -8,7 +8,6 @@ row; `differ` counts the rows above 1e-5. Where rounding moves a sampled token, 
 all rows behind it differ.
 """
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from rich.console import Console
 
 from benchmarks.command import BEFORE_IMPROVER_RL, finish, start
 from benchmarks.results import keep, parser_of
+from pit_jax.files import read_jsonl
 
 TRAININGS = (*BEFORE_IMPROVER_RL, ("rl", "improver"))
 MESHES = {"data": ["--mesh.data=4"], "fsdp": ["--mesh.fsdp=4"], "tensor": ["--mesh.tensor=4"]}
@@ -36,7 +36,8 @@ def lengths(updates: int) -> list[str]:
 def difference(mine: Path, theirs: Path) -> dict[str, Any]:
     """How far two folders' rows of metrics are apart."""
     ours, others = (
-        [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()] for folder in (mine, theirs)
+        [row for row in read_jsonl(folder / "metrics.jsonl") if row["phase"] != "performance"]
+        for folder in (mine, theirs)
     )
     assert [row["step"] for row in ours] == [row["step"] for row in others], (mine, theirs)
     largest = [

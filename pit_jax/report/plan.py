@@ -67,24 +67,24 @@ def build(plan: Plan, tried: Sequence[Plan], target: Path, *, compiler: bool, no
 
 
 def table(plan: Plan) -> Table:
-    """One row a program; red where it does not fit."""
-    title = f"{plan.topology}, {plan.chips} chips, mesh data x fsdp x tensor = {'x'.join(map(str, plan.mesh))}"
+    """One row a program, its stage in front of the first; red where it does not fit. 80 characters hold it."""
+    mesh, limit = "x".join(map(str, plan.mesh)), number(plan.stages[0].programs[0].limit / GIB)
+    title = f"{plan.topology}, {plan.chips} chips of {limit} GiB, mesh data x fsdp x tensor = {mesh}"
     shown = Table(title=plain_text(title), title_justify="left", box=None, padding=(0, 1, 0, 0))
-    shown.add_column("program", overflow="fold")
-    for column in ("GiB/chip", "of", "beside", "TFLOP", "sent GB", "token loop", "least s", "bound", "tok/s", "calls"):
+    shown.add_column("program", min_width=14)
+    for column in ("GiB\n/chip", "beside", "TFLOP", "sent\nGB", "token\nloop", "least\ns", "bound", "tok/s", "calls"):
         shown.add_column(column, justify="right", no_wrap=True)
     for stage in plan.stages:
+        shown.add_row(plain_text(f"{stage.id}:"))
         for program in stage.programs:
             last = program is stage.programs[-1]
-            name = plain_text(f"{stage.id} {program.name}")
-            shown.add_row(name, *cells(program), style=_style(program.fits), end_section=last)
+            shown.add_row(plain_text(program.name), *cells(program), style=_style(program.fits), end_section=last)
     return shown
 
 
 def cells(program: ProgramPlan) -> Iterator[str]:
     least = program.least
     yield number(program.memory / GIB)
-    yield number(program.limit / GIB)
     yield number(program.beside / GIB)
     yield number(program.flops / 1e12)
     yield number(program.sent() / 1e9)

@@ -30,7 +30,7 @@ def test_a_stage_in_words(program: MakeProgram) -> None:
     """3,600 calls of a second on 8 chips at 2."""
     plan = plan_with(("sft-policy", [program()]))
     assert verdict(plan.stages[0], plan) == "fits, at least 1.00 h, 16.00 at 2 a chip-hour"
-    assert table(plan).row_count == 1
+    assert table(plan).row_count == 2, "the stage and its program"
 
 
 def test_the_page_of_a_plan_that_does_not_fit(program: MakeProgram, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import jax
 import pytest
 
 from pit_jax.errors import UserError
+from pit_jax.paths import files_below, to_path
 from pit_jax.training import trace
 from pit_jax.training.trace import Trace, asked_rounds
 
@@ -74,3 +75,11 @@ def test_without_the_flag_nothing_happens(traced: Any) -> None:
 def test_a_host_writes_into_its_own_folder(monkeypatch: pytest.MonkeyPatch, traced: Any, tmp_path: Path) -> None:
     monkeypatch.setattr(trace, "index", lambda: 3)
     assert traced("0:1", 0, 2)[0][1] == ("start", tmp_path / "host-3")
+
+
+def test_a_trace_comes_into_a_bucket(bucket: str) -> None:
+    tracing = Trace(asked_rounds("0:1"), to_path(bucket) / "profile", lambda text: None)
+    for round in (0, 1):
+        tracing.at(round, jax.device_put(round))
+    names = [path.name for path in files_below(to_path(bucket) / "profile" / "host-0")]
+    assert any(name.endswith(".xplane.pb") for name in names), names
