@@ -52,6 +52,7 @@ DECIDES_NOTHING = {
     "mesh": "one device equals eight",
     "hosts": "one host equals two",
     "plan": "what a run would take",
+    "profile": "what is looked at",
     "checkpoint": "a killed run equals one that was not",
     "transformer.remat": "how a network is computed",
     "transformer.unroll": "how a network is computed",
