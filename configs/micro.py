@@ -28,7 +28,7 @@ def get_config() -> Config:
             curriculum=replace(base.rl.curriculum, rounds=(2, 2), anchor="previous"),
             batch_size=16,
             minibatches=2,
-            evaluate_every=1,
+            evaluate_every=2,
             heldout_prompts=16,
             kl_target=0.5,
             kl_horizon=100,

@@ -64,6 +64,7 @@ def test_a_second_run_skips_everything(paper: tuple[Path, str], execute: Callabl
     assert "paper: finished before, skipped" in output and "rl-improver eval" not in output
 
 
+@pytest.mark.slow  # tests/run/test_branches.py, and the pages of docs/howto branch off a run
 def test_a_branch_runs_what_its_knobs_change(
     finished: tuple[Path, str], execute: Callable[..., str], tmp_path: Path
 ) -> None:
