@@ -4,8 +4,8 @@
 
 Four devices in all. Each training starts from what the one device has left, so that differences do not add up over the
 stages. The figure of a training is the largest difference of a metric, relative to it where it is above SMALL, in any
-row; `differ` counts the rows above 1e-5. Where rounding moves a sampled token, a round of RL has other rollouts, and
-all rows behind it differ.
+row; `above` names that metric of every row where it goes beyond LIMIT. Where rounding moves a sampled token, a round of
+RL has other rollouts, and all rows behind it differ.
 """
 
 import shutil
@@ -22,7 +22,8 @@ TRAININGS = (*BEFORE_IMPROVER_RL, ("rl", "improver"))
 MESHES = {"data": ["--mesh.data=4"], "fsdp": ["--mesh.fsdp=4"], "tensor": ["--mesh.tensor=4"]}
 HEADS = ("--transformer.query-heads=4", "--transformer.head-size=4")  # a tensor axis of four shares four heads
 PROCESSES, DEVICES = (1, 2, 4), 4
-SMALL = 0.1  # below it, a metric is compared by its absolute difference, to SMALL x 1e-5
+LIMIT = 1e-5
+SMALL = 0.1  # below it, a metric is compared by its absolute difference, to SMALL x LIMIT
 LONGEST = 1800.0  # seconds for one training
 
 
@@ -42,12 +43,14 @@ def difference(mine: Path, theirs: Path) -> dict[str, Any]:
     assert [row["step"] for row in ours] == [row["step"] for row in others], (mine, theirs)
     largest = [
         max(
-            abs(row[name] - other[name]) / max(abs(other[name]), SMALL)
+            (abs(row[name] - other[name]) / max(abs(other[name]), SMALL), name)
             for name in row.keys() & other.keys() - {"time", "phase"}
         )
         for row, other in zip(ours, others, strict=True)
     ]
-    return {"rows": len(largest), "largest": max(largest), "differ": sum(size > 1e-5 for size in largest)}
+    size, name = max(largest)
+    differ = sorted({name for size, name in largest if size > LIMIT})
+    return {"rows": len(largest), "largest": size, "of": name, "above": differ}
 
 
 def main() -> None:
