@@ -12,7 +12,6 @@ import functools
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -30,7 +29,6 @@ from pit_jax.data.sources import Reading, stream_source
 from pit_jax.data.text.stored import TEXTS, Texts
 from pit_jax.data.text.templates import Template
 from pit_jax.data.text.tokenizers import Tokenizer, load_tokenizer, train_tokenizer
-from pit_jax.data.tf import tensorflow_and_seqio
 from pit_jax.data.tokens import Tokeniser, admit
 from pit_jax.data.widths import widths_of
 from pit_jax.errors import UserError
@@ -68,12 +66,10 @@ def build(
     """Fill a new folder; returns what its done.json says. Raises UserError as `store.prepare`."""
     read = _read(data, folder, say)
     texts = Texts(folder)
-    with ThreadPoolExecutor(1) as imports:  # seconds, which pass while pairs are tokenised
-        imports.submit(tensorflow_and_seqio)
-        tokenizer = _make_tokenizer(config, folder / "tokenizer", read, texts, say)
-        template = Template(tokenizer)
-        say("data: tokenising")
-        lengths, keep = _tokenise(data, template, read, texts, folder)
+    tokenizer = _make_tokenizer(config, folder / "tokenizer", read, texts, say)
+    template = Template(tokenizer)
+    say("data: tokenising")
+    lengths, keep = _tokenise(data, template, read, texts, folder)
     placed = np.where(keep, read.folds, LEFT_OUT).astype(np.uint8)
     _need_examples(read, placed)
     layout = _layout(template, lengths[keep], placed[keep], data.buckets)

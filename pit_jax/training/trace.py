@@ -1,7 +1,6 @@
 """--profile: what the devices and the host do in some rounds of a training, as a trace for XProf."""
 
 import re
-import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -38,7 +37,9 @@ class Trace:
 
     def __init__(self, rounds: range, folder: Path, say: Callable[[str], None]):
         self._rounds, self._say = rounds, say
-        self._folder = self._written = folder / f"host-{index()}"
+        self._folder = folder / f"host-{index()}"
+        # The profiler cannot write into an object store.
+        self._scratch = tempfile.TemporaryDirectory(prefix="pit_jax-trace-") if rounds and is_remote(folder) else None
         self._first: int | None = None  # of the rounds traced, while they are
 
     def at(self, round: int, state: Any) -> None:
@@ -46,9 +47,7 @@ class Trace:
         if self._first is None and round in self._rounds:
             jax.block_until_ready(state)
             self._first = round
-            if is_remote(self._folder):  # where the profiler cannot write
-                self._written = Path(tempfile.mkdtemp(prefix="pit_jax-trace-"))
-            jax.profiler.start_trace(self._written)
+            jax.profiler.start_trace(self._folder if self._scratch is None else self._scratch.name)
         elif self._first is not None and round >= self._rounds.stop:
             self.stop(round, state)
 
@@ -58,9 +57,9 @@ class Trace:
             return
         jax.block_until_ready(state)
         jax.profiler.stop_trace()
-        if is_remote(self._folder):
-            upload(self._written, self._folder)
-            shutil.rmtree(self._written)
+        if self._scratch is not None:
+            upload(Path(self._scratch.name), self._folder)
+            self._scratch.cleanup()
         rounds = f"rounds {self._first}:{round}" if round > self._first else f"what stands before round {round}"
         self._say(f"--profile: {rounds} traced; look at it with xprof {self._folder.parent}")
         self._first, self._rounds = None, NO_ROUNDS
