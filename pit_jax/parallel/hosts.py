@@ -25,7 +25,7 @@ from pit_jax.files import leave_writing_to_main
 
 FAILURES = "pit_jax/failures"
 GRACE = 3.0  # seconds in which main may fail for the same reason, and say it itself
-CPU_THREADS = "64"  # of XLA, on hosts without an accelerator: see start
+CPU_THREADS = 64  # of XLA on a host, at least: see start
 WAIT = 7 * 24 * 3600  # seconds: preparing data may take long, and a host that died ends the others anyway
 
 
@@ -56,7 +56,7 @@ def start(config: HostsConfig, *, simulated: bool) -> None:
         )
     # XLA takes as many threads as there are CPU cores. Collectives of queued programs, which wait for other hosts, can
     # hold all of them, so that the program that is waited for never runs (jax < 0.12, several devices a process).
-    os.environ.setdefault("NPROC", CPU_THREADS)
+    os.environ.setdefault("NPROC", str(max(CPU_THREADS, os.cpu_count() or 0)))
     try:
         jax.distributed.initialize(
             **named,
