@@ -30,6 +30,13 @@ def execute(flags: Sequence[str], *, stdout: int | None = None) -> Cost:
     return Cost(time.perf_counter() - start, usage.ru_maxrss * 1024)
 
 
+def free_port() -> int:
+    """A port of this machine that nobody listens to."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
 def start(flags: Sequence[str], *, processes: int, devices: int) -> list[subprocess.Popen[bytes]]:
     """The command with flags, as the CPU hosts of one run with so many devices in all; errors of main can be read."""
     share = f"--xla_force_host_platform_device_count={devices // processes}"
@@ -40,10 +47,7 @@ def start(flags: Sequence[str], *, processes: int, devices: int) -> list[subproc
     }
     hosts: list[list[str]] = [[]]
     if processes > 1:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        shared = [f"--hosts.coordinator=127.0.0.1:{port}", f"--hosts.count={processes}", "--hosts.heartbeat=30"]
+        shared = [f"--hosts.coordinator=127.0.0.1:{free_port()}", f"--hosts.count={processes}", "--hosts.heartbeat=30"]
         hosts = [[*shared, f"--hosts.index={index}"] for index in range(processes)]
     return [
         subprocess.Popen(

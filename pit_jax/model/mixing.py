@@ -42,16 +42,29 @@ def mixed_by_chunks(
 
     visible_from(own_C) -> visible_BCS of the query slots own_C, of which those behind the end see nothing.
     """
-    batch, length = query_BLKGH.shape[:2]
-    count = -(-length // chunk)
-    padding = ((0, 0), (0, count * chunk - length), (0, 0), (0, 0), (0, 0))
-    pieces = jnp.pad(query_BLKGH, padding).reshape(batch, count, chunk, *query_BLKGH.shape[2:]).swapaxes(0, 1)
-    slots = jnp.arange(count * chunk, dtype=jnp.int32).reshape(count, chunk)
+    length = query_BLKGH.shape[1]
+    slots = slots_in_pieces(length, chunk)
 
     @partial(jax.checkpoint, prevent_cse=False)
     def piece(query_BCKGH: jax.Array, own_C: jax.Array) -> jax.Array:
         return mixed_dense(query_BCKGH, key_BKSH, value_BKSH, visible_from(own_C), cap=cap)
 
-    mixed = jax.lax.map(lambda both: piece(*both), (pieces, slots))
-    mixed_BLKGH: jax.Array = mixed.swapaxes(0, 1).reshape(batch, count * chunk, *mixed.shape[3:])[:, :length]
-    return mixed_BLKGH
+    return joined(jax.lax.map(lambda both: piece(*both), (cut(query_BLKGH, *slots.shape), slots)), length)
+
+
+def cut(x_BL: jax.Array, count: int, size: int) -> jax.Array:
+    """[B, L, ..] as `count` pieces [count, B, size, ..], zeros behind the last slot."""
+    padded = jnp.pad(x_BL, ((0, 0), (0, count * size - x_BL.shape[1]), *((0, 0),) * (x_BL.ndim - 2)))
+    return padded.reshape(x_BL.shape[0], count, size, *x_BL.shape[2:]).swapaxes(0, 1)
+
+
+def joined(pieces: jax.Array, length: int) -> jax.Array:
+    """[B, length, ..] again, of what `cut` gave."""
+    together = pieces.swapaxes(0, 1)
+    return together.reshape(together.shape[0], -1, *together.shape[3:])[:, :length]
+
+
+def slots_in_pieces(length: int, size: int) -> jax.Array:
+    """Slot numbers [count, size], int32, of as many pieces as `length` slots fill; the last ones are behind the end."""
+    count = -(-length // size)
+    return jnp.arange(count * size, dtype=jnp.int32).reshape(count, size)

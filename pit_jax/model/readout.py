@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from pit_jax.model.mixing import softcap
+from pit_jax.model.mixing import cut, joined, softcap
 from pit_jax.parallel.sharding import BATCH_AXES, P
 
 LARGEST = jnp.iinfo(jnp.int32).max
@@ -127,7 +127,7 @@ def _forward_here(
 
     slots = tokens_BT.shape[1]
     pieces = jax.lax.map(piece, (_cut(reading, hidden_BTD), _cut(reading, tokens_BT)))
-    logprobs_BT, best_BT, normalizer_BT = (_whole(x, slots) for x in pieces)
+    logprobs_BT, best_BT, normalizer_BT = (joined(x, slots) for x in pieces)
     return logprobs_BT, best_BT, normalizer_BT
 
 
@@ -154,13 +154,13 @@ def _backward_here(
         here_DV = jnp.einsum("BTD,BTV->DV", hidden_BTD, gradient_BTV, preferred_element_type=jnp.float32)
         return sum_DV + here_DV, hidden_gradient_BTD
 
-    cut = tuple(_cut(reading, x) for x in (hidden_BTD, tokens_BT, normalizer_BT, cotangent_BT))
-    sum_DV, hidden_gradient = jax.lax.scan(piece, jnp.zeros(matrix_DV.shape, jnp.float32), cut)
+    pieces = tuple(_cut(reading, x) for x in (hidden_BTD, tokens_BT, normalizer_BT, cotangent_BT))
+    sum_DV, hidden_gradient = jax.lax.scan(piece, jnp.zeros(matrix_DV.shape, jnp.float32), pieces)
     others = tuple(axis for axis in reading.rows if axis != reading.width)
     sum_DV = jax.lax.psum(sum_DV, others) if others else sum_DV
     if reading.width is not None:
         sum_DV = jax.lax.psum_scatter(sum_DV, reading.width, scatter_dimension=0, tiled=True)
-    return _whole(hidden_gradient, tokens_BT.shape[1]), sum_DV
+    return joined(hidden_gradient, tokens_BT.shape[1]), sum_DV
 
 
 def _logits(reading: Reading, hidden_BTD: jax.Array, matrix_DV: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -188,15 +188,6 @@ def _over(collective: Callable[..., Any], x: jax.Array, axis: str | None) -> jax
     return reduced
 
 
-def _cut(reading: Reading, x: jax.Array) -> jax.Array:
-    """[B, T, ..] as [pieces, B, T / pieces, ..], slots of zeros behind the last."""
-    pieces, slots = reading.pieces, x.shape[1]
-    size = -(-slots // pieces)
-    padded = jnp.pad(x, ((0, 0), (0, pieces * size - slots), *((0, 0),) * (x.ndim - 2)))
-    return jnp.swapaxes(padded.reshape(x.shape[0], pieces, size, *x.shape[2:]), 0, 1)
-
-
-def _whole(cut: jax.Array, slots: int) -> jax.Array:
-    """[B, T, ..] again."""
-    joined = jnp.swapaxes(cut, 0, 1)
-    return joined.reshape(joined.shape[0], -1, *joined.shape[3:])[:, :slots]
+def _cut(reading: Reading, x_BT: jax.Array) -> jax.Array:
+    """[pieces, B, T / pieces, ..]."""
+    return cut(x_BT, reading.pieces, -(-x_BT.shape[1] // reading.pieces))

@@ -11,6 +11,7 @@ from jax.sharding import AxisType, Mesh
 
 from pit_jax.config import MeshConfig
 from pit_jax.errors import UserError
+from pit_jax.parallel.sharding import row_shards
 
 AXES = ("data", "fsdp", "tensor")
 DECODE_SHARE = 1 << 30  # bytes of a copy of the weights on one device while decoding, at most, where fsdp allows it
@@ -120,7 +121,7 @@ def decode_mesh(mesh: Mesh, share: int, weight_bytes: int) -> Mesh:
 
 def check_batch(name: str, size: int, parts: int, mesh: Mesh) -> None:
     """UserError unless a batch of `size`, cut into `parts`, splits evenly over the data and fsdp axes."""
-    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    shards = row_shards(mesh)
     if size < 1 or size % (parts * shards):
         step, tensor = parts * shards, mesh.shape["tensor"]
         below = max(size, 0) // step * step

@@ -16,6 +16,12 @@ P = PartitionSpec
 Batch = TypeVar("Batch")
 BATCH_AXES = ("data", "fsdp")
 
+
+def row_shards(mesh: Mesh) -> int:
+    """In how many parts the rows of a batch lie, over data and fsdp."""
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+
+
 # Stacked blocks have a leading layer axis U.
 RULES: tuple[tuple[str, PartitionSpec], ...] = (
     (r"(^|/)embedding$", P("tensor", "fsdp")),  # [V, D]

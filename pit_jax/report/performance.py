@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pit_jax.files import Row, read_jsonl
+from pit_jax.report.render import GIB
 from pit_jax.run.folders import Run
 
 PHASES = ("data", "rollout", "score", "update", "evaluate", "save", "compile")
 SECONDS = "perf/seconds_"
-GIB = 2**30
 
 
 @dataclass(frozen=True)

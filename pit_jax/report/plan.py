@@ -6,10 +6,9 @@ from pathlib import Path
 
 from rich.table import Table
 
-from pit_jax.report.render import number, plain_text, render, scaled
+from pit_jax.report.render import GIB, number, plain_text, render, scaled
 from pit_jax.run.plan import Plan, ProgramPlan, StagePlan
 
-GIB = 2**30
 ANSWERS = {True: "fits", False: "does not fit", None: "not known"}
 TONES = {True: "good", False: "bad", None: "even"}
 

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from pit_jax.files import write_text
 
+GIB = 2**30
 PREFIXES = ("", "k", "M", "G", "T", "P", "E")
 PICTURES = {
     **{code: chr(0x2400 + code) for code in range(32) if chr(code) not in "\t\n"},

@@ -10,11 +10,11 @@ from typing import Any
 from pit_jax.config import Config, config_hash, flatten
 from pit_jax.errors import UserError
 from pit_jax.files import read_json, write_json
-from pit_jax.paths import MARKER, to_path
+from pit_jax.paths import DONE, to_path
 from pit_jax.run.provenance import Provenance, StageId
 
 Catalogue = Mapping[StageId, Provenance]
-CONFIG, LINEAGE, DONE = "config.json", "lineage.json", MARKER
+CONFIG, LINEAGE = "config.json", "lineage.json"
 NOT_INPUTS = {"notes", "config", "package"}  # of a lineage: the folder's config.json names the knobs themselves
 
 

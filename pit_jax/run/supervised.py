@@ -15,7 +15,7 @@ from pit_jax.errors import UserError
 from pit_jax.files import Row
 from pit_jax.masked import Mean
 from pit_jax.model.networks import Params, trunk_of
-from pit_jax.parallel.sharding import abstract_params, batch_sharding, init_sharded, put_rows, replicated
+from pit_jax.parallel.sharding import abstract_params, batch_sharding, init_sharded, put_rows, replicated, row_shards
 from pit_jax.run.code import package_code
 from pit_jax.run.context import Context
 from pit_jax.run.frozen import trained_share, trains_fully
@@ -111,7 +111,6 @@ def train(context: Context, task: Task, models: Models, start: Callable[[], Para
             tokens = count_tokens(rows, numbers)
             session.performance.clock.lap("data")
             session.update(step, batch)
-            session.performance.clock.lap("update")
             session.performance.ran(tokens, 0, {"update": tokens * flops} if flops else {})
             session.end_round(done)
         best = session.best()
@@ -150,7 +149,7 @@ def heldout_metrics(context: Context, task: Task) -> Callable[[Params], dict[str
     """params -> metrics over all whole held-out batches; the last, smaller part of more than one is left out."""
     evaluate_batch = jax.jit(lambda params, batch: task.loss(params, batch, jax.random.key(0))[1])
     rows = as_rows(task.heldout)
-    batches = whole_batches(rows, task.batch_size, shards=context.mesh.shape["data"] * context.mesh.shape["fsdp"])
+    batches = whole_batches(rows, task.batch_size, shards=row_shards(context.mesh))
 
     def evaluate(params: Params) -> dict[str, float]:
         total: dict[str, Mean] = {}

@@ -12,8 +12,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from tests.end_to_end.test_mesh_runs import TOLERANCES, read
-from tests.parallel.test_hosts import free_port
+from benchmarks.command import free_port
+from tests.end_to_end.test_mesh_runs import TOLERANCES
+from tests.metric_rows import repeatable
 
 TRAINED = ("sft-policy", "sft-improver", "rm-policy", "rm-improver", "rl-policy", "rl-improver")
 Start = Callable[..., list[subprocess.Popen[str]]]
@@ -73,7 +74,7 @@ def test_two_hosts_leave_what_one_leaves(finished: tuple[Path, str], start: Star
         numbers(one / "evaluate" / "results.json"), rel=1e-5
     )
     for name in TRAINED:
-        for mine, theirs in zip(read(tmp_path / name), read(one / name), strict=True):
+        for mine, theirs in zip(repeatable(tmp_path / name), repeatable(one / name), strict=True):
             for key in mine.keys() - {"time", "phase"}:
                 tolerance = next((size for end, size in TOLERANCES.items() if key.endswith(end)), 1e-6)
                 assert mine[key] == pytest.approx(theirs[key], rel=1e-5, abs=tolerance), (name, key, mine["step"])

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pit_jax.files import read_jsonl
+from tests.metric_rows import repeatable
 
 TOLERANCES = {
     "clipfrac_avg": 2e-3,  # a share of tokens over a threshold: rounding may carry one token across
@@ -31,7 +31,7 @@ def test_metrics_do_not_depend_on_the_mesh(
     for parent in ("data", *STAGES[stage, model]):
         shutil.copytree(one / parent, tmp_path / parent)
     execute(tmp_path, f"--stage={stage}", f"--model={model}", "--mesh.simulate=8", "--mesh.fsdp=4", "--mesh.tensor=2")
-    rows = first_rows if stage == "rl" else read
+    rows = first_rows if stage == "rl" else repeatable
     ours, theirs = (rows(folder / name) for folder in (tmp_path, one))
     assert len(ours) == len(theirs) > 1
     for mine, other in zip(ours, theirs, strict=True):
@@ -41,12 +41,7 @@ def test_metrics_do_not_depend_on_the_mesh(
             assert mine[key] == pytest.approx(other[key], rel=1e-5, abs=tolerance), (key, mine["step"])
 
 
-def read(folder: Path) -> list[dict[str, Any]]:
-    """The rows that do not depend on how fast it went."""
-    return [row for row in read_jsonl(folder / "metrics.jsonl") if row["phase"] != "performance"]
-
-
 def first_rows(folder: Path) -> list[dict[str, Any]]:
     """The first train and the first eval row: once rounding moves a sampled token, rollouts differ."""
-    rows = read(folder)
+    rows = repeatable(folder)
     return [next(row for row in rows if row["phase"] == phase) for phase in ("train", "eval")]

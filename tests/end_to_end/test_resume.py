@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from pit_jax.files import read_jsonl
+from tests.metric_rows import repeatable
 
 KINDS = {
     ("sft", "policy"): ("data",),
@@ -45,8 +45,7 @@ def saved_rounds(folder: Path) -> list[int]:
 
 
 def losses(folder: Path) -> list[tuple[int, str, float | None]]:
-    found = [row for row in read_jsonl(folder / "metrics.jsonl") if row["phase"] != "performance"]
-    return [(row["step"], row["phase"], row.get("loss", row.get("objective/scores"))) for row in found]
+    return [(row["step"], row["phase"], row.get("loss", row.get("objective/scores"))) for row in repeatable(folder)]
 
 
 # The loop of SFT and reward models is one: the fork checks of docs/howto kill it too.

@@ -10,10 +10,9 @@ import pytest
 from pit_jax.config import TransformerConfig
 from pit_jax.model import cudnn
 from pit_jax.model.mixing import mixed_dense
-from pit_jax.model.networks import LanguageModel
 from pit_jax.model.rows import Sequences, near, visible
 from pit_jax.parallel.mesh import mesh_of
-from pit_jax.parallel.sharding import abstract_params, batch_sharding
+from tests.model.lowering import lowered
 
 
 @pytest.mark.parametrize("window", [0, 3])
@@ -49,17 +48,8 @@ def test_a_model_lowers_for_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     """One kernel forwards and one backwards for each of two windows, with two key/value heads on four devices."""
     monkeypatch.setattr("jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version", lambda: 91100)
     monkeypatch.setattr(cudnn, "capability", lambda: 8.0)
-    mesh, model = mesh_of(2, 1, 4), LanguageModel(CONFIG, 30)
-    tokens = jax.ShapeDtypeStruct((8, 301), jnp.int32, sharding=batch_sharding(mesh))
-
-    def loss(params: Any, tokens_BL: jax.Array) -> jax.Array:
-        hidden_BLD = model.hidden(params, tokens_BL, Sequences.alone(jnp.ones_like(tokens_BL)))
-        return jnp.sum(hidden_BLD.astype(jnp.float32))
-
-    gpus = jax.sharding.AbstractDevice("NVIDIA A100-SXM4-40GB", 108, "gpu")
-    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh.update(abstract_device=gpus)):
-        traced: Any = jax.jit(jax.grad(loss)).trace(abstract_params(model.init, mesh), tokens)
-    text = str(traced.lower(lowering_platforms=("cuda",)).as_text())
+    gpu = jax.sharding.AbstractDevice("NVIDIA A100-SXM4-40GB", 108, "gpu")
+    text = str(lowered(CONFIG, mesh_of(2, 1, 4), 301, gpu, "cuda").as_text())
     assert text.count("custom_call @__cudnn$fmhaSoftmax(") == text.count("@__cudnn$fmhaSoftmaxBackward(") == 2
     assert "301x301" not in text, "no mask and no scores"
 

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh
 
 from pit_jax.config import TransformerConfig
 from pit_jax.model import attention
@@ -18,8 +17,8 @@ from pit_jax.model.networks import LanguageModel
 from pit_jax.model.rows import Sequences, near, visible
 from pit_jax.model.splash import HEAD_SIZES, LARGEST_BLOCK, block_of, mixed_by_splash
 from pit_jax.parallel.mesh import mesh_of, mesh_over
-from pit_jax.parallel.sharding import abstract_params, batch_sharding
 from pit_jax.parallel.topologies import has_tpu_compiler, topology_of, tpu_devices
+from tests.model.lowering import lowered
 
 LENGTH = 150  # two blocks, the second one padded
 PADDED = np.concatenate([np.zeros(20), np.full(80, 1), np.full(45, 2), np.zeros(5)]).astype(np.int32)
@@ -99,25 +98,13 @@ def test_blocks_are_as_large_as_padding_allows(longest: int) -> None:
     assert block == known[longest] and -(-longest // block) * block <= 1.125 * least
 
 
-def lowered(config: TransformerConfig, mesh: Mesh, length: int) -> Any:
-    """The backward pass of a model on 8 rows, for TPUs, whatever devices the mesh is of."""
-    model = LanguageModel(config, 30)
-    tokens = jax.ShapeDtypeStruct((8, length), jnp.int32, sharding=batch_sharding(mesh))
-
-    def loss(params: Any, tokens_BL: jax.Array) -> jax.Array:
-        hidden_BLD = model.hidden(params, tokens_BL, Sequences.alone(jnp.ones_like(tokens_BL)))
-        return jnp.sum(hidden_BLD.astype(jnp.float32))
-
-    tpus = jax.sharding.AbstractDevice("TPU v5 lite", 1, "tpu")
-    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh.update(abstract_device=tpus)):
-        traced: Any = jax.jit(jax.grad(loss)).trace(abstract_params(model.init, mesh), tokens)
-    return traced.lower(lowering_platforms=("tpu",))
+TPU = jax.sharding.AbstractDevice("TPU v5 lite", 1, "tpu")
 
 
 def test_auto_is_decided_by_the_devices_that_a_program_is_for() -> None:
     """Forwards, the same once more for the backward pass, and its two kernels; on a CPU's mesh without a TPU."""
     config = replace(CONFIG, dtype="bfloat16", remat="full")
-    text = str(lowered(config, mesh_of(2, 2, 2), 300).as_text())
+    text = str(lowered(config, mesh_of(2, 2, 2), 300, TPU, "tpu").as_text())
     assert text.count("custom_call @tpu_custom_call") == 4 and "300x300" not in text
 
 
@@ -129,4 +116,4 @@ def test_the_largest_heads_and_blocks_compile_for_a_tpu() -> None:
     )
     mesh = mesh_over((1, 2, 2), tpu_devices(topology_of("v5e-4")))
     assert block_of(LARGEST_BLOCK) == LARGEST_BLOCK
-    assert "tpu_custom_call" in lowered(config, mesh, LARGEST_BLOCK).compile().as_text()
+    assert "tpu_custom_call" in lowered(config, mesh, LARGEST_BLOCK, TPU, "tpu").compile().as_text()

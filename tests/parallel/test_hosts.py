@@ -3,7 +3,6 @@
 import ast
 import os
 import re
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.command import free_port
 from pit_jax.config import HostsConfig
 from pit_jax.errors import UserError
 from pit_jax.parallel import hosts
@@ -79,13 +79,6 @@ def test_two_processes_write_once_share_arrays_and_end_together(tmp_path: Path) 
     assert [process.returncode for process in running] == [2, 2]
     assert "host 1: error: no such thing" in said[0][1]
     assert (tmp_path / "made.json").read_text() == "0\n"
-
-
-def free_port() -> int:
-    """A port of this machine that nobody listens to."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 def test_a_run_of_one_process_is_main_and_waits_for_nobody() -> None:

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from pit_jax.config import Config, CurriculumConfig
-from pit_jax.files import read_jsonl
 from pit_jax.recipes import rl
 from pit_jax.recipes.catalogue import RL_IMPROVER, RL_POLICY, STAGES
 from pit_jax.rl.rewards import TEXT_REWARDS, RewardRow, TextReward
@@ -21,6 +20,7 @@ from pit_jax.run.params import restored
 from pit_jax.run.programs import Shapes
 from pit_jax.run.provenance import StageId
 from pit_jax.table import Source, forget
+from tests.metric_rows import repeatable
 from tests.world import MakeContext, World, finish_parents
 
 FORK = Source(Path("mine.py"), "0123456789ab")
@@ -75,8 +75,7 @@ def left_by(context: Context) -> Left:
     folder = context.folder
     with jax.set_mesh(context.mesh):
         rl.run(context)
-    found = [row for row in read_jsonl(folder.path / "metrics.jsonl") if row["phase"] != "performance"]
-    rows = [{name: value for name, value in row.items() if name != "time"} for row in found]
+    rows = repeatable(folder.path)
     meta = json.loads((folder.path / "checkpoints" / str(ROUNDS) / "meta" / "metadata").read_text())
     done = folder.done()
     assert done is not None

@@ -16,7 +16,6 @@ import pytest
 
 from pit_jax.batch import Completions, DecodeSpec, Experience, RolloutPrompts
 from pit_jax.config import Config, CurriculumConfig, MonitorsConfig
-from pit_jax.files import read_jsonl
 from pit_jax.inference.engine import Engine, improver_prompt
 from pit_jax.inference.sampling import Sampling
 from pit_jax.masked import Mean
@@ -27,6 +26,7 @@ from pit_jax.rl.monitors import STEP, Monitor
 from pit_jax.rl.roles import Roles
 from pit_jax.run.context import Context
 from pit_jax.training.state import Partition, TrainState
+from tests.metric_rows import repeatable
 from tests.world import MakeContext
 
 LEARNING_RATE = 0.05
@@ -179,8 +179,7 @@ class Ended:
 
 def rows_of(context: Context) -> list[dict[str, Any]]:
     """metrics.jsonl without what depends on how fast it went."""
-    rows = [row for row in read_jsonl(context.folder.path / "metrics.jsonl") if row["phase"] != "performance"]
-    return [{name: value for name, value in row.items() if name != "time"} for row in rows]
+    return repeatable(context.folder.path)
 
 
 def evaluated(ended: Ended) -> list[int]:

@@ -24,6 +24,7 @@ from pit_jax.training.checkpoint import Checkpoints
 from pit_jax.training.session import Session
 from pit_jax.training.state import StatePlan, TrainState, plan_state
 from pit_jax.training.step import Metrics
+from tests.metric_rows import repeatable
 
 EXTRAS = {"position": np.int32(0)}
 
@@ -165,7 +166,7 @@ def test_a_loop_may_drop_the_rest_of_a_round(session: Any, tmp_path: Path) -> No
         running.end_round(0)
         assert running.totals == {}
     assert float(running.state.params["w"]) == 0 + 1 + 2 and int(running.state.round) == 1
-    assert rows(tmp_path) == [{"step": 1, "phase": "train", "loss": 1.0}]
+    assert repeatable(tmp_path) == [{"step": 1, "phase": "train", "loss": 1.0}]
 
 
 def test_a_loop_may_end_before_the_last_round(session: Any) -> None:
@@ -191,7 +192,7 @@ def test_ending_a_round_may_move_extras_and_add_metrics(session: Any, plan: Stat
             assert running.state.extras["position"].sharding == plan.sharding.extras["position"]
             assert running.state.round.sharding == plan.sharding.round and running.state.round.dtype == jnp.int32
     assert int(running.state.extras["position"]) == 14
-    assert [row["objective/kl"] for row in rows(tmp_path)] == [1.5, 1.5]
+    assert [row["objective/kl"] for row in repeatable(tmp_path)] == [1.5, 1.5]
 
 
 def test_what_it_took_is_written_behind_every_row_of_training(session: Any, tmp_path: Path) -> None:
@@ -308,17 +309,11 @@ def test_a_state_that_is_updated_is_donated(toy: ModuleType, tmp_path: Path) -> 
     assert not any(x.is_deleted() for x in jax.tree.leaves(params))
 
 
-def rows(folder: Path) -> list[dict[str, Any]]:
-    """What does not depend on how fast it went."""
-    found = [row for row in read_jsonl(folder / "metrics.jsonl") if row["phase"] != "performance"]
-    return [{name: value for name, value in row.items() if name != "time"} for row in found]
-
-
 @pytest.fixture(scope="module")
 def whole(toy: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainState, list[dict[str, Any]]]:
     """Five rounds without an interruption: the last state, and the rows of metrics."""
     folder = tmp_path_factory.mktemp("whole")
-    return toy.toy_run(folder, 5), rows(folder)
+    return toy.toy_run(folder, 5), repeatable(folder)
 
 
 @pytest.mark.parametrize(("place", "round"), [("save", 0), ("save", 4), ("update", 3), ("end", 4)])
@@ -339,4 +334,4 @@ def test_killed_anywhere_and_resumed_is_bit_identical(
     resumed = toy.toy_run(tmp_path, 5)
     assert int(resumed.round) == 5 and int(resumed.step) == 10
     toy.assert_same_bits(resumed, whole[0])
-    assert rows(tmp_path) == whole[1]
+    assert repeatable(tmp_path) == whole[1]

@@ -15,6 +15,7 @@ from pit_jax.errors import UserError, did_you_mean
 from pit_jax.files import read_json
 from pit_jax.model.pretrained.published import PUBLISHED
 from pit_jax.parallel.mesh import check_batch, mesh_over, mesh_shape
+from pit_jax.parallel.sharding import row_shards
 from pit_jax.parallel.topologies import Topology, has_tpu_compiler, simulated_devices, tpu_devices
 from pit_jax.recipes.catalogue import catalogue
 from pit_jax.run.base import OURS
@@ -194,9 +195,9 @@ def demand_of(compiled: Compiled, load: Load, shapes: Shapes, topology: Topology
 
 def cache_bytes(load: Load, shapes: Shapes) -> int:
     """Of the keys and values of all rows that one chip holds, rows over data and fsdp, heads over tensor."""
-    config, mesh = shapes.config.transformer, shapes.mesh.shape
-    rows = -(-load.rows // (mesh["data"] * mesh["fsdp"]))
-    heads = config.kv_heads // mesh["tensor"] if config.kv_heads % mesh["tensor"] == 0 else config.kv_heads
+    config, tensor = shapes.config.transformer, shapes.mesh.shape["tensor"]
+    rows = -(-load.rows // row_shards(shapes.mesh))
+    heads = config.kv_heads // tensor if config.kv_heads % tensor == 0 else config.kv_heads
     return 2 * config.layers * rows * load.cached * heads * config.head_size * NUMBER[config.dtype]
 
 
