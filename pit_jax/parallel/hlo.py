@@ -104,21 +104,23 @@ class _Module:
 def collectives(text: str) -> list[Collective]:
     """Every collective of a compiled program's text, in the order in which they are met from its entry on.
 
-    A collective that is cut in steps over several fusions (TPU) is one; an all-reduce of which every device keeps its
-    slice alone (TPU) is a reduce-scatter.
+    A collective that is cut in steps over several fusions (TPU) is one, where it starts: its steps may stand in a loop
+    further inside, beside whose work it goes on. An all-reduce of which every device keeps its slice alone (TPU) is a
+    reduce-scatter.
     """
     module = _parsed(text)
-    seen: set[tuple[str, str, tuple[Loop, ...]]] = set()
+    started: dict[tuple[str, str], list[tuple[Loop, ...]]] = {}
     found = []
     for instruction, inside, loops in _walk(module, module.entry, ()):
         kind = instruction.opcode.removesuffix("-start")
         if kind not in KINDS:
             continue
         channel = _CHANNEL.search(instruction.rest)
-        if channel is not None and (key := (kind, channel[1], loops)) in seen:
-            continue
         if channel is not None:
-            seen.add(key)
+            starts = started.setdefault((kind, channel[1]), [])
+            if any(loops[: len(start)] == start for start in starts):
+                continue
+            starts.append(loops)
         scattered = kind == "all-reduce" and "all-reduce-scatter" in inside
         found.append(_collective(instruction, "reduce-scatter" if scattered else kind, loops, module.devices))
     return found

@@ -25,7 +25,8 @@ from pit_jax.files import leave_writing_to_main
 
 FAILURES = "pit_jax/failures"
 GRACE = 3.0  # seconds in which main may fail for the same reason, and say it itself
-CPU_THREADS = 64  # of XLA on a host, at least: see start
+CPU_THREADS = 64  # of XLA on a host, at least: see enough_threads
+SEVERAL_CPUS = "xla_force_host_platform_device_count"
 WAIT = 7 * 24 * 3600  # seconds: preparing data may take long, and a host that died ends the others anyway
 
 
@@ -43,20 +44,18 @@ def start(config: HostsConfig, *, simulated: bool) -> None:
     UserError for flags that do not fit, and when the others do not come within hosts.start_timeout.
     """
     named = named_processes(config)
-    if simulated:
-        if named:
-            raise UserError("--mesh.simulate is for one process: leave it out beside --hosts.*, or leave those out")
-        return
-    if not named and slurm_tasks() < 2 and tpu_workers() < 2:
+    if simulated and named:
+        raise UserError("--mesh.simulate is for one process: leave it out beside --hosts.*, or leave those out")
+    alone = simulated or (not named and slurm_tasks() < 2 and tpu_workers() < 2)
+    if simulated or not alone or SEVERAL_CPUS in os.environ.get("XLA_FLAGS", ""):
+        enough_threads()
+    if alone:
         return
     if xla_bridge.backends_are_initialized():
         raise UserError(
             "a JAX device was used before the hosts came together, by a config or fork while it was imported; move "
             "what computes into a function"
         )
-    # XLA takes as many threads as there are CPU cores. Collectives of queued programs, which wait for other hosts, can
-    # hold all of them, so that the program that is waited for never runs (jax < 0.12, several devices a process).
-    os.environ.setdefault("NPROC", str(max(CPU_THREADS, os.cpu_count() or 0)))
     try:
         jax.distributed.initialize(
             **named,
@@ -75,6 +74,15 @@ def start(config: HostsConfig, *, simulated: bool) -> None:
     if not is_main():
         leave_writing_to_main()
     threading.Thread(target=_watch_failures, daemon=True, name="failures of other hosts").start()
+
+
+def enough_threads() -> None:
+    """Give XLA's CPU devices threads enough for all collectives that wait at the same time.
+
+    It takes as many threads as there are cores. Collectives that wait for other devices or hosts, of one program or of
+    queued ones, can hold all of them, so that what they wait for never runs (jax < 0.12).
+    """
+    os.environ.setdefault("NPROC", str(max(CPU_THREADS, os.cpu_count() or 0)))
 
 
 def named_processes(config: HostsConfig) -> dict[str, Any]:

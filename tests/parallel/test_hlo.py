@@ -71,6 +71,16 @@ TPU = """HloModule jit_f, num_partitions=8
   ROOT %all-gather.2 = f32[8,8]{1,0:T(8,128)} all-gather(%p0), channel_id=7, replica_groups=[4,2]<=[8]
 }
 
+%fused.3 (p0: f32[16,4]) -> f32[16,8] {
+  %p0 = f32[16,4]{1,0:T(8,128)S(1)} parameter(0)
+  ROOT %all-gather.3 = f32[16,8]{1,0:T(8,128)} all-gather(%p0), channel_id=9, replica_groups=[4,2]<=[8]
+}
+
+%async_collective_fusion.4 (p0: f32[16,4]) -> f32[16,8] {
+  %p0 = f32[16,4]{1,0:T(8,128)S(1)} parameter(0)
+  ROOT %all-gather.4 = f32[16,8]{1,0:T(8,128)} all-gather(%p0), channel_id=9, replica_groups=[4,2]<=[8]
+}
+
 %all-reduce-scatter.1 (p0: bf16[64,2]) -> bf16[16,2] {
   %p0 = bf16[64,2]{1,0} parameter(0)
   %all-reduce.9 = bf16[64,2]{1,0} all-reduce(%p0), channel_id=1, replica_groups={{0,2,4,6},{1,3,5,7}}, to_apply=%add
@@ -84,6 +94,7 @@ TPU = """HloModule jit_f, num_partitions=8
   %d.1 = f32[8,4]{1,0} collective-permute-done(%s.1)
   %f.1 = f32[8,8]{1,0} fusion(%d.1), kind=kCustom, calls=%fused.1
   %f.2 = f32[8,8]{1,0} fusion(%d.1), kind=kCustom, calls=%fused.2, metadata={op_name="jit(f)/while/body/dot"}
+  %f.4 = f32[16,8]{1,0} fusion(%e), kind=kCustom, calls=%async_collective_fusion.4
   ROOT %r = (s32[]{:T(128)}, f32[8,4]{1,0}) tuple(%c, %d.1)
 }
 
@@ -100,6 +111,7 @@ TPU = """HloModule jit_f, num_partitions=8
 
 ENTRY %main (x: f32[8,4], y: bf16[64,2]) -> (f32[8,4], bf16[16,2]) {
   %x = f32[8,4]{1,0} parameter(0)
+  %async-collective-start.3 = f32[16,8]{1,0} fusion(%v), kind=kCustom, calls=%fused.3
   %w = (s32[]{:T(128)}, /*index=1*/f32[8,4]{1,0}) while(%x), condition=%condition, body=%body
   %g = ((f32[2], f32[3]), (f32[8], f32[12])) all-gather-start(%a, %b), replica_groups=mesh['d'=2,'f'=4] {'f'}
   %gd = (f32[8]{0}, f32[12]{0}) all-gather-done(%g)
@@ -111,10 +123,11 @@ ENTRY %main (x: f32[8,4], y: bf16[64,2]) -> (f32[8,4], bf16[16,2]) {
 
 
 def test_what_a_tpu_prints() -> None:
-    """Steps of one gather in two fusions, pairs of start and done, groups in every notation, no annotated trips."""
+    """Steps of a gather in two fusions, of another in a loop that it goes on beside; groups in every notation."""
     loop = (Loop("w", 5, exact=True),)
     found = [(c.name, c.kind, c.bytes, c.largest, c.group, c.loops) for c in collectives(TPU)]
     assert found == [
+        ("all-gather.3", "all-gather", 512, 512, 2, ()),
         ("s.1", "collective-permute", 128, 128, 2, loop),
         ("all-gather.1", "all-gather", 256, 256, 2, loop),
         ("g", "all-gather", 80, 48, 4, ()),
@@ -122,7 +135,7 @@ def test_what_a_tpu_prints() -> None:
         ("aa", "all-to-all", 32, 32, 2, ()),
         ("all-reduce.9", "reduce-scatter", 256, 256, 4, ()),
     ]
-    assert [c.sent for c in collectives(TPU)] == [128, 128, 60, 224, 16, 192]
+    assert [c.sent for c in collectives(TPU)] == [256, 128, 128, 60, 224, 16, 192]
 
 
 @pytest.mark.parametrize(
