@@ -61,12 +61,44 @@ hosts.barrier("never passed")
 """
 
 
+TWO_DEVICES = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+TWO_DEVICES.pop("NPROC", None)  # as on a machine of a user
+ALONE = """
+import jax, jax.numpy as jnp
+from jax.sharding import PartitionSpec as P, NamedSharding
+from pit_jax.config import HostsConfig
+from pit_jax.parallel import hosts
+from pit_jax.parallel.mesh import mesh_of
+
+hosts.start(HostsConfig(), simulated=False)
+mesh = mesh_of(1, 2, 1)
+split, whole = NamedSharding(mesh, P("fsdp")), NamedSharding(mesh, P())
+x_XX = jax.device_put(jnp.zeros((64, 64)), split)
+
+@jax.jit
+def step(x_XX, weights):
+    gathered = [jnp.tanh(x_XX @ jax.lax.with_sharding_constraint(weight_XX, whole)) for weight_XX in weights]
+    return sum(gathered), [weight_XX + out_XX.mean() for weight_XX, out_XX in zip(weights, gathered)]
+
+weights = [x_XX] * 30
+for _ in range(1000):
+    x_XX, weights = step(x_XX, weights)
+assert float(x_XX.sum()) == 0
+"""
+
+
+def test_collectives_of_one_process_that_run_at_once_do_not_wait_for_each_other() -> None:
+    """With as many threads as two cores, XLA gave up after 40 s in three of three runs."""
+    done = subprocess.run([sys.executable, "-c", ALONE], env=TWO_DEVICES, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 def test_two_processes_write_once_share_arrays_and_end_together(tmp_path: Path) -> None:
     port = free_port()
     running = [
         subprocess.Popen(
             [sys.executable, "-c", TOGETHER, str(port), str(index), str(tmp_path)],
-            env={**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"},
+            env=TWO_DEVICES,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
