@@ -37,7 +37,7 @@ class Tally:
 
 @dataclass(frozen=True)
 class Training:
-    """One training of a config by a number of processes, with two devices in all."""
+    """One training of a config by a number of processes, of one device each."""
 
     config: str
     stage: str
@@ -50,7 +50,7 @@ class Training:
 
     def start(self, workdir: Path) -> list[subprocess.Popen[bytes]]:
         flags = [f"--config={self.config}", f"--stage={self.stage}", f"--model={self.model}", f"--workdir={workdir}"]
-        return start([*flags, "--mesh.fsdp=2"], processes=self.processes, devices=2)
+        return start([*flags, f"--mesh.fsdp={self.processes}"], processes=self.processes, devices=self.processes)
 
     def finish(self, workdir: Path) -> float:
         """Run to the end; its seconds."""

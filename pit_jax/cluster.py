@@ -34,6 +34,9 @@ class HostsConfig:
     """Seconds after which a host that is not heard of any more ends the others."""
 
 
+Effort = Literal["full", "least"]
+
+
 @dataclass(frozen=True)
 class PlanConfig:
     topology: str = "v5e-256"
@@ -52,3 +55,5 @@ class PlanConfig:
     """Try meshes and the knobs that trade time for memory, and propose the cheapest plan that fits."""
     tries: int = 24
     """Most plans that a search compiles, likeliest first."""
+    effort: Effort = "full"
+    """The TPU compiler's. least = in an eighth of the time, as tries are; memory is not quite that of a run."""

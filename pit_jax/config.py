@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal
 
 from pit_jax.architecture import AdapterConfig, TransformerConfig
+from pit_jax.cluster import Effort as Effort  # part of PlanConfig, whose names are found here
 from pit_jax.cluster import HostsConfig, MeshConfig, PlanConfig
 from pit_jax.limits import GatesConfig, MonitorsConfig
 

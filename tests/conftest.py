@@ -7,6 +7,7 @@ in a folder that the xdist workers and the subprocesses of tests share.
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -52,6 +53,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     second = [item for item in runs if item.path.name > "test_howto.py"]
     before = max(len(items) // 2 - len(first), 0) + 300
     items[:] = [*first, *short[:before], *second, *short[before:]]
+
+
+@pytest.fixture(autouse=True)
+def keeping() -> Iterator[None]:
+    """A command that a test runs in this process keeps no programs of eight devices: the tests after it do."""
+    yield
+    if not jax.config.values["jax_enable_compilation_cache"]:
+        jax.config.update("jax_enable_compilation_cache", True)
 
 
 @pytest.fixture(scope="session")

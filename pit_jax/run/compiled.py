@@ -14,12 +14,15 @@ import msgspec
 import numpy as np
 from jax.sharding import Mesh
 
+from pit_jax.config import Effort
 from pit_jax.files import read_json, write_json
+from pit_jax.parallel import hlo
 from pit_jax.parallel.hlo import Collective, between_slices, collectives
 from pit_jax.run.plan import Compiled, Traffic
 from pit_jax.run.programs import Program
 
 UNTUNED = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}  # it is read, never run
+EFFORTS: dict[Effort, dict[str, float]] = {"full": {}, "least": {"exec_time_optimization_effort": -1.0}}
 UNITS = {"": 1, "B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 OUT_OF_MEMORY = (
     r"Used (?P<needed>[\d.]+)(?P<unit>[KMGT]?) of [\d.]+[KMGT]? hbm",
@@ -27,20 +30,22 @@ OUT_OF_MEMORY = (
 )
 
 
-def compile_program(program: Program, mesh: Mesh, folder: Path, slices: int = 1) -> Compiled:
+def compile_program(program: Program, mesh: Mesh, folder: Path, slices: int = 1, effort: Effort = "full") -> Compiled:
     """Lower and compile a program for the devices of a mesh, which are a TPU's, of so many slices, or simulated.
 
-    What was compiled once is read from `folder`, by the text of the lowered program and the compiler's version. A
-    program that does not fit is an answer, not an error; so is one that the compiler refuses.
+    What was compiled once is read from `folder`, by the text of the lowered program, the compiler's version and effort
+    (a TPU's) and how its answer is read. A program that does not fit is an answer, not an error; so is one that the
+    compiler refuses.
     """
     begun = time.perf_counter()
     compiler = _compiler(mesh)
     lowered = program.lower(mesh, compiler)
-    path = folder / f"{_digest(lowered, compiler, mesh)}.json"
+    options = EFFORTS[effort] if compiler == "tpu" else UNTUNED
+    path = folder / f"{_digest(lowered, compiler, mesh, options)}.json"
     known = read_json(path)
     if known is not None:
         return msgspec.convert(known, Compiled)
-    compiled = _compiled(program, lowered, compiler, begun, slices)
+    compiled = _compiled(program, lowered, compiler, options, begun, slices)
     write_json(path, asdict(compiled))
     return compiled
 
@@ -57,9 +62,11 @@ def _compiler(mesh: Mesh) -> Literal["tpu", "cpu"]:
     return "tpu" if mesh.devices.flat[0].platform == "tpu" else "cpu"
 
 
-def _compiled(program: Program, lowered: Any, compiler: Literal["tpu", "cpu"], begun: float, slices: int) -> Compiled:
+def _compiled(
+    program: Program, lowered: Any, compiler: Literal["tpu", "cpu"], options: Any, begun: float, slices: int
+) -> Compiled:
     try:
-        executable = lowered.compile(compiler_options=UNTUNED if compiler == "cpu" else None)
+        executable = lowered.compile(compiler_options=options or None)
     except jax.errors.JaxRuntimeError as error:
         needed, arguments = needed_bytes(str(error)), device_bytes(program.args)
         reason = "" if needed else str(error)[:500]
@@ -128,11 +135,12 @@ def _leaf_bytes(leaf: Any) -> int:
     return int(np.prod(shape)) * (8 if is_key else leaf.dtype.itemsize)
 
 
-def _digest(lowered: Any, compiler: str, mesh: Mesh) -> str:
+def _digest(lowered: Any, compiler: str, mesh: Mesh, options: Any) -> str:
     try:
         release = version("libtpu" if compiler == "tpu" else "jaxlib")
     except PackageNotFoundError:
         release = ""
     kind = mesh.devices.flat[0].device_kind
-    text = f"{compiler} {release} {kind} {mesh.devices.shape}\n{lowered.as_text()}"
+    reader = Path(hlo.__file__).read_text()
+    text = f"{compiler} {release} {kind} {mesh.devices.shape} {options}\n{reader}\n{lowered.as_text()}"
     return hashlib.sha256(text.encode()).hexdigest()[:24]

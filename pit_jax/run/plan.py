@@ -148,7 +148,7 @@ class Plan:
         return self.hours * self.chips * self.price
 
 
-def cheapest(plans: Sequence[Plan]) -> Plan | None:
-    """Of those that fit, the one with the fewest chip-hours; None where none fits."""
-    fitting = [plan for plan in plans if plan.fits]
-    return min(fitting, key=lambda plan: plan.hours * plan.chips, default=None)
+def cheapest_first(plans: Sequence[Plan]) -> list[int]:
+    """Places of the plans that fit, those with the fewest chip-hours first."""
+    fitting = [place for place, plan in enumerate(plans) if plan.fits]
+    return sorted(fitting, key=lambda place: plans[place].hours * plans[place].chips)

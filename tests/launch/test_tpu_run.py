@@ -14,6 +14,7 @@ stub = types.ModuleType("pit_jax.recipes.pipeline")
 def run(config):
     import jax
     print("RUN", config.stage, config.rl.kl_coef, jax.device_count(), jax.devices()[0].platform)
+    print("kept in", jax.config.jax_enable_compilation_cache and jax.config.jax_compilation_cache_dir)
 stub.run = run
 sys.modules["pit_jax.recipes.pipeline"] = stub
 script = sys.argv.pop(1)
@@ -46,6 +47,16 @@ def test_simulated_devices_exist_before_jax_starts(repository: Path, tmp_path: P
     done = launch(repository, "--mesh.simulate=8", code=STUBBED, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "8 cpu" in done.stdout
+
+
+@pytest.mark.parametrize(("devices", "kept"), [(1, True), (2, False)])
+def test_programs_of_several_cpu_devices_are_not_kept(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, devices: int, kept: bool
+) -> None:
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    done = launch(repository, f"--mesh.simulate={devices}", f"--workdir={tmp_path}", code=STUBBED)
+    assert done.returncode == 0, done.stderr
+    assert f"kept in {tmp_path / 'compiled' if kept else False}" in done.stdout
 
 
 def test_it_needs_no_installation(repository: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Other meshes and knobs for the same work on the same machine: the cheapest plan that fits."""
+"""Other meshes and knobs for the same work on the same machine: the plans that fit, cheapest first."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -8,7 +8,7 @@ from typing import Any
 from pit_jax.config import Config, flatten
 from pit_jax.errors import UserError
 from pit_jax.parallel.topologies import Topology
-from pit_jax.run.plan import Plan, ProgramPlan, cheapest
+from pit_jax.run.plan import Plan, ProgramPlan
 
 Make = Callable[[Config, tuple[str, ...]], Plan]
 """make(config, flags that differ) -> a plan, which may end with the first program that does not fit."""
@@ -73,14 +73,13 @@ class Search:
 
         return min(range(len(self.plans)), key=lambda place: lack(self.plans[place]))
 
-    def run(self, config: Config, topology: Topology) -> Plan | None:
-        """The cheapest of the plans that fit. On every mesh the fastest settings are tried first, and each program that
-        does not fit has its knob turned until it does, or until there is nothing to turn."""
+    def run(self, config: Config, topology: Topology) -> None:
+        """Make the plans. On every mesh the fastest settings are tried first, and each program that does not fit has
+        its knob turned until it does, or until there is nothing to turn."""
         for shape in meshes(config, topology):
             if len(self.plans) >= self.tries:
                 break
             self._on_mesh(config, dict(zip(("mesh.data", "mesh.fsdp", "mesh.tensor"), shape, strict=True)))
-        return cheapest(self.plans)
 
     def _on_mesh(self, config: Config, changed: dict[str, Any]) -> None:
         changed = changed | {knob.field: knob.values(config)[0] for knob in knobs_of(config)}

@@ -1,7 +1,7 @@
 """--stage=plan: what stages need on a TPU that is not there, and the flags of the cheapest way that fits."""
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from pit_jax.config import Config
 from pit_jax.errors import UserError
@@ -12,7 +12,7 @@ from pit_jax.recipes.plan.search import Search
 from pit_jax.recipes.plan.walk import machine_of, plan_of, stages_of, with_model
 from pit_jax.report import plan as plan_page
 from pit_jax.run.context import Context
-from pit_jax.run.plan import Plan
+from pit_jax.run.plan import Plan, cheapest_first
 from pit_jax.run.stage import Recipe
 
 NO_COMPILER = (
@@ -27,30 +27,35 @@ def run(context: Context) -> None:
     folder = to_path(config.workdir) / "plan"
     if not has_tpu_compiler():
         say(f"[yellow]{NO_COMPILER}[/]")
-    machine = machine_of(topology(config))
+    machine = machine_of(topology(config), config.plan.effort)
 
-    def make(config: Config, flags: tuple[str, ...] = (), *, to_the_end: bool = False) -> Plan:
+    def make(config: Config, flags: tuple[str, ...] = ()) -> Plan:
+        return plan_of(config, machine, workdir=folder, data=context.run.data_folder, say=say, flags=flags)
+
+    def attempt(config: Config, flags: tuple[str, ...]) -> Plan:
         return plan_of(
             config,
-            machine,
+            replace(machine, effort="least"),
             workdir=folder,
             data=context.run.data_folder,
             say=say,
             flags=flags,
-            to_the_end=to_the_end,
+            to_the_end=False,
         )
 
     plan, plans = None, list[Plan]()
     if config.plan.search:
-        search = Search(make, config.plan.tries, say)
-        plan, plans = search.run(config, machine.topology), search.plans
+        search = Search(attempt, config.plan.tries, say)
+        search.run(config, machine.topology)
+        plans = search.plans
         if not plans:
             raise UserError(f"--plan.search: no mesh takes the batches; the last said {search.refused[-1]}")
+        found = (make(search.configs[place], plans[place].flags) for place in cheapest_first(plans))
+        plan = next((plan for plan in found if plan.fits), None)
         if plan is None:
             say(f"[red]none of {len(plans)} plans fits; raise --plan.tries, or name a larger --plan.topology[/]")
-            config = search.configs[search.closest]
-            plan = make(config, plans[search.closest].flags, to_the_end=True)
-    plan = plan or make(config, to_the_end=True)
+            plan = make(search.configs[search.closest], plans[search.closest].flags)
+    plan = plan or make(config)
     write_json(folder / "plan.json", asdict(plan))
     say(plan_page.table(plan))
     for planned in plan.stages:

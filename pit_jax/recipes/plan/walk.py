@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from pit_jax.config import Config
+from pit_jax.config import Config, Effort
 from pit_jax.data.features import Layout, round_up, row_lengths
 from pit_jax.errors import UserError, did_you_mean
 from pit_jax.files import read_json
@@ -31,17 +31,18 @@ NUMBER = {"float32": 4, "bfloat16": 2}  # bytes of a number in the cache
 
 @dataclass(frozen=True)
 class Machine:
-    """Where programs are compiled for."""
+    """Where programs are compiled for, and how hard the compiler tries."""
 
     topology: Topology
     devices: Sequence[Any]
+    effort: Effort = "full"
 
 
-def machine_of(topology: Topology) -> Machine:
+def machine_of(topology: Topology, effort: Effort = "full") -> Machine:
     """A TPU's devices where its compiler is installed, else as many simulated ones."""
     if has_tpu_compiler():
-        return Machine(topology, tpu_devices(topology))
-    return Machine(topology, simulated_devices(topology.chips))
+        return Machine(topology, tpu_devices(topology), effort)
+    return Machine(topology, simulated_devices(topology.chips), effort)
 
 
 def stages_of(config: Config) -> list[Stage]:
@@ -119,7 +120,7 @@ def plan_of(
     planned: list[StagePlan] = []
     for stage in stages:
         programs = []
-        for program in _programs(stage, shapes, topology, workdir / "compiled", quick_first=not to_the_end):
+        for program in _programs(stage, shapes, machine, workdir / "compiled", quick_first=not to_the_end):
             say(f"{stage.id}: {told(program)}")
             programs.append(program)
             if program.fits is False and not to_the_end:
@@ -143,10 +144,10 @@ def plan_of(
 
 
 def _programs(
-    stage: Stage, shapes: Shapes, topology: Topology, folder: Path, *, quick_first: bool
+    stage: Stage, shapes: Shapes, machine: Machine, folder: Path, *, quick_first: bool
 ) -> Iterator[ProgramPlan]:
     """In their order, or those that decode last: they take longest to compile."""
-    loads, residents = stage.loads(shapes), stage.residents(shapes)
+    topology, loads, residents = machine.topology, stage.loads(shapes), stage.residents(shapes)
     programs = list(stage.programs(shapes))
     if quick_first:
         programs.sort(key=lambda program: loads[program.name].decoded if program.name in loads else 0)
@@ -156,7 +157,7 @@ def _programs(
         there = {name: tree for name, tree in residents.items() if load is None or name not in load.away}
         beside = device_bytes(there, but=held)
         compiled = too_large(program, shapes.mesh, topology.chip.hbm - beside)
-        compiled = compiled or compile_program(program, shapes.mesh, folder, topology.slices)
+        compiled = compiled or compile_program(program, shapes.mesh, folder, topology.slices, machine.effort)
         yield program_plan(program, compiled, load, beside, shapes, topology)
 
 
