@@ -1,13 +1,15 @@
 """docs/plans.md: what fits where and what it costs, from --stage=plan of every cell of a table.
 
-    python -m benchmarks.plans                       # all cells: hours of compiling on a CPU, resumable
+    python -m benchmarks.plans                       # all cells: an hour or two of compiling on a CPU, resumable
     python -m benchmarks.plans --models llama-3-8b --machines v5e-256 --training full
 
 Every cell is one command, which the page shows; what it compiled stays in --scratch, so that a run that was stopped,
-or a cell that is made again, compiles what has changed alone. libtpu must be installed (the extra `tpu`).
+or a cell that is made again, compiles what has changed alone. The page holds all cells whose plans are in --scratch.
+libtpu must be installed (the extra `tpu`).
 """
 
 import argparse
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,14 +22,17 @@ from benchmarks.command import execute
 from pit_jax.errors import UserError
 from pit_jax.files import write_text
 from pit_jax.model.pretrained.published import PUBLISHED
-from pit_jax.parallel.topologies import CHIPS, has_tpu_compiler
+from pit_jax.parallel.topologies import CHIPS, has_tpu_compiler, topology_of
+from pit_jax.recipes.plan.search import per_update
 from pit_jax.run.plan import Plan, StagePlan
+from pit_jax.shipped import load_config
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "plans.md"
 MACHINES = ("v5e-8", "v5e-16", "v5e-256", "v5p-64", "v6e-64")
 STAGES = ("sft-improver", "rm-improver", "rl-improver")
 TRAINING = {"full": (), "LoRA": ("--adapter.rank=16",)}
-FROZEN = "--transformer.frozen-dtype=bfloat16"
+FSDP = 64  # most chips that one copy of the weights is split over by rows; a larger machine splits matrices too
+ROWS = 32  # of a piece of an update, at least, over fewer chips
 GIB = 2**30
 WORDS = {True: "yes", False: "**no**", None: "not known"}
 
@@ -40,6 +45,11 @@ compiled ahead of time for the machine by its own compiler (libtpu), with the ro
 - **fits**: every program of the stage, with the models that lie beside it, is within the memory that the compiler has
   on a chip. **GiB**: of the program that needs most, of the chip's.
 - **sent**: bytes that a chip sends in one call of that stage's update; **in the token loop**: in one rollout.
+- Every cell has the same settings: weights over all chips (fsdp, and tensor beyond 64 chips), everything recomputed
+  (`--transformer.remat=full`), frozen weights in bfloat16, updates in pieces of 32 to 64 rows, rollouts scored by 64.
+  `--plan.search` looks for faster ones; **no** means that these do not fit, not that none does.
+- The compiler was given the least effort (`--plan.effort=least`): the same traffic of an update, and memory that is not
+  quite a run's. The cells of `docs/experiments.md` were compiled both ways.
 - **tokens/s a chip** and **hours** are a roofline, the longest of arithmetic, memory and links at their full speed: a
   run cannot be faster, and is slower. Compiling, saving and evaluations of supervised stages are not counted.
 - **price** is hours x chips x the price of a chip-hour: {prices}.
@@ -57,8 +67,10 @@ COLUMNS = (
     "sent, GB",
     "in the token loop, GB",
     "tokens/s a chip",
+    "hours",
+    "price",
 )
-TITLE = f"| {' | '.join((*COLUMNS, 'tokens/s a chip', 'hours', 'price'))} |"
+TITLE = f"| {' | '.join(COLUMNS)} |"
 
 
 @dataclass(frozen=True)
@@ -78,13 +90,29 @@ class Cell:
             "--plan.stages",
             *STAGES,
             *TRAINING[self.training],
-            FROZEN,
-            "--plan.search",
+            *settings(topology_of(self.machine).chips),
             f"--plan.price={price:g}",
         ]
 
     def workdir(self, scratch: Path) -> Path:
         return scratch / f"{self.model}-{self.training}-{self.machine}"
+
+
+def settings(chips: int) -> list[str]:
+    """The flags of a cell that decide about its memory, by the size of its machine."""
+    shipped, fsdp = load_config("hh_rlhf"), min(chips, FSDP)
+    rows = max(ROWS, fsdp)
+    return [
+        f"--mesh.fsdp={fsdp}",
+        f"--mesh.tensor={chips // fsdp}",
+        "--transformer.remat=full",
+        "--transformer.frozen-dtype=bfloat16",
+        f"--sft.accumulate={shipped.sft.batch_size // rows}",
+        f"--rm.accumulate={shipped.rm.batch_size // rows}",
+        f"--rl.accumulate={per_update(shipped) // rows}",
+        f"--rl.score-rows={FSDP}",
+        "--plan.effort=least",
+    ]
 
 
 def price_of(machine: str, prices: dict[str, float]) -> float:
@@ -132,8 +160,14 @@ def page(plans: Sequence[tuple[Cell, Plan]], prices: dict[str, float]) -> str:
     for cell, plan in plans:
         asked = " ".join(cell.flags(price_of(cell.machine, prices)))
         commands += [f"- {cell.model}, {cell.training}, {cell.machine}: `python launch/tpu_run.py {asked}`"]
-        commands += [f"  proposes `{' '.join(plan.flags)}`"] if plan.flags else []
     return HEAD.format(prices=told, chips=chips) + "\n".join([*lines, *commands]) + "\n"
+
+
+def made(scratch: Path) -> list[tuple[Cell, Plan]]:
+    """The cells of the whole table whose plans there are."""
+    table = (Cell(*names) for names in itertools.product(PUBLISHED, TRAINING, MACHINES))
+    plans = ((cell, cell.workdir(scratch) / "plan" / "plan.json") for cell in table)
+    return [(cell, read(path)) for cell, path in plans if path.exists()]
 
 
 def cells(flags: argparse.Namespace) -> Iterator[Cell]:
@@ -149,20 +183,15 @@ def main() -> None:
     parser.add_argument("--machines", nargs="+", default=list(MACHINES))
     parser.add_argument("--training", nargs="+", default=list(TRAINING), choices=list(TRAINING))
     parser.add_argument("--prices", nargs="*", default=[], help="of chip-hours: v5e=1.2 v5p=4.2")
-    parser.add_argument("--tries", type=int, default=24, help="plans that a search compiles")
     parser.add_argument("--scratch", type=Path, default=Path("runs/plans"))
     parser.add_argument("--page", type=Path, default=PAGE)
     flags = parser.parse_args()
     if not has_tpu_compiler():
         raise UserError("docs/plans.md says what a TPU's compiler says: install the extra `tpu`")
     prices = {chip: float(price) for chip, _, price in (word.partition("=") for word in flags.prices)}
-    plans = []
     for cell in cells(flags):
-        workdir = cell.workdir(flags.scratch)
-        asked = cell.flags(price_of(cell.machine, prices))
-        execute([*asked, f"--plan.tries={flags.tries}", f"--workdir={workdir}"])
-        plans.append((cell, read(workdir / "plan" / "plan.json")))
-        write_text(flags.page, page(plans, prices))
+        execute([*cell.flags(price_of(cell.machine, prices)), f"--workdir={cell.workdir(flags.scratch)}"])
+        write_text(flags.page, page(made(flags.scratch), prices))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ def test_the_table_of_a_page(program: MakeProgram, tmp_path: Path) -> None:
     """A stage that fits has hours and a price, one that does not has neither; the command stands below."""
     stages = ("sft-improver", [program()]), ("rl-improver", [program("draw", memory=40.0), program()])
     path = tmp_path / "plan.json"
-    path.write_text(json.dumps(asdict(plan_with(*stages, flags=("--mesh.fsdp=8",)))))
+    path.write_text(json.dumps(asdict(plan_with(*stages))))
     cell = Cell("gemma-2b", "LoRA", "v5e-8")
     text = page([(cell, read(path))], {"v5e": 2.0})
     rows = [line for line in text.splitlines() if line.startswith("| gemma-2b")]
@@ -25,7 +25,8 @@ def test_the_table_of_a_page(program: MakeProgram, tmp_path: Path) -> None:
         "| gemma-2b | LoRA | v5e-8 (8 chips) | sft-improver | yes | 4.0 of 15.8 (update) | 0.0 | – | 125 | 1.00 | 16 |"
     )
     assert "| **no** | 40.0 of 15.8 (draw) | 0.0 | 0.0 | – | – | – |" in rows[1]
-    assert "--plan.model=gemma-2b" in text and "--adapter.rank=16" in text and "proposes `--mesh.fsdp=8`" in text
+    assert "--plan.model=gemma-2b" in text and "--adapter.rank=16" in text and "--mesh.fsdp=8 --mesh.tensor=1" in text
+    assert len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1
     assert "v5e 197 TFLOP/s bf16" in text
 
 
