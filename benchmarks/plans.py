@@ -157,7 +157,7 @@ def page(plans: Sequence[tuple[Cell, Plan]], prices: dict[str, float]) -> str:
     lines = [TITLE, "|" + " --- |" * (TITLE.count("|") - 1)]
     lines += [row(cell, plan, stage) for cell, plan in plans for stage in plan.stages]
     commands = ["", "## Commands", ""]
-    for cell, plan in plans:
+    for cell, _ in plans:
         asked = " ".join(cell.flags(price_of(cell.machine, prices)))
         commands += [f"- {cell.model}, {cell.training}, {cell.machine}: `python launch/tpu_run.py {asked}`"]
     return HEAD.format(prices=told, chips=chips) + "\n".join([*lines, *commands]) + "\n"
