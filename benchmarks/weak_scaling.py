@@ -82,7 +82,7 @@ def main() -> None:
     config = with_model(replace(config, plan=plan))
 
     def make(config: Config, size: int) -> Plan:
-        machine = machine_of(topology_of(f"{flags.chip}-{size}"))
+        machine = machine_of(topology_of(f"{flags.chip}-{size}"), "least")
         made = plan_of(config, machine, workdir=flags.scratch, data=flags.scratch / "data", say=console.print)
         compilers.update(program.compiled.compiler for stage in made.stages for program in stage.programs)
         return made

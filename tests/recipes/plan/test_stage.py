@@ -10,6 +10,9 @@ import pytest
 from pit_jax.config import Config
 from pit_jax.errors import UserError
 from pit_jax.recipes import pipeline
+from pit_jax.recipes.plan import stage
+from pit_jax.run.plan import Plan
+from tests.recipes.plan.conftest import MakeProgram, plan_with
 
 
 def test_a_plan_needs_no_data_and_no_tpu(micro: Config, capsys: pytest.CaptureFixture[str]) -> None:
@@ -18,9 +21,9 @@ def test_a_plan_needs_no_data_and_no_tpu(micro: Config, capsys: pytest.CaptureFi
     assert "libtpu is not installed" in told and "not known to fit" in told
     assert not (workdir / "data").exists()
     plan = json.loads((workdir / "plan" / "plan.json").read_text())
-    (stage,) = plan["stages"]
-    (program,) = stage["programs"]
-    assert (plan["topology"], plan["mesh"], stage["id"], program["name"]) == (
+    (planned,) = plan["stages"]
+    (program,) = planned["programs"]
+    assert (plan["topology"], plan["mesh"], planned["id"], program["name"]) == (
         "v5e:2x4",
         [8, 1, 1],
         "sft-policy",
@@ -46,3 +49,21 @@ def test_what_cannot_be_planned(micro: Config) -> None:
     ):
         with pytest.raises(UserError, match=told):
             (pipeline.check if config.seeds else pipeline.run)(config)
+
+
+def test_a_search_tries_with_least_effort_and_answers_as_a_run_is_compiled(
+    micro: Config, program: MakeProgram, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The cheapest mesh fits as it was tried, and not as a run is compiled: the next one is proposed."""
+    efforts: list[tuple[str, int]] = []
+
+    def planned(config: Config, machine: Any, **asked: Any) -> Plan:
+        efforts.append((machine.effort, config.mesh.fsdp))
+        fits = machine.effort == "least" or config.mesh.fsdp != 8
+        update = program(memory=4.0 if fits else 40.0, seconds=10.0 - config.mesh.fsdp)
+        return plan_with(("sft-policy", [update]), flags=asked["flags"])
+
+    monkeypatch.setattr(stage, "plan_of", planned)
+    pipeline.run(replace(micro, plan=replace(micro.plan, search=True, tries=3)))
+    assert efforts == [("least", 8), ("least", 4), ("least", 2), ("full", 8), ("full", 4)]
+    assert "--mesh.fsdp=4" in capsys.readouterr().out.partition("flags:")[2]
