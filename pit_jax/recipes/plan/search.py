@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pit_jax.config import Config, flatten
+from pit_jax.config import Config
 from pit_jax.errors import UserError
 from pit_jax.parallel.topologies import Topology
 from pit_jax.run.plan import Plan, ProgramPlan
@@ -48,7 +48,7 @@ KNOBS = (
     Knob("rl.score_rows", ("rl",), "score", lambda config: halves(config.rl.batch_size)),
     Knob("rl.offload", ("rl",), "draw", lambda config: ("none", "optimizer")),
 )
-"""What is traded. A knob that the config does not have is left out."""
+"""What is traded."""
 
 
 @dataclass
@@ -82,7 +82,7 @@ class Search:
             self._on_mesh(config, dict(zip(("mesh.data", "mesh.fsdp", "mesh.tensor"), shape, strict=True)))
 
     def _on_mesh(self, config: Config, changed: dict[str, Any]) -> None:
-        changed = changed | {knob.field: knob.values(config)[0] for knob in knobs_of(config)}
+        changed = changed | {knob.field: knob.values(config)[0] for knob in KNOBS}
         while len(self.plans) < self.tries:
             candidate = with_fields(config, changed)
             try:
@@ -99,12 +99,6 @@ class Search:
             changed = turned
 
 
-def knobs_of(config: Config) -> list[Knob]:
-    """The knobs that the config has."""
-    known = flatten(config)
-    return [knob for knob in KNOBS if knob.field in known]
-
-
 def relieved(config: Config, changed: dict[str, Any], plan: Plan) -> dict[str, Any] | None:
     """The settings with one knob turned for the first program that does not fit; None where none is left."""
     for stage in plan.stages:
@@ -115,7 +109,7 @@ def relieved(config: Config, changed: dict[str, Any], plan: Plan) -> dict[str, A
 
 
 def _turned(config: Config, changed: dict[str, Any], stage: str, program: ProgramPlan) -> dict[str, Any] | None:
-    for knob in knobs_of(config):
+    for knob in KNOBS:
         values = list(knob.values(config))
         place, over = values.index(changed[knob.field]), program.memory / program.limit
         if stage in knob.stages and knob.program == program.name and place + 1 < len(values):
