@@ -1,35 +1,36 @@
 """Bytes that a chip sends while the machine grows and the work a chip stays: flat means that the machine can grow.
 
-    python -m benchmarks.weak_scaling --config=configs/hh_rlhf.py --model=llama-3-8b --fsdp=16 --sizes 16 64 256
+    python -m benchmarks.weak_scaling --fsdp=16 --sizes 16 64 256 -- --config=configs/hh_rlhf.py
+        --plan.model=llama-3-8b --plan.stages sft-improver rl-improver --adapter.rank=16 --transformer.remat=full
 
-Batches are those of the config at the first size and grow with the machine; the mesh grows along data (--axis=data), or
-along fsdp (--axis=fsdp), where parameters are split ever finer. Programs are compiled for TPUs where libtpu is
-installed, else for simulated CPU devices, whose collectives are those of another compiler: the table says which.
+After `--` stand flags of the command. Its batches are those of the first size and grow with the machine; the mesh grows
+along data (--axis=data), or along fsdp (--axis=fsdp), where parameters are split ever finer. Programs are compiled for
+TPUs where libtpu is installed, with the least effort, else for simulated CPU devices, whose collectives are those of
+another compiler: the table says which. A program that does not fit is not compiled, and has no figure.
 """
 
 import argparse
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.results import keep, parser_of
-from pit_jax.config import Config
+from pit_jax.config import Config, flatten
+from pit_jax.flags import parse
 from pit_jax.parallel.topologies import topology_of
 from pit_jax.recipes.plan.search import with_fields
 from pit_jax.recipes.plan.walk import machine_of, plan_of, with_model
 from pit_jax.run.plan import Plan
-from pit_jax.shipped import load_config
 
-BATCHES = ("sft.batch_size", "rm.batch_size", "dpo.batch_size", "rl.batch_size")
+ROWS = ("sft.batch_size", "rm.batch_size", "dpo.batch_size", "rl.batch_size", "rl.score_rows")
 
 
 def scaled(config: Config, chips: int, first: int, *, axis: str, fsdp: int, tensor: int) -> Config:
     """The config for a machine of `chips`, with as many rows a chip as on the `first` machine."""
     times = chips // first
-    rows = {name: times * getattr(config, name.split(".")[0]).batch_size for name in BATCHES}
+    rows = {name: times * flatten(config)[name] for name in ROWS}
     inner = fsdp * (times if axis == "fsdp" else 1)
     return with_fields(config, {**rows, "mesh.data": -1, "mesh.fsdp": inner, "mesh.tensor": tensor})
 
@@ -66,20 +67,16 @@ def table(figures: dict[str, list[float]], sizes: Sequence[int], title: str) -> 
 
 def main() -> None:
     parser = parser_of(__doc__)
-    parser.add_argument("--config", default="hh_rlhf")
-    parser.add_argument("--model", default="", help="a published architecture, as --plan.model")
     parser.add_argument("--chip", default="v5e")
     parser.add_argument("--sizes", type=int, nargs="+", default=[16, 64, 256], help="as in accelerator types")
     parser.add_argument("--axis", choices=("data", "fsdp"), default="data")
     parser.add_argument("--fsdp", type=int, default=16, help="at the first size")
     parser.add_argument("--tensor", type=int, default=1)
-    parser.add_argument("--stages", nargs="+", default=["sft-improver", "rl-improver"])
     parser.add_argument("--scratch", type=Path, default=Path("runs/weak_scaling"))
+    parser.add_argument("run", nargs="+", metavar="-- FLAGS", help="of the command, about its config and plan")
     flags: argparse.Namespace = parser.parse_args()
     console, compilers = Console(), set[str]()
-    config = load_config(flags.config)
-    plan = replace(config.plan, model=flags.model, stages=tuple(flags.stages))
-    config = with_model(replace(config, plan=plan))
+    config = with_model(parse(flags.run))
 
     def make(config: Config, size: int) -> Plan:
         machine = machine_of(topology_of(f"{flags.chip}-{size}"), "least")
@@ -88,7 +85,7 @@ def main() -> None:
         return made
 
     figures = measure(config, flags.sizes, make, axis=flags.axis, fsdp=flags.fsdp, tensor=flags.tensor)
-    title = f"{flags.model or flags.config} on {flags.chip}, growing along {flags.axis}, compiled for {compilers}"
+    title = f"{config.plan.model} on {flags.chip}, growing along {flags.axis}, compiled for {', '.join(compilers)}"
     console.print(table(figures, flags.sizes, title))
     keep(
         flags.results, "weak_scaling", {**vars(flags), "compilers": sorted(compilers), "sent": figures} | _words(flags)
