@@ -87,13 +87,8 @@ def main() -> None:
     figures = measure(config, flags.sizes, make, axis=flags.axis, fsdp=flags.fsdp, tensor=flags.tensor)
     title = f"{config.plan.model} on {flags.chip}, growing along {flags.axis}, compiled for {', '.join(compilers)}"
     console.print(table(figures, flags.sizes, title))
-    keep(
-        flags.results, "weak_scaling", {**vars(flags), "compilers": sorted(compilers), "sent": figures} | _words(flags)
-    )
-
-
-def _words(flags: argparse.Namespace) -> dict[str, str]:
-    return {"scratch": str(flags.scratch), "results": str(flags.results)}
+    asked = {name: value for name, value in vars(flags).items() if name not in ("scratch", "results")}
+    keep(flags.results, "weak_scaling", {**asked, "compilers": sorted(compilers), "sent": figures})
 
 
 if __name__ == "__main__":
