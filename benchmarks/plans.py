@@ -48,8 +48,8 @@ compiled ahead of time for the machine by its own compiler (libtpu), with the ro
 - Every cell has the same settings: weights over all chips (fsdp, and tensor beyond 64 chips), everything recomputed
   (`--transformer.remat=full`), frozen weights in bfloat16, updates in pieces of 32 to 64 rows, rollouts scored by 64.
   `--plan.search` looks for faster ones; **no** means that these do not fit, not that none does.
-- The compiler was given the least effort (`--plan.effort=least`): the same traffic of an update, and memory that is not
-  quite a run's. The cells of `docs/experiments.md` were compiled both ways.
+- The compiler was given the least effort (`--plan.effort=least`). A run takes up to a third more memory for updates and
+  scoring; three cells were compiled both ways (`docs/experiments.md`).
 - **tokens/s a chip** and **hours** are a roofline, the longest of arithmetic, memory and links at their full speed: a
   run cannot be faster, and is slower. Compiling, saving and evaluations of supervised stages are not counted.
 - **price** is hours x chips x the price of a chip-hour: {prices}.
