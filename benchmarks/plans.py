@@ -52,7 +52,8 @@ compiled ahead of time for the machine by its own compiler (libtpu), with the ro
   scoring; three cells were compiled both ways (`docs/experiments.md`).
 - **tokens/s a chip** and **hours** are a roofline, the longest of arithmetic, memory and links at their full speed: a
   run cannot be faster, and is slower. Compiling, saving and evaluations of supervised stages are not counted.
-- **price** is hours x chips x the price of a chip-hour: {prices}.
+- **price** is hours x chips x the price of a chip-hour, as the command was given it (not a price list): {prices}.
+- A cell that is not here was not compiled yet.
 
 Chips: {chips}.
 
@@ -137,8 +138,8 @@ def row(cell: Cell, plan: Plan, stage: StagePlan) -> str:
         stage.id,
         WORDS[stage.fits],
         f"{worst.memory / GIB:.1f} of {worst.limit / GIB:.1f} ({worst.name})",
-        f"{update.sent() / 1e9:.1f}" if update else "–",
-        f"{draw.sent('token') / 1e9:.1f}" if draw else "–",
+        f"{update.sent() / 1e9:.1f}" if update and update.compiled.needed is None else "–",
+        f"{draw.sent('token') / 1e9:.1f}" if draw and draw.compiled.needed is None else "–",
         f"{speed / plan.chips:,.0f}" if speed and stage.fits else "–",
         f"{stage.hours:.2f}" if stage.fits else "–",
         price,
