@@ -51,7 +51,9 @@ def keep_compiled(folder: Path) -> None:
     """
     import jax
 
-    if jax.default_backend() == "cpu" and jax.device_count() > 1:
+    from pit_jax.parallel import hosts
+
+    if hosts.spans_cpus():
         jax.config.update("jax_enable_compilation_cache", False)
     elif not jax.config.values["jax_compilation_cache_dir"]:
         jax.config.update("jax_compilation_cache_dir", str(folder))
@@ -93,8 +95,7 @@ def run(config: Config) -> int:
             simulate_devices(config.mesh.simulate)
         hosts.start(config.hosts, simulated=config.mesh.simulate > 0)
         preemption.heed()
-        if config.stage != "plan":  # whose programs are for machines that are not here
-            keep_compiled(to_path(config.workdir) / "compiled")
+        keep_compiled(to_path(config.workdir) / "compiled")
         if hosts.is_main():
             Console().print(resolved(config))
         logging.getLogger("absl").setLevel(logging.ERROR)  # orbax warns of what is meant: what a killed save left goes

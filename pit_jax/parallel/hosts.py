@@ -26,7 +26,6 @@ from pit_jax.files import leave_writing_to_main
 FAILURES = "pit_jax/failures"
 GRACE = 3.0  # seconds in which main may fail for the same reason, and say it itself
 CPU_THREADS = 64  # of XLA on a host, at least: see enough_threads
-SEVERAL_CPUS = "xla_force_host_platform_device_count"
 WAIT = 7 * 24 * 3600  # seconds: preparing data may take long, and a host that died ends the others anyway
 
 
@@ -47,7 +46,7 @@ def start(config: HostsConfig, *, simulated: bool) -> None:
     if simulated and named:
         raise UserError("--mesh.simulate is for one process: leave it out beside --hosts.*, or leave those out")
     alone = simulated or (not named and slurm_tasks() < 2 and tpu_workers() < 2)
-    if simulated or not alone or SEVERAL_CPUS in os.environ.get("XLA_FLAGS", ""):
+    if not alone or cpu_devices() > 1:
         enough_threads()
     if alone:
         return
@@ -74,6 +73,17 @@ def start(config: HostsConfig, *, simulated: bool) -> None:
     if not is_main():
         leave_writing_to_main()
     threading.Thread(target=_watch_failures, daemon=True, name="failures of other hosts").start()
+
+
+def cpu_devices() -> int:
+    """How many CPU devices this process was told to have, told without starting them."""
+    flag = re.search(r"xla_force_host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", ""))
+    return max(1, jax.config.values["jax_num_cpu_devices"], int(flag[1]) if flag else 1)
+
+
+def spans_cpus() -> bool:
+    """Whether the programs of this run wait for each other on several CPU devices, its own or those of other hosts."""
+    return cpu_devices() > 1 or (_Processes.count > 1 and jax.default_backend() == "cpu")
 
 
 def enough_threads() -> None:
