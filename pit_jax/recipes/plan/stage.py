@@ -19,6 +19,7 @@ NO_COMPILER = (
     "libtpu is not installed (the extra `tpu` brings it): arguments, residents and collectives are those of programs "
     "compiled for as many simulated CPU devices; temporaries, and so whether a program fits, are not known"
 )
+LEAST = "compiled with the least effort: a run's updates and scoring may take up to a third more memory"
 
 
 def run(context: Context) -> None:
@@ -27,6 +28,8 @@ def run(context: Context) -> None:
     folder = to_path(config.workdir) / "plan"
     if not has_tpu_compiler():
         say(f"[yellow]{NO_COMPILER}[/]")
+    elif config.plan.effort == "least":
+        say(f"[yellow]{LEAST}[/]")
     machine = machine_of(topology(config), config.plan.effort)
 
     def make(config: Config, flags: tuple[str, ...] = ()) -> Plan:
