@@ -11,7 +11,7 @@ libtpu must be installed (the extra `tpu`).
 import argparse
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from benchmarks.command import execute
 from pit_jax.errors import UserError
 from pit_jax.files import write_text
 from pit_jax.model.pretrained.published import PUBLISHED
-from pit_jax.parallel.topologies import CHIPS, has_tpu_compiler, topology_of
+from pit_jax.parallel.topologies import CHIPS, GIB, has_tpu_compiler, topology_of
 from pit_jax.recipes.plan.search import per_update
 from pit_jax.run.plan import Plan, StagePlan
 from pit_jax.shipped import load_config
@@ -33,7 +33,6 @@ STAGES = ("sft-improver", "rm-improver", "rl-improver")
 TRAINING = {"full": (), "LoRA": ("--adapter.rank=16",)}
 FSDP = 64  # most chips that one copy of the weights is split over by rows; a larger machine splits matrices too
 ROWS = 32  # of a piece of an update, at least, over fewer chips
-GIB = 2**30
 WORDS = {True: "yes", False: "**no**", None: "not known"}
 
 HEAD = """# What fits where, and what it costs
@@ -127,8 +126,8 @@ def read(path: Path) -> Plan:
 
 def row(cell: Cell, plan: Plan, stage: StagePlan) -> str:
     """One line of the table."""
-    worst, programs = stage.largest, {program.name: program for program in stage.programs}
-    update, draw = programs.get("update"), programs.get("draw")
+    worst, known = stage.largest, {program.name: program for program in stage.programs if not program.compiled.needed}
+    update, draw = known.get("update"), known.get("draw")
     speed = (draw or update or worst).tokens_per_second
     price = f"{stage.hours * plan.chips * plan.price:,.0f}" if plan.price and stage.fits else "–"
     values: list[Any] = [
@@ -138,8 +137,8 @@ def row(cell: Cell, plan: Plan, stage: StagePlan) -> str:
         stage.id,
         WORDS[stage.fits],
         f"{worst.memory / GIB:.1f} of {worst.limit / GIB:.1f} ({worst.name})",
-        f"{update.sent() / 1e9:.1f}" if update and update.compiled.needed is None else "–",
-        f"{draw.sent('token') / 1e9:.1f}" if draw and draw.compiled.needed is None else "–",
+        f"{update.sent() / 1e9:.1f}" if update else "–",
+        f"{draw.sent('token') / 1e9:.1f}" if draw else "–",
         f"{speed / plan.chips:,.0f}" if speed and stage.fits else "–",
         f"{stage.hours:.2f}" if stage.fits else "–",
         price,
@@ -166,16 +165,13 @@ def page(plans: Sequence[tuple[Cell, Plan]], prices: dict[str, float]) -> str:
 
 def made(scratch: Path) -> list[tuple[Cell, Plan]]:
     """The cells of the whole table whose plans there are."""
-    table = (Cell(*names) for names in itertools.product(PUBLISHED, TRAINING, MACHINES))
-    plans = ((cell, cell.workdir(scratch) / "plan" / "plan.json") for cell in table)
+    plans = ((cell, cell.workdir(scratch) / "plan" / "plan.json") for cell in cells(PUBLISHED, TRAINING, MACHINES))
     return [(cell, read(path)) for cell, path in plans if path.exists()]
 
 
-def cells(flags: argparse.Namespace) -> Iterator[Cell]:
-    for model in flags.models:
-        for training in flags.training:
-            for machine in flags.machines:
-                yield Cell(model, training, machine)
+def cells(models: Iterable[str], training: Iterable[str], machines: Iterable[str]) -> Iterator[Cell]:
+    """Every model with every training on every machine."""
+    return (Cell(*names) for names in itertools.product(models, training, machines))
 
 
 def main() -> None:
@@ -190,7 +186,7 @@ def main() -> None:
     if not has_tpu_compiler():
         raise UserError("docs/plans.md says what a TPU's compiler says: install the extra `tpu`")
     prices = {chip: float(price) for chip, _, price in (word.partition("=") for word in flags.prices)}
-    for cell in cells(flags):
+    for cell in cells(flags.models, flags.training, flags.machines):
         execute([*cell.flags(price_of(cell.machine, prices)), f"--workdir={cell.workdir(flags.scratch)}"])
         write_text(flags.page, page(made(flags.scratch), prices))
 

@@ -29,8 +29,8 @@ ROWS = ("sft.batch_size", "rm.batch_size", "dpo.batch_size", "rl.batch_size", "r
 
 def scaled(config: Config, chips: int, first: int, *, axis: str, fsdp: int, tensor: int) -> Config:
     """The config for a machine of `chips`, with as many rows a chip as on the `first` machine."""
-    times = chips // first
-    rows = {name: times * flatten(config)[name] for name in ROWS}
+    times, before = chips // first, flatten(config)
+    rows = {name: times * before[name] for name in ROWS}
     inner = fsdp * (times if axis == "fsdp" else 1)
     return with_fields(config, {**rows, "mesh.data": -1, "mesh.fsdp": inner, "mesh.tensor": tensor})
 

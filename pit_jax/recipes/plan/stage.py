@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import asdict, replace
+from functools import partial
 
 from pit_jax.config import Config
 from pit_jax.errors import UserError
@@ -32,33 +33,23 @@ def run(context: Context) -> None:
         say(f"[yellow]{LEAST}[/]")
     machine = machine_of(topology(config), config.plan.effort)
 
-    def make(config: Config, flags: tuple[str, ...] = ()) -> Plan:
-        return plan_of(config, machine, workdir=folder, data=context.run.data_folder, say=say, flags=flags)
-
-    def attempt(config: Config, flags: tuple[str, ...]) -> Plan:
-        return plan_of(
-            config,
-            replace(machine, effort="least"),
-            workdir=folder,
-            data=context.run.data_folder,
-            say=say,
-            flags=flags,
-            to_the_end=False,
-        )
-
+    make = partial(plan_of, workdir=folder, data=context.run.data_folder, say=say)
     plan, plans = None, list[Plan]()
     if config.plan.search:
-        search = Search(attempt, config.plan.tries, say)
+        quick = replace(machine, effort="least")
+        search = Search(
+            lambda config, flags: make(config, quick, flags=flags, to_the_end=False), config.plan.tries, say
+        )
         search.run(config, machine.topology)
         plans = search.plans
         if not plans:
             raise UserError(f"--plan.search: no mesh takes the batches; the last said {search.refused[-1]}")
-        found = (make(search.configs[place], plans[place].flags) for place in cheapest_first(plans))
+        found = (make(search.configs[place], machine, flags=plans[place].flags) for place in cheapest_first(plans))
         plan = next((plan for plan in found if plan.fits), None)
         if plan is None:
             say(f"[red]none of {len(plans)} plans fits; raise --plan.tries, or name a larger --plan.topology[/]")
-            plan = make(search.configs[search.closest], plans[search.closest].flags)
-    plan = plan or make(config)
+            plan = make(search.configs[search.closest], machine, flags=plans[search.closest].flags)
+    plan = plan or make(config, machine)
     write_json(folder / "plan.json", asdict(plan))
     say(plan_page.table(plan))
     for planned in plan.stages:

@@ -16,7 +16,7 @@ from pit_jax.files import read_json
 from pit_jax.model.pretrained.published import PUBLISHED
 from pit_jax.parallel.mesh import check_batch, mesh_over, mesh_shape
 from pit_jax.parallel.sharding import row_shards
-from pit_jax.parallel.topologies import Topology, has_tpu_compiler, simulated_devices, tpu_devices
+from pit_jax.parallel.topologies import GIB, Topology, has_tpu_compiler, simulated_devices, tpu_devices
 from pit_jax.recipes.catalogue import catalogue
 from pit_jax.run.base import OURS
 from pit_jax.run.compiled import compile_program, device_bytes, too_large
@@ -204,7 +204,7 @@ def cache_bytes(load: Load, shapes: Shapes) -> int:
 
 def told(program: ProgramPlan) -> str:
     """One line: does it fit, how full is a chip, how long did the compiler take."""
-    gib, compiled = 2**30, program.compiled
+    compiled = program.compiled
     answer = {True: "fits", False: "does NOT fit", None: "not known to fit"}[program.fits]
-    room = f"{program.memory / gib:.2f} of {program.limit / gib:.2f} GiB a chip"
-    return f"{program.name}: {answer}, {room} ({program.beside / gib:.2f} beside it), {compiled.seconds:.0f} s"
+    room = f"{program.memory / GIB:.2f} of {program.limit / GIB:.2f} GiB a chip"
+    return f"{program.name}: {answer}, {room} ({program.beside / GIB:.2f} beside it), {compiled.seconds:.0f} s"
