@@ -1,13 +1,15 @@
 """Metrics of every training by 1, 2 and 4 processes over each axis of the mesh, against one process with one device.
 
-    python -m benchmarks.hosts --scratch=runs/hosts [--config=micro] [--updates=20]
+    python -m benchmarks.hosts --scratch=runs/hosts [--config=micro] [--updates=20] [--processes 2] [--axes fsdp]
 
-Four devices in all. Each training starts from what the one device has left, so that differences do not add up over the
-stages. The figure of a training is the largest difference of a metric, relative to it where it is above SMALL, in any
-row; `above` names that metric of every row where it goes beyond LIMIT. Where rounding moves a sampled token, a round of
-RL has other rollouts, and all rows behind it differ.
+Four devices in all; `--processes` and `--axes` choose a part of the table, and what the one device has trained in
+--scratch is used again. Each training starts from what the one device has left, so that differences do not add up over
+the stages. The figure of a training is the largest difference of a metric, relative to it where it is above SMALL, in
+any row; `above` names that metric of every row where it goes beyond LIMIT. Where rounding moves a sampled token, a
+round of RL has other rollouts, and all rows behind it differ.
 """
 
+import itertools
 import shutil
 from pathlib import Path
 from typing import Any
@@ -55,26 +57,28 @@ def difference(mine: Path, theirs: Path) -> dict[str, Any]:
 
 def main() -> None:
     parser = parser_of(__doc__)
-    parser.add_argument("--scratch", type=Path, required=True, help="new folder for the runs")
+    parser.add_argument("--scratch", type=Path, required=True, help="folder for the runs")
     parser.add_argument("--config", default="micro")
     parser.add_argument("--updates", type=int, default=20, help="of every training; rounds of RL")
+    parser.add_argument("--processes", type=int, nargs="+", default=PROCESSES, choices=PROCESSES)
+    parser.add_argument("--axes", nargs="+", default=list(MESHES), choices=list(MESHES))
     args, console = parser.parse_args(), Console()
     shared = [f"--config={args.config}", *HEADS, *lengths(args.updates)]
     one, figures = args.scratch / "one", dict[str, dict[str, Any]]()
     for stage, model in TRAININGS:
         flags = [*shared, f"--stage={stage}", f"--model={model}"]
         finish(start([*flags, f"--workdir={one}"], processes=1, devices=1), timeout=LONGEST)
-    for processes in PROCESSES:
-        for axis, mesh in MESHES.items():
-            workdir, row = args.scratch / f"{processes}-{axis}", figures.setdefault(f"{processes} {axis}", {})
-            shutil.copytree(one / "data", workdir / "data")
-            for stage, model in TRAININGS:
-                name, flags = f"{stage}-{model}", [*shared, *mesh, f"--stage={stage}", f"--model={model}"]
-                finish(start([*flags, f"--workdir={workdir}"], processes=processes, devices=DEVICES), timeout=LONGEST)
-                row[name] = difference(workdir / name, one / name)
-                console.print(f"{processes} process(es), {axis}: {name}: {row[name]}")
-                shutil.rmtree(workdir / name)
-                shutil.copytree(one / name, workdir / name)
+    for processes, axis in itertools.product(args.processes, args.axes):
+        workdir, row = args.scratch / f"{processes}-{axis}", figures.setdefault(f"{processes} {axis}", {})
+        shutil.rmtree(workdir, ignore_errors=True)
+        shutil.copytree(one / "data", workdir / "data")
+        for stage, model in TRAININGS:
+            name, flags = f"{stage}-{model}", [*shared, *MESHES[axis], f"--stage={stage}", f"--model={model}"]
+            finish(start([*flags, f"--workdir={workdir}"], processes=processes, devices=DEVICES), timeout=LONGEST)
+            row[name] = difference(workdir / name, one / name)
+            console.print(f"{processes} process(es), {axis}: {name}: {row[name]}")
+            shutil.rmtree(workdir / name)
+            shutil.copytree(one / name, workdir / name)
     keep(args.results, "hosts", {"config": args.config, "updates": args.updates, **figures})
 
 
