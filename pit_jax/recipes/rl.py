@@ -107,9 +107,11 @@ def train(context: Context, roles: Roles) -> tuple[tuple[int, str] | None, list[
         for done in session.rounds():
             gap, weights = None, trainer.to_decode(session.state)
             if done % config.evaluate_every == 0 or done == rounds or watch.urgent:
-                rollout = partial(trainer.rollout, session.state, weights)
                 with offload.during_rollout(session):
-                    figures = measure(chunks, rollout, key, read=read, truth=truth)
+                    # Without a name, which would hold the weights, and the optimizer's state, to the next evaluation.
+                    figures = measure(
+                        chunks, partial(trainer.rollout, session.state, weights), key, read=read, truth=truth
+                    )
                 gap = figures["objective/scores"]
                 watch.look(session.state.extras["watched"], done, figures)
                 allowed = figures["objective/kl"] <= config.select_kl and not watch.stops

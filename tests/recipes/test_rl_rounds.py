@@ -4,10 +4,12 @@ Over models of three weights (toy_rl.py): every path of the loop, without waitin
 """
 
 import shutil
+import weakref
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ from pit_jax.recipes import rl
 from pit_jax.report.performance import performance_rows
 from pit_jax.rl.monitors import STEP, Watch
 from pit_jax.training.session import Session
-from tests.recipes.toy_rl import UNLIMITED, config_of, evaluated, roles_of, run, toy, train
+from tests.recipes.toy_rl import UNLIMITED, ToyEngine, config_of, evaluated, roles_of, run, toy, train
 from tests.world import MakeContext, finish_parents
 
 __all__ = ["run", "toy"]
@@ -106,6 +108,27 @@ def test_a_run_whose_kl_is_spent_makes_fewer_updates(run: Any, monkeypatch: pyte
         assert found == [updates, updates], stop_kl
         found.clear()
         shutil.rmtree(context.folder.path)
+
+
+def test_what_draws_is_freed_before_the_updates(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of rounds that are evaluated and of those that are not: the merged weights are as large as the model."""
+    converted: list[weakref.ref[Any]] = []
+    living: list[int] = []
+    learn = rl.learn
+
+    def to_decode(engine: Any, params: Any) -> Any:
+        weights = jax.tree.map(jnp.copy, params)
+        converted.extend(map(weakref.ref, jax.tree.leaves(weights)))
+        return weights
+
+    def learning(*args: Any) -> int:
+        living.append(sum(weight() is not None for weight in converted))
+        return learn(*args)
+
+    monkeypatch.setattr(ToyEngine, "decoding", to_decode)
+    monkeypatch.setattr(rl, "learn", learning)
+    run(config_of((2, 2), evaluate_every=2))
+    assert len(converted) >= 5 and living == [0, 0, 0, 0]
 
 
 def test_what_a_round_took_is_told_by_its_phases(run: Any) -> None:

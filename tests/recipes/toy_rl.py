@@ -90,8 +90,11 @@ class ToyEngine(Engine):
 
     def __init__(self, model: Any, spec: DecodeSpec, *mesh: Any):
         super().__init__(model, spec)
-        self.to_decode = lambda params: params
+        self.to_decode = self.decoding
         self.complete, self.improver_prompt = complete, partial(prompts_of, spec=spec)
+
+    def decoding(self, params: Any) -> Any:
+        return params
 
 
 def height(tokens_BT: jax.Array, mask_BT: jax.Array) -> jax.Array:
