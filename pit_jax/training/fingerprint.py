@@ -23,25 +23,27 @@ def leaf_specs(tree: Any) -> dict[str, dict[str, Any]]:
 
 def leaf_sums(tree: Any) -> dict[str, int]:
     """32-bit checksum of every leaf: sum of bits * (2 * index + 1), so any one changed or moved element shows."""
-    leaves = named_leaves(tree)
-    return dict(zip(leaves, map(int, whole(_sums(list(leaves.values())))), strict=True))
+    return {name: total for name, (total, _) in _read(named_leaves(tree)).items()}
 
 
 def inspect(tree: Any) -> tuple[dict[str, dict[str, Any]], dict[str, bool]]:
     """(`leaf_specs` with `sum` added, whether every element of a leaf is finite)."""
-    leaves, sums = named_leaves(tree), leaf_sums(tree)
-    finite = dict(zip(leaves, map(bool, whole(_finite(list(leaves.values())))), strict=True))
-    return {name: {**spec, "sum": sums[name]} for name, spec in leaf_specs(tree).items()}, finite
+    read = _read(named_leaves(tree))
+    specs = {name: {**spec, "sum": read[name][0]} for name, spec in leaf_specs(tree).items()}
+    return specs, {name: finite for name, (_, finite) in read.items()}
+
+
+def _read(leaves: dict[str, jax.Array]) -> dict[str, tuple[int, bool]]:
+    """(checksum, whether finite) of every leaf; all are queued before the first is waited for."""
+    read = whole({name: _sum_and_finite(x) for name, x in leaves.items()})
+    return {name: (int(total), bool(finite)) for name, (total, finite) in read.items()}
 
 
 @jax.jit
-def _sums(leaves: list[jax.Array]) -> list[jax.Array]:
-    return [_sum(x) for x in leaves]
-
-
-@jax.jit
-def _finite(leaves: list[jax.Array]) -> list[jax.Array]:
-    return [jnp.all(jnp.isfinite(x)) if jnp.issubdtype(x.dtype, jnp.floating) else jnp.array(True) for x in leaves]
+def _sum_and_finite(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Of one leaf: a state has few shapes of many leaves, and a program of all of them takes long to compile."""
+    finite = jnp.all(jnp.isfinite(x)) if jnp.issubdtype(x.dtype, jnp.floating) else jnp.array(True)
+    return _sum(x), finite
 
 
 def _sum(x: jax.Array) -> jax.Array:
