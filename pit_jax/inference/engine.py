@@ -4,6 +4,7 @@ The one road of rollouts, references, improving, evaluation, Self-Refine and bes
 shape of prompts, whatever the weights and the temperature.
 """
 
+import math
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,7 +17,7 @@ from pit_jax.batch import Completions, DecodeSpec, PromptBatch, Responses
 from pit_jax.inference.sampling import Sampling, sample
 from pit_jax.model.attention import Cache
 from pit_jax.model.networks import LanguageModel, Params
-from pit_jax.model.placement import logits_to_rows
+from pit_jax.model.placement import PARTS, logits_to_rows
 from pit_jax.model.rows import Continuation, Sequences
 from pit_jax.model.scoring import token_logprobs
 from pit_jax.parallel.mesh import decode_mesh
@@ -38,13 +39,16 @@ class Engine:
         self.spec = spec
         draw: Any = partial(complete, model, spec=spec)
         convert: Any = model.for_decoding
-        self.weights: Params = jax.eval_shape(lambda: model.for_decoding(model.init(jax.random.key(0))))
+        whole: Params = jax.eval_shape(lambda: model.init(jax.random.key(0)))
+        self.weights: Params = jax.eval_shape(convert, whole)
         """Shapes of what `to_decode` gives, placed where there is a mesh."""
         drawn: dict[str, Any] = {}
         converted: dict[str, Any] = {}
         if mesh is not None:
             weight_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(self.weights))
             decoding = decode_mesh(mesh, share, weight_bytes)
+            convert = partial(convert, parts=math.prod(decoding.shape[axis] for axis in PARTS))
+            self.weights = jax.eval_shape(convert, whole)
             draw, convert = within(decoding, draw), within(decoding, convert)
             places = param_sharding(self.weights, decoding, DECODE_RULES)
             self.weights = jax.tree.map(lambda leaf, place: leaf.update(sharding=place), self.weights, places)
@@ -169,4 +173,5 @@ def _prefill(
 
 
 def _next_logits(model: LanguageModel, weights: Params, hidden_B1D: jax.Array) -> jax.Array:
-    return logits_to_rows(model.logits(weights, constrain(hidden_B1D, P("data")))[:, 0])
+    logits_BV = logits_to_rows(model.logits(weights, constrain(hidden_B1D, P("data")))[:, 0])
+    return logits_BV[:, : model.vocab_size]

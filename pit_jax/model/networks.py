@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from pit_jax.architecture import AdapterConfig, TransformerConfig
@@ -72,12 +73,17 @@ class LanguageModel(Network):
         assert updated is not None
         return hidden_BLD, updated
 
-    def for_decoding(self, params: Params) -> Params:
+    def for_decoding(self, params: Params, parts: int = 1) -> Params:
         """The same model as `decode` reads it fastest: adapters merged, matrices in the compute dtype, norms as given.
 
-        Without adapters the results are the same to the last bit, since every use of a matrix casts it so.
+        Without adapters the results are the same to the last bit, since every use of a matrix casts it so. The
+        vocabulary gets rows of zeros until it divides into `parts`: with the tokens that PIT adds, those of published
+        models seldom divide by a mesh, and would be whole on every device. Nobody may draw them.
         """
-        merged = merge(params, self.adapter) if self.adapter is not None else params
+        merged = dict(merge(params, self.adapter) if self.adapter is not None else params)
+        if unused := -self.vocab_size % parts:
+            added = {"embedding": ((0, unused), (0, 0)), "unembedding": ((0, 0), (0, unused))}
+            merged |= {name: jnp.pad(merged[name], sides) for name, sides in added.items() if name in merged}
 
         def cast(path: Any, leaf: jax.Array) -> jax.Array:
             is_norm = jax.tree_util.keystr(path[-1:], simple=True) in ("scale", "shift")
@@ -86,7 +92,7 @@ class LanguageModel(Network):
         return jax.tree_util.tree_map_with_path(cast, merged)
 
     def logits(self, params: Params, hidden_BLD: jax.Array) -> jax.Array:
-        """logits_BLV, float32."""
+        """logits_BLV, float32; with weights of `for_decoding` in parts, of the rows that it added too."""
         return self._bind(params).logits(hidden_BLD)
 
     def unembedding(self, params: Params) -> jax.Array:

@@ -1,6 +1,6 @@
 """The engine: the same distribution as a full forward pass, the right slots, and no more steps than needed."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -15,6 +15,7 @@ from pit_jax.inference.engine import Engine, complete
 from pit_jax.inference.sampling import Sampling
 from pit_jax.model.networks import LanguageModel
 from pit_jax.model.rows import Sequences
+from pit_jax.parallel.mesh import mesh_of
 
 VOCAB, PAD, NEVER = 40, 0, -1
 PROMPT, SLOT = 8, 10
@@ -22,7 +23,7 @@ CONFIG = TransformerConfig(width=16, layers=2, query_heads=4, kv_heads=2, head_s
 MODEL = LanguageModel(CONFIG, VOCAB)
 
 
-def draw(seed: int) -> Any:
+def draw(seed: int, model: LanguageModel = MODEL) -> Any:
     """Weights of the size of fresh ones; NumPy, since `init` compiles for long."""
     rng = np.random.default_rng(seed)
 
@@ -30,7 +31,7 @@ def draw(seed: int) -> Any:
         mean = 1.0 if "scale" in jax.tree_util.keystr(path) else 0.0
         return jnp.asarray(rng.normal(mean, 0.25, leaf.shape), jnp.float32)
 
-    return jax.tree_util.tree_map_with_path(normal, jax.eval_shape(MODEL.init, jax.random.key(0)))
+    return jax.tree_util.tree_map_with_path(normal, jax.eval_shape(model.init, jax.random.key(0)))
 
 
 @pytest.fixture(scope="module")
@@ -209,6 +210,25 @@ def test_new_weights_prompts_keys_and_temperatures_do_not_compile_again() -> Non
     assert engine.complete._cache_size() == 1
     engine.complete(draw(0), *prompt, jax.random.key(0), Sampling(jnp.float32(1.0), top_k=2))
     assert engine.complete._cache_size() == 2, "truncation is part of the program"
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_vocabulary_that_does_not_divide_is_split_all_the_same(tied: bool) -> None:
+    """39 tokens over eight devices: five rows on each, the last of them nobody's, and the answers of one device."""
+    model = LanguageModel(replace(CONFIG, tied=tied), VOCAB - 1)
+    params, spec = draw(0, model), DecodeSpec(SLOT, eos_id=1, pad_id=PAD, suffix=())
+    one, eight = Engine(model, spec), Engine(model, spec, mesh_of(1, 4, 2), share=4)
+    given = jax.tree.map(lambda x: jnp.minimum(x, VOCAB - 2) if x.dtype == jnp.int32 else x, prompts([3, 8, 1, 5]))
+    weights = eight.to_decode(params)
+    for name in ["embedding"] if tied else ["embedding", "unembedding"]:
+        matrix = weights[name]
+        assert matrix.size == VOCAB * CONFIG.width
+        assert {shard.data.size for shard in matrix.addressable_shards} == {5 * CONFIG.width}
+    for sampling in (Sampling(jnp.float32(0.0)), Sampling(jnp.float32(1.0))):
+        alone = one.complete(params, *given, jax.random.key(2), sampling)
+        spread = eight.complete(weights, *given, jax.random.key(2), sampling)
+        np.testing.assert_array_equal(spread.tokens_BT, alone.tokens_BT)
+        np.testing.assert_allclose(spread.logprobs_BT, alone.logprobs_BT, atol=1e-5)
 
 
 def test_answering_and_rewriting_complete_their_prompts(params: Any) -> None:

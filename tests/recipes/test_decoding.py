@@ -24,7 +24,7 @@ SMALLEST = 32 * 1024  # bytes of the smallest matrix of a layer, in bfloat16: a 
 
 
 def shapes_on(world: World, make_mesh: Any, mesh: tuple[int, int, int], share: int, kv_heads: int) -> Shapes:
-    """Wide enough that a matrix is larger than what a token needs of a layer, and a vocabulary than its logits."""
+    """Wide enough that a matrix is larger than what a token needs of a layer, and a vocabulary, which divides by nothing, than its logits."""
     sizes: dict[str, Any] = {
         "width": 128,
         "layers": 2,
@@ -37,7 +37,7 @@ def shapes_on(world: World, make_mesh: Any, mesh: tuple[int, int, int], share: i
     curriculum = CurriculumConfig(references=("rejected+improver",), rounds=(1,))
     rl = replace(base.rl, batch_size=ROWS, minibatches=1, curriculum=curriculum)
     config = replace(base, transformer=transformer, mesh=MeshConfig(decode=share), rl=rl)
-    return Shapes(config, world.layout(world.examples(8)), 512, make_mesh(*mesh))
+    return Shapes(config, world.layout(world.examples(8)), 509, make_mesh(*mesh))
 
 
 def drawing(shapes: Shapes) -> Iterator[Program]:
