@@ -59,20 +59,32 @@ def standing(target: Target) -> Standing:
     return Standing(state["state"], error.get("message", ""))
 
 
-def submit(machine: Machine) -> None:
+def insist(asked: str, command: Command, *, unless: str, poll: float) -> None:
+    """Run a command, again while it fails for a reason that passes; an error that says `unless` is as good as done.
+
+    Raises:
+        UserError: Google refuses what was asked.
+    """
+    seen = ""
+    while (answer := gcloud.run(command)).code and unless not in answer.err:
+        if not gcloud.PASSING.search(answer.err):
+            raise gcloud.refused(asked, answer.reason)
+        if answer.reason != seen:
+            say(f"{asked}: tried again until Google answers ({answer.reason})")
+        seen = answer.reason
+        time.sleep(poll)
+
+
+def submit(machine: Machine, *, poll: float) -> None:
     """Put the request into the queue. UserError where it is refused: quota, permission, no such machines there."""
     chips = machine.chips * machine.node_count
     say(f"asking for {machine.node_count} x {machine.kind} in {machine.zone}: {chips} chips")
-    answer = gcloud.run(gcloud.create(machine))
-    if answer.code and "ALREADY_EXISTS" not in answer.err:
-        raise gcloud.refused(f"create {machine.name}", answer.reason)
+    insist(f"create {machine.name}", gcloud.create(machine), unless="ALREADY_EXISTS", poll=poll)
 
 
-def remove(target: Target) -> None:
+def remove(target: Target, *, poll: float) -> None:
     """Delete the queued resource with its slices; nothing where there is none. UserError where Google refuses."""
-    answer = gcloud.run(gcloud.delete(target))
-    if answer.code and "NOT_FOUND" not in answer.err:
-        raise gcloud.refused(f"delete {target.name}", answer.reason)
+    insist(f"delete {target.name}", gcloud.delete(target), unless="NOT_FOUND", poll=poll)
 
 
 def acquire(machine: Machine, *, poll: float, attempts: int) -> None:
@@ -88,7 +100,7 @@ def acquire(machine: Machine, *, poll: float, attempts: int) -> None:
             say(f"{machine.name}: {now.state or 'not there'}{now.reason and f' ({now.reason})'}")
         seen = now
         if now.state == GONE:
-            submit(machine)
+            submit(machine, poll=poll)
             continue
         if now.state in ("FAILED", "SUSPENDED"):
             if now.state == "FAILED" and not gcloud.STOCK_OUT.search(now.reason):
@@ -96,7 +108,7 @@ def acquire(machine: Machine, *, poll: float, attempts: int) -> None:
             if not attempts:
                 raise gcloud.refused(f"{machine.name} {now.state}", now.reason or "its slices were taken away")
             attempts -= 1
-            remove(machine)
+            remove(machine, poll=poll)
         time.sleep(poll)
     say(f"{machine.name}: ACTIVE, {machine.all_workers} workers")
 

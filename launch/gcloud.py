@@ -4,8 +4,10 @@ The flags are those of Google Cloud CLI 528.0.0 (`gcloud compute tpus queued-res
 """
 
 import json
+import os
 import re
 import shlex
+import signal
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,10 @@ REMOTE = "pit"  # in the home of the ssh user on a worker
 # The start-up script makes a package of the two files that decide what is installed, and installs what it needs.
 SENT = ("startup-script=launch/tpu_startup.sh", "pit-setup=setup.py")
 LOCKS = ("constraints-py311.txt", "constraints-py312.txt")
+# A connection that is dead without a word ends by itself, within a minute.
+ALIVE = ("-oConnectTimeout=20", "-oServerAliveInterval=15")
+SHORT, LONG = 300.0, 1800.0  # seconds that a command may take: to look; to copy, install, make or delete
+TIMED_OUT = 124  # the code of timeout(1)
 
 Command = tuple[str, ...]
 
@@ -49,12 +55,15 @@ def create(machine: Machine) -> Command:
         else (f"--node-id={machine.name}",)
     )
     files = ",".join([*SENT, *(f"pit-{lock.removesuffix('.txt')}={lock}" for lock in LOCKS)])
+    alpha = bool(machine.type) and machine.type not in GA_TYPES
     optional = {
         "spot": machine.spot,
         "reserved": machine.reserved,
         "internal-ips": machine.internal_ips,
     }
     valued = {
+        # Without it the alpha command asks for standard machines beside --spot.
+        "provisioning-model": "spot" if alpha and machine.spot else "",
         "network": machine.network,
         "subnetwork": machine.subnetwork,
         "service-account": machine.service_account,
@@ -63,7 +72,7 @@ def create(machine: Machine) -> Command:
         "metadata": machine.nfs and f"pit-nfs={machine.nfs}",
     }
     return (
-        *_group(machine, "create", alpha=bool(machine.type) and machine.type not in GA_TYPES),
+        *_group(machine, "create", alpha=alpha),
         *shape,
         f"--runtime-version={machine.image}",
         *nodes,
@@ -91,7 +100,7 @@ def delete(target: Target) -> Command:
 def on_workers(target: Target, command: str, *, node: str = "all", worker: str = "all") -> Command:
     """A shell command on workers, at once. What they print arrives mixed: every line must say whose it is."""
     chosen = (f"--node={node}", f"--worker={worker}", f"--command={command}")
-    return (*_group(target, "ssh"), *_route(target), *chosen)
+    return (*_group(target, "ssh"), *_route(target), *(f"--ssh-flag={flag}" for flag in ALIVE), *chosen)
 
 
 def shell(target: Target, node: str, worker: int) -> Command:
@@ -104,7 +113,7 @@ def shell(target: Target, node: str, worker: int) -> Command:
 
 def to_workers(target: Target, files: tuple[str, ...], folder: str) -> Command:
     """Copy files into a folder of every worker."""
-    route = (*_route(target), "--node=all", "--worker=all")
+    route = (*_route(target), *(f"--scp-flag={flag}" for flag in ALIVE), "--node=all", "--worker=all")
     head = _group(target, "scp")
     return (*head[:5], *files, f"{target.name}:{folder}/", *head[6:], *route)
 
@@ -125,15 +134,42 @@ class Answer:
         return "\n".join(lines[first : first + 12]) or f"exit code {self.code}, without a word"
 
 
+def limit(command: Command) -> float:
+    """Seconds that it may take."""
+    slow = {"create", "delete", "scp"} & set(command) or re.search(r" (unpack|lines \d+)$", command[-1])
+    return LONG if slow else SHORT
+
+
 def run(command: Command) -> Answer:
-    """Run in the checkout's root; UserError where the program is not there."""
+    """Run in the checkout's root. A command that takes too long is ended, and fails for a reason that passes.
+
+    Raises:
+        UserError: the program is not there.
+    """
     try:
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
     except FileNotFoundError as error:
         raise UserError(
             f"asked for the program {command[0]}, found none on PATH; install the Google Cloud CLI, run `gcloud init`"
         ) from error
-    return Answer(done.returncode, done.stdout, done.stderr)
+    with process:
+        try:
+            out, err = process.communicate(timeout=limit(command))
+        except BaseException as stop:
+            # With the ssh processes below it, which hold the pipes open.
+            os.killpg(process.pid, signal.SIGKILL)
+            if not isinstance(stop, subprocess.TimeoutExpired):
+                raise
+            return Answer(TIMED_OUT, "", f"ERROR: {command[0]} timed out after {limit(command):.0f} s")
+    return Answer(process.returncode, out, err)
 
 
 def show(command: Command) -> str:
@@ -157,8 +193,11 @@ ADVICE = {
     "cloud.google.com/iap/docs/using-tcp-forwarding",
 }
 STOCK_OUT = re.compile(r"no more capacity|[Ss]tockout")
+# A bare 500 may be the limit of a quota.
 PASSING = re.compile(
-    r"UNAVAILABLE|DEADLINE_EXCEEDED|INTERNAL|\b50[0234]\b|[Tt]imed? ?out|[Cc]onnection (reset|refused)"
+    r"UNAVAILABLE|DEADLINE_EXCEEDED|INTERNAL|([Ee]rror|code|status)\W{1,4}50[0234]\b|[Tt]imed? ?out"
+    r"|[Cc]onnection (reset|refused)|Max retries exceeded|NameResolution|Failed to resolve|ConnectionError"
+    r"|TransportError|[Nn]etwork is unreachable"
 )
 
 

@@ -101,7 +101,7 @@ def run(job: Job) -> int:
                 raise UserError(
                     f"{loss}, and the workdir {workdir(job.flags)} with it; pass {SHARED}, which outlive the machines"
                 ) from loss
-            fleet.remove(job.machine)
+            fleet.remove(job.machine, poll=job.poll)
         else:
             if code != AGAIN:
                 return code
@@ -142,15 +142,23 @@ def _ship(job: Job) -> None:
             answer = gcloud.run(command)
             if answer.code:
                 raise UserError(f"{command[0]} failed: {answer.reason}")
-        sent = gcloud.run(shipping.send(job.machine, job.secrets))
+        _send(job)
     finally:
         if job.secrets:
             gcloud.run(shipping.forget(job.machine))
-    if sent.code:
+    _everyone(job, f"{WORKER} unpack")
+
+
+def _send(job: Job) -> None:
+    """Copy what is packed to every worker, again where that failed for a reason that passes. Raises Lost."""
+    left = job.patience
+    while (sent := gcloud.run(shipping.send(job.machine, job.secrets))).code:
         if reason := fleet.missing(job.machine):
             raise Lost(reason)
-        raise gcloud.refused("copy to the workers", sent.reason)
-    _everyone(job, f"{WORKER} unpack")
+        left -= 1
+        if left <= 0 or not gcloud.PASSING.search(sent.err):
+            raise gcloud.refused("copy to the workers", sent.reason)
+        time.sleep(job.poll)
 
 
 def _stop(job: Job) -> None:

@@ -195,7 +195,7 @@ def obey(asked: Target, rest: Sequence[str]) -> int:
         case Ssh():
             return subprocess.run(ssh_command(asked, rest), cwd=gcloud.ROOT).returncode
         case _:
-            fleet.remove(asked)
+            fleet.remove(asked, poll=Create.poll)
             say(f"{asked.name}: deleted")
             return 0
 

@@ -91,6 +91,7 @@ def cloud(tmp_path: Path, checkout: Path, monkeypatch: pytest.MonkeyPatch) -> Cl
         "resource": None,
         "plan": [],
         "events": [],
+        "cut off": [],
         "workers": 1,
         "environment": hashlib.sha256(b"".join(texts)).hexdigest(),
     }

@@ -45,6 +45,18 @@ def test_a_topology_is_the_same_slice() -> None:
     assert gcloud.create(machine(type="v6e", topology="4x4"))[1:3] == ("alpha", "compute")
 
 
+def test_spot_machines_are_asked_for_by_both_commands() -> None:
+    """The alpha one overwrites --spot where no model is given; the released one knows no models."""
+    model = "--provisioning-model=spot"
+    by_alpha, by_released = (
+        machine(type="v6e", topology="4x4", spot=True),
+        machine(type="v4", topology="2x2x4", spot=True),
+    )
+    assert {"--spot", model} <= set(gcloud.create(by_alpha)) and model not in gcloud.create(by_released)
+    assert "--spot" in gcloud.create(by_released)
+    assert model not in gcloud.create(machine(type="v6e", topology="4x4"))
+
+
 def test_several_slices_are_numbered_nodes_of_one_resource() -> None:
     asked = machine(accelerator_type="v5litepod-16", node_count=3)
     assert asked.nodes == ("pit-0", "pit-1", "pit-2") and asked.all_workers == 12
@@ -88,5 +100,8 @@ def test_ssh_goes_the_way_that_was_asked_for() -> None:
     assert "--tunnel-through-iap" in gcloud.on_workers(tunnel, "ls") and "--internal-ip" in gcloud.on_workers(
         inside, "ls"
     )
+    copy = gcloud.to_workers(inside, ("code.tar.gz",), "pit")
+    for flag in ("-oConnectTimeout=20", "-oServerAliveInterval=15"):
+        assert f"--ssh-flag={flag}" in gcloud.on_workers(tunnel, "ls") and f"--scp-flag={flag}" in copy
     # The released `tpu-vm ssh` knows no proxy.
     assert gcloud.shell(tunnel, "pit", 0)[1] == "alpha" and gcloud.shell(inside, "pit", 0)[1] == "compute"
