@@ -39,6 +39,8 @@ class Chip:
     """TensorCores a chip, by which accelerator types count."""
     hosted: int
     """Chips a host of a slice of several hosts."""
+    alone: int
+    """Chips of the largest slice that is one host."""
     shapes: tuple[str, ...]
     """Shapes of slices in chips, smallest first; one for each number of chips."""
     source: str
@@ -60,6 +62,7 @@ CHIPS = {
             dcn=6.25e9,
             cores=2,
             hosted=4,
+            alone=4,
             shapes=CUBES,
             source="docs.cloud.google.com/tpu/docs/v4; 6 links of 50 GB/s (arXiv 2304.01433); network assumed: v5p's",
         ),
@@ -72,6 +75,7 @@ CHIPS = {
             dcn=3.125e9,
             cores=1,
             hosted=4,
+            alone=8,
             shapes=FLAT,
             source="docs.cloud.google.com/tpu/docs/v5e (400 GB/s both ways; 6.4 Tb/s of network for 256 chips)",
         ),
@@ -84,6 +88,7 @@ CHIPS = {
             dcn=6.25e9,
             cores=2,
             hosted=4,
+            alone=4,
             shapes=CUBES,
             source="docs.cloud.google.com/tpu/docs/v5p (1,200 GB/s both ways; 50 Gb/s of network a chip)",
         ),
@@ -96,6 +101,7 @@ CHIPS = {
             dcn=3.125e9,
             cores=1,
             hosted=4,
+            alone=8,
             shapes=FLAT,
             source="docs.cloud.google.com/tpu/docs/v6e (800 GB/s both ways); network: at least v5e's, assumed",
         ),
@@ -119,7 +125,8 @@ class Topology:
     @property
     def hosts(self) -> int:
         """Of all slices."""
-        return self.slices * max(_chips(self.shape) // self.chip.hosted, 1)
+        chips = _chips(self.shape)
+        return self.slices * (1 if chips <= self.chip.alone else chips // self.chip.hosted)
 
     @property
     def accelerator_type(self) -> str:

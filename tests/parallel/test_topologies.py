@@ -13,9 +13,12 @@ from pit_jax.parallel.topologies import CHIPS, has_tpu_compiler, topology_of, tp
     ("name", "slices", "chips", "hosts", "kind"),
     [
         ("v5e-1", 1, 1, 1, "v5litepod-1"),
+        ("v5e-8", 1, 8, 1, "v5litepod-8"),
+        ("v6e-8", 2, 16, 2, "v6e-8"),
         ("v5e-256", 1, 256, 64, "v5litepod-256"),
         ("v5litepod-16", 1, 16, 4, "v5litepod-16"),
         ("v4-8", 1, 4, 1, "v4-8"),
+        ("v4-16", 1, 8, 2, "v4-16"),
         ("v5p-64", 1, 32, 8, "v5p-64"),
         ("v5p:4x4x4", 1, 64, 16, "v5p-128"),
         ("v6e-64", 1, 64, 16, "v6e-64"),
