@@ -48,8 +48,8 @@ class Bar:
         return TONES[self.program.fits]
 
 
-def build(plan: Plan, tried: Sequence[Plan], target: Path, *, compiler: bool, note: str) -> Path:
-    """Write the page of a plan, and of those that a search tried."""
+def build(plan: Plan, tried: Sequence[Plan], target: Path, *, compiler: bool, note: str, remark: str = "") -> Path:
+    """Write the page of a plan, and of those that a search tried; `remark` stands by the hours."""
     return render(
         "plan.html.j2",
         target,
@@ -59,6 +59,7 @@ def build(plan: Plan, tried: Sequence[Plan], target: Path, *, compiler: bool, no
         answer=ANSWERS[plan.fits],
         tone=TONES[plan.fits],
         note="" if compiler else note,
+        remark=remark,
         gib=lambda size: number(size / GIB, 2),
         answers=ANSWERS,
         tones=TONES,

@@ -20,6 +20,7 @@ NO_COMPILER = (
     "libtpu is not installed (the extra `tpu` brings it): arguments, residents and collectives are those of programs "
     "compiled for as many simulated CPU devices; temporaries, and so whether a program fits, are not known"
 )
+WIDEST = "Hours count every row at its widest width."
 LEAST = "compiled with the least effort: a run's updates and scoring may take up to a third more memory"
 
 
@@ -54,9 +55,13 @@ def run(context: Context) -> None:
     say(plan_page.table(plan))
     for planned in plan.stages:
         say(f"{planned.id}: {plan_page.verdict(planned, plan)}")
+    remark = WIDEST if config.data.buckets > 1 else ""
+    if remark:
+        say(remark)
     if plan.flags:
         say(f"flags: {' '.join(plan.flags)}")
-    page = plan_page.build(plan, plans, folder / "index.html", compiler=has_tpu_compiler(), note=NO_COMPILER)
+    target, compiler = folder / "index.html", has_tpu_compiler()
+    page = plan_page.build(plan, plans, target, compiler=compiler, note=NO_COMPILER, remark=remark)
     say(f"plan: {page}")
 
 

@@ -35,6 +35,18 @@ def test_a_plan_needs_no_data_and_no_tpu(micro: Config, capsys: pytest.CaptureFi
     assert "sft-policy" in page and "simulated CPU devices" in page and "all-reduce" in page
 
 
+def test_hours_of_rows_in_buckets_are_those_of_the_widest(
+    micro: Config, program: MakeProgram, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Said beside the hours, in the terminal and on the page."""
+    monkeypatch.setattr(stage, "plan_of", lambda *args, **asked: plan_with(("sft-policy", [program()])))
+    for buckets in (1, 3):
+        pipeline.run(replace(micro, data=replace(micro.data, buckets=buckets)))
+        page = (Path(micro.workdir) / "plan" / "index.html").read_text()
+        for told in (capsys.readouterr().out, page):
+            assert ("Hours count every row at its widest width." in told) == (buckets > 1)
+
+
 def test_what_cannot_be_planned(micro: Config) -> None:
     def planned(**knobs: Any) -> Config:
         return replace(micro, plan=replace(micro.plan, **knobs))
