@@ -20,9 +20,10 @@ class Knob:
 
     field: str
     stages: tuple[str, ...]
-    program: str
-    """The program that it makes smaller; the first knob of the table that has values left is turned."""
+    program: Callable[[str], bool]
+    """Whether it makes the program of a name smaller; the first knob of the table that has values left is turned."""
     values: Callable[[Config], Sequence[Any]]
+    """Of a config whose mesh is set. A value that is none of them is not turned."""
 
 
 def powers(least: int, most: int) -> list[int]:
@@ -30,25 +31,47 @@ def powers(least: int, most: int) -> list[int]:
     return [2**n for n in range(most.bit_length()) if least <= 2**n <= most]
 
 
-def halves(rows: int) -> list[int]:
-    """0 = all rows at once, then a half of them, a quarter, .."""
-    return [0, *(rows // part for part in powers(2, rows))]
+def parts(rows: int, config: Config) -> list[int]:
+    """1, 2, 4, .. parts of so many rows, as long as the mesh divides each of them; 1 where it divides none."""
+    shards = config.mesh.data * config.mesh.fsdp
+    return [part for part in powers(1, rows) if rows % (part * shards) == 0] or [1]
+
+
+def halves(rows: int, config: Config) -> list[int]:
+    """0 = all rows at once, then a half of them, a quarter, .., as long as the mesh divides them."""
+    return [0, *(rows // part for part in parts(rows, config)[1:])]
 
 
 def per_update(config: Config) -> int:
     return config.rl.batch_size // config.rl.minibatches
 
 
+def updates(program: str) -> bool:
+    return program == "update"
+
+
+def scores(program: str) -> bool:
+    return program == "score"
+
+
+def rolls_out(program: str) -> bool:
+    """Whether the optimizer's state can wait on the host while a program of RL runs."""
+    return program not in ("to_decode", "update")
+
+
 REMATS = ("none", "dots", "full")  # offload waits for the host, which a roofline of chips does not see
 KNOBS = (
-    Knob("transformer.remat", ("sft", "rm", "rl"), "update", lambda config: REMATS),
-    Knob("sft.accumulate", ("sft",), "update", lambda config: powers(1, config.sft.batch_size)),
-    Knob("rm.accumulate", ("rm",), "update", lambda config: powers(1, config.rm.batch_size)),
-    Knob("rl.accumulate", ("rl",), "update", lambda config: powers(1, per_update(config))),
-    Knob("rl.score_rows", ("rl",), "score", lambda config: halves(config.rl.batch_size)),
-    Knob("rl.offload", ("rl",), "draw", lambda config: ("none", "optimizer")),
+    Knob("transformer.remat", ("sft", "rm", "rl", "dpo"), updates, lambda config: REMATS),
+    Knob("sft.accumulate", ("sft",), updates, lambda config: parts(config.sft.batch_size, config)),
+    Knob("rm.accumulate", ("rm",), updates, lambda config: parts(config.rm.batch_size, config)),
+    Knob("rl.accumulate", ("rl",), updates, lambda config: parts(per_update(config), config)),
+    Knob("dpo.accumulate", ("dpo",), updates, lambda config: parts(config.dpo.batch_size, config)),
+    Knob("rl.score_rows", ("rl",), scores, lambda config: halves(config.rl.batch_size, config)),
+    Knob("rl.offload", ("rl",), rolls_out, lambda config: ("none", "optimizer")),
+    Knob("rl.offload", ("rl",), updates, lambda config: ("none", "both")),
+    Knob("rl.offload", ("rl",), updates, lambda config: ("optimizer", "both")),
 )
-"""What is traded."""
+"""What is traded. A search begins with the first value of the first knob of a field."""
 
 
 @dataclass
@@ -82,7 +105,8 @@ class Search:
             self._on_mesh(config, dict(zip(("mesh.data", "mesh.fsdp", "mesh.tensor"), shape, strict=True)))
 
     def _on_mesh(self, config: Config, changed: dict[str, Any]) -> None:
-        changed = changed | {knob.field: knob.values(config)[0] for knob in KNOBS}
+        config = with_fields(config, changed)
+        changed = changed | {knob.field: knob.values(config)[0] for knob in reversed(KNOBS)}
         while len(self.plans) < self.tries:
             candidate = with_fields(config, changed)
             try:
@@ -110,11 +134,11 @@ def relieved(config: Config, changed: dict[str, Any], plan: Plan) -> dict[str, A
 
 def _turned(config: Config, changed: dict[str, Any], stage: str, program: ProgramPlan) -> dict[str, Any] | None:
     for knob in KNOBS:
-        values = list(knob.values(config))
-        place, over = values.index(changed[knob.field]), program.memory / program.limit
-        if stage in knob.stages and knob.program == program.name and place + 1 < len(values):
+        values, now = list(knob.values(config)), changed[knob.field]
+        if stage in knob.stages and knob.program(program.name) and now in values[:-1]:
+            over = program.memory / program.limit
             steps = max(1, int(math.log2(over)))  # a step halves what it is about, at most
-            return {**changed, knob.field: values[min(place + steps, len(values) - 1)]}
+            return {**changed, knob.field: values[min(values.index(now) + steps, len(values) - 1)]}
     return None
 
 
