@@ -54,11 +54,9 @@ def loads(shapes: Shapes, role: str) -> Loads:
             rounds,
             rows * (anchor + value + _scored(shapes, role)),
             checks,
-            holds=("policy", "value", "anchor", "scorer", "second-gap"),
+            holds=("value", "anchor", "scorer", "second-gap"),  # the policy's log-probabilities come with its draw
         ),
-        "update": Load(
-            rounds * config.epochs * config.minibatches, learned, holds=("policy", "value", "optimizer", "moving")
-        ),
+        "update": Load(rounds * config.epochs * config.minibatches, learned, holds=("policy", "value", "optimizer")),
     }
     found |= dict(_references(shapes, rounds, chunks)) if role == "improver" else {}
     return {name: replace(load, away=_away(config, name)) for name, load in found.items()}

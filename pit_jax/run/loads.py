@@ -25,7 +25,7 @@ class Load:
     cached: int = 0
     """Slots a row of its cache."""
     holds: tuple[str, ...] = ()
-    """Which of the stage's residents are among its arguments."""
+    """Which of the stage's residents are among its arguments; none that it does not read, which jit leaves out."""
     away: tuple[str, ...] = ()
     """Which of them are not on the mesh while it runs: on the host, or freed."""
 

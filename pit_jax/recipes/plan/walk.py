@@ -20,7 +20,8 @@ from pit_jax.parallel.topologies import GIB, Topology, has_tpu_compiler, simulat
 from pit_jax.recipes.catalogue import catalogue
 from pit_jax.run.base import OURS
 from pit_jax.run.compiled import compile_program, device_bytes, too_large
-from pit_jax.run.loads import Load
+from pit_jax.run.frozen import trained_share
+from pit_jax.run.loads import Load, Loads
 from pit_jax.run.plan import Compiled, Plan, ProgramPlan, StagePlan
 from pit_jax.run.programs import Program, Shapes
 from pit_jax.run.roofline import Demand, roofline
@@ -147,7 +148,8 @@ def _programs(
     stage: Stage, shapes: Shapes, machine: Machine, folder: Path, *, quick_first: bool
 ) -> Iterator[ProgramPlan]:
     """In their order, or those that decode last: they take longest to compile."""
-    topology, loads, residents = machine.topology, stage.loads(shapes), stage.residents(shapes)
+    topology, residents = machine.topology, stage.residents(shapes)
+    loads = as_trained(stage.loads(shapes), shapes.config, str(stage.id))
     programs = list(stage.programs(shapes))
     if quick_first:
         programs.sort(key=lambda program: loads[program.name].decoded if program.name in loads else 0)
@@ -161,11 +163,21 @@ def _programs(
         yield program_plan(program, compiled, load, beside, shapes, topology)
 
 
+def as_trained(loads: Loads, config: Config, id: str) -> Loads:
+    """The loads of a stage, the operations of its update without gradients that are not computed."""
+    if "update" not in loads:
+        return loads
+    update = loads["update"]
+    work = replace(update.work, flops=trained_share(config, id) * update.work.flops)
+    return {**loads, "update": replace(update, work=work)}
+
+
 def program_plan(
     program: Program, compiled: Compiled, load: Load | None, beside: int, shapes: Shapes, topology: Topology
 ) -> ProgramPlan:
     """What a compiled program takes, where its stage runs it as the load says."""
-    demand = None if load is None else demand_of(compiled, load, shapes, topology)
+    gathered = 0 if shapes.config.transformer.tied else device_bytes(embeddings(program))
+    demand = None if load is None else demand_of(compiled, load, shapes, topology, gathered=gathered)
     tokens = 0.0 if load is None else float(load.rows * load.decoded) or load.work.tokens
     return ProgramPlan(
         name=program.name,
@@ -180,16 +192,23 @@ def program_plan(
     )
 
 
-def demand_of(compiled: Compiled, load: Load, shapes: Shapes, topology: Topology) -> Demand:
+def embeddings(program: Program) -> list[Any]:
+    """Those among the arguments of a program."""
+    leaves = jax.tree_util.tree_leaves_with_path(program.args)
+    return [leaf for path, leaf in leaves if jax.tree_util.keystr(path[-1:], simple=True) == "embedding"]
+
+
+def demand_of(compiled: Compiled, load: Load, shapes: Shapes, topology: Topology, *, gathered: int = 0) -> Demand:
     """Of one chip in one call: operations as model/flops.py counts them, bytes of HBM, bytes sent.
 
     At least: arguments are read once and results written; what is temporary is written and read. A program that
-    decodes reads its weights and the whole cache once more for every token. What is computed once before the training
-    has no program of its own: its operations are shared out over the calls.
+    decodes reads its weights and the whole cache once more for every token, but for `gathered` bytes of the weights, of
+    which a token takes single rows. What is computed once before the training has no program of its own: its operations
+    are shared out over the calls.
     """
     hbm = compiled.arguments + compiled.outputs + 2 * (compiled.temporaries or 0)
     if load.decoded:
-        hbm += load.decoded * (compiled.arguments + cache_bytes(load, shapes))
+        hbm += load.decoded * (compiled.arguments - gathered + cache_bytes(load, shapes))
     flops = load.work.flops + (load.before.flops / load.calls if load.calls else 0.0)
     return Demand(flops / topology.chips, float(hbm), compiled.sent(), compiled.sent(slices=True))
 
