@@ -13,6 +13,10 @@
 set -uo pipefail
 
 python=${PIT_PYTHON:-.venv/bin/python}
+# JAX gives the only task of a node the GPU of that task's number, which is the first, unless it is told of all.
+if [ "${SLURM_GPUS_ON_NODE:-0}" -gt 0 ] && [ "${SLURM_NTASKS_PER_NODE:-1}" -eq 1 ]; then
+    export JAX_LOCAL_DEVICE_IDS=${JAX_LOCAL_DEVICE_IDS:-$(seq -s, 0 $((SLURM_GPUS_ON_NODE - 1)))}
+fi
 # The first process that ends must not take the others from their checkpoint: they get the same time as after a notice.
 srun --wait=300 "$python" launch/tpu_run.py "$@"
 code=$?

@@ -34,6 +34,29 @@ def test_a_notice_queues_the_job_again_and_nothing_else_does(
     assert (asked.read_text().splitlines() if asked.exists() else []) == requeued
 
 
+@pytest.mark.parametrize(
+    ("known", "told"),
+    [
+        ({"SLURM_GPUS_ON_NODE": "4"}, "0,1,2,3"),
+        ({"SLURM_GPUS_ON_NODE": "1", "SLURM_NTASKS_PER_NODE": "1"}, "0"),
+        ({"SLURM_GPUS_ON_NODE": "4", "JAX_LOCAL_DEVICE_IDS": "2,3"}, "2,3"),
+        ({"SLURM_GPUS_ON_NODE": "4", "SLURM_NTASKS_PER_NODE": "4"}, ""),
+        ({"SLURM_GPUS_ON_NODE": "0"}, ""),
+        ({}, ""),
+    ],
+)
+def test_the_one_process_of_a_node_is_told_of_all_its_gpus(
+    repository: Path, tmp_path: Path, known: dict[str, str], told: str
+) -> None:
+    (tmp_path / "srun").write_text(f'#!/bin/bash\necho "${{JAX_LOCAL_DEVICE_IDS:-}}" >{tmp_path}/told\n')
+    (tmp_path / "srun").chmod(0o755)
+    environment = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", **known}
+    command = ["bash", str(repository / "launch" / "slurm.sh"), "--stage=rl"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "told").read_text() == f"{told}\n"
+
+
 def test_what_sbatch_reads_comes_before_the_first_command(repository: Path) -> None:
     """sbatch stops reading its flags there."""
     lines = (repository / "launch" / "slurm.sh").read_text().splitlines()
