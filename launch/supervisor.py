@@ -32,11 +32,16 @@ class Job:
     restarts: int  # of a run that lost machines, or ended with AGAIN
 
 
+def value(flags: Sequence[str], name: str) -> str:
+    """The value of a flag, "" where it is not there."""
+    values = [word.partition("=")[2] for word in flags if word.startswith(f"{name}=")]
+    values += [after for word, after in zip(flags, flags[1:], strict=False) if word == name]
+    return values[-1] if values else ""
+
+
 def workdir(flags: Sequence[str]) -> str:
     """The value of --workdir, "" where there is none."""
-    values = [word.partition("=")[2] for word in flags if word.startswith("--workdir=")]
-    values += [after for word, after in zip(flags, flags[1:], strict=False) if word == "--workdir"]
-    return values[-1] if values else ""
+    return value(flags, "--workdir")
 
 
 def outlives(job: Job) -> bool:
@@ -46,7 +51,16 @@ def outlives(job: Job) -> bool:
 
 
 def check(job: Job) -> None:
-    """UserError for a workdir that the workers cannot use together, or that each copy of the code would wipe out."""
+    """UserError for flags that the machines would refuse once they are paid for.
+
+    A workdir that the workers cannot use together, or that each copy of the code would wipe out; other slices.
+    """
+    slices = value(job.flags, "--mesh.slices") or "1"
+    if slices != str(job.machine.node_count):
+        raise UserError(
+            f"--node-count={job.machine.node_count}: asked for as many slices behind --, found --mesh.slices={slices}; "
+            f"pass --mesh.slices={job.machine.node_count} there, or --node-count={slices}"
+        )
     folder = workdir(job.flags)
     if not folder.startswith(("/", STORE)):
         raise UserError(

@@ -57,7 +57,8 @@ class Cloud:
     def start(self, *more: str) -> int:
         if TWO in more:
             self.set(workers=2)
-        return tpu_vm.main(["run", *SLICE, *QUICK, *more, *FLAGS])
+        slices = [word.replace("--node-count", "--mesh.slices") for word in more if word.startswith("--node-count=")]
+        return tpu_vm.main(["run", *SLICE, *QUICK, *more, *FLAGS, *slices])
 
 
 @pytest.fixture(scope="session")

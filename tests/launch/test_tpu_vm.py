@@ -271,6 +271,30 @@ def test_a_workdir_that_cannot_work_is_refused(
     assert message in capsys.readouterr().err and cloud.calls == []
 
 
+@pytest.mark.parametrize(
+    ("nodes", "flags", "change"),
+    [
+        (2, (), "found --mesh.slices=1; pass --mesh.slices=2 there, or --node-count=1"),
+        (1, ("--mesh.slices", "2"), "found --mesh.slices=2; pass --mesh.slices=1 there, or --node-count=2"),
+        (2, ("--mesh.slices=3",), "found --mesh.slices=3; pass --mesh.slices=2 there, or --node-count=3"),
+    ],
+)
+def test_a_mesh_of_other_slices_is_refused_before_they_are_paid_for(
+    cloud: Cloud, capsys: pytest.CaptureFixture[str], nodes: int, flags: tuple[str, ...], change: str
+) -> None:
+    assert tpu_vm.main(["run", *SLICE, *QUICK, f"--node-count={nodes}", *FLAGS, *flags]) == 2
+    assert change in capsys.readouterr().err and cloud.calls == []
+    job = supervisor.Job(
+        Machine(name="pit", zone="us-west4-a", accelerator_type="v4-8", nfs="10.0.0.2:/share", node_count=2),
+        (*FLAGS[1:], "--mesh.slices=2"),
+        secrets=(),
+        poll=1.0,
+        patience=1,
+        restarts=1,
+    )
+    supervisor.check(job)
+
+
 def test_uncommitted_changes_are_not_shipped_unnoticed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
