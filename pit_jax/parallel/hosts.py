@@ -20,13 +20,16 @@ from jax._src import distributed, xla_bridge  # the coordination service has no 
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from pit_jax.config import HostsConfig
-from pit_jax.errors import UserError
+from pit_jax.errors import Preempted, UserError
 from pit_jax.files import leave_writing_to_main
 
 FAILURES = "pit_jax/failures"
 GRACE = 3.0  # seconds in which main may fail for the same reason, and say it itself
 CPU_THREADS = 64  # of XLA on a host, at least: see enough_threads
 WAIT = 7 * 24 * 3600  # seconds: preparing data may take long, and a host that died ends the others anyway
+
+
+TOGETHER = "start the same command on every host, with one --hosts.coordinator that all reach"
 
 
 class _Processes:
@@ -40,7 +43,8 @@ def start(config: HostsConfig, *, simulated: bool) -> None:
     """Join the other processes of the run, if it has any; to be called before JAX is asked for a device.
 
     Several processes are what --hosts.* says, the tasks of a SLURM step, or the workers that a TPU lists. Raises
-    UserError for flags that do not fit, and when the others do not come within hosts.start_timeout.
+    UserError for flags that do not fit. Ends the process with code 75 (run it again) when the others do not come
+    within hosts.start_timeout: a host that is late is started again, as after a pre-emption.
     """
     named = named_processes(config)
     if simulated and named:
@@ -55,24 +59,35 @@ def start(config: HostsConfig, *, simulated: bool) -> None:
             "a JAX device was used before the hosts came together, by a config or fork while it was imported; move "
             "what computes into a function"
         )
+    giving_up = threading.Timer(config.start_timeout, _give_up, [config.start_timeout])
+    giving_up.daemon = True
+    giving_up.start()
     try:
         jax.distributed.initialize(
             **named,
-            initialization_timeout=config.start_timeout,
+            initialization_timeout=WAIT,  # JAX's own time-out aborts the process, without a word about the others
             heartbeat_timeout_seconds=config.heartbeat,
             shutdown_timeout_seconds=config.start_timeout,
         )
     except (RuntimeError, ValueError) as error:
-        raise UserError(
-            f"the hosts of the run did not come together within {config.start_timeout} s ({_first_line(error)}); start "
-            "the same command on every host, with one --hosts.coordinator that all reach, or raise "
-            "--hosts.start-timeout"
-        ) from error
+        raise UserError(f"the hosts of the run cannot come together ({_first_line(error)}); {TOGETHER}") from error
+    finally:
+        giving_up.cancel()
     state = distributed.global_state
     _Processes.index, _Processes.count = state.process_id, state.num_processes
     if not is_main():
         leave_writing_to_main()
     threading.Thread(target=_watch_failures, daemon=True, name="failures of other hosts").start()
+
+
+def _give_up(seconds: int) -> None:
+    print(
+        f"\nerror: the hosts of the run did not come together within {seconds} s; {TOGETHER}, or raise "
+        "--hosts.start-timeout",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(os.EX_TEMPFAIL)  # the main thread waits in a call of JAX's that nothing else ends
 
 
 def cpu_devices() -> int:
@@ -121,17 +136,16 @@ def slurm_tasks() -> int:
 def tpu_workers() -> int:
     """Workers of the TPU that this machine is part of, over all its slices; 0 where there is none.
 
-    GKE names them in TPU_WORKER_HOSTNAMES, a TPU VM in its metadata server; slices are in MEGASCALE_NUM_SLICES.
+    GKE names them and the number of slices in the environment, a TPU VM in its metadata server.
     """
     if os.environ.get("JAX_PLATFORMS", "tpu").split(",")[0] != "tpu":
         return 0
-    slices = int(os.environ.get("MEGASCALE_NUM_SLICES") or 1)
-    if listed := os.environ.get("TPU_WORKER_HOSTNAMES"):
-        return slices * len(listed.split(","))
-    if "TPU_SKIP_MDS_QUERY" in os.environ or not has_tpu():
-        return 0
-    listed = metadata("attributes/worker-network-endpoints")
-    return slices * len(listed.split(",")) if listed else 0
+    listed, slices = os.environ.get("TPU_WORKER_HOSTNAMES"), os.environ.get("MEGASCALE_NUM_SLICES")
+    if not listed and "TPU_SKIP_MDS_QUERY" not in os.environ and has_tpu():
+        listed = metadata("attributes/worker-network-endpoints")
+        found = re.search(r"^MEGASCALE_NUM_SLICES:\s*'?(\d+)", metadata("attributes/tpu-env") or "", re.MULTILINE)
+        slices = slices or (found[1] if found else None)
+    return int(slices or 1) * len(listed.split(",")) if listed else 0
 
 
 def metadata(name: str) -> str | None:
@@ -223,6 +237,26 @@ def from_main(make: Callable[[], np.ndarray]) -> np.ndarray:
     if is_main():
         _client().key_value_delete(key)
     return told
+
+
+def ends_alone(error: type[BaseException] | None) -> bool:
+    """Whether what ends a block on this host lets the others go on, so that nothing may be waited for with them."""
+    return _Processes.count > 1 and error is not None and not issubclass(error, Preempted)
+
+
+def all_well(well: bool) -> bool:
+    """Whether it is true on every host; all must ask."""
+    if _Processes.count == 1:
+        return well
+    _Processes.messages += 1
+    key = f"pit_jax/well/{_Processes.messages}"
+    _client().key_value_set(f"{key}/{_Processes.index}", "yes" if well else "no")
+    barrier("said")
+    said = [value for _, value in _client().key_value_dir_get(key)]
+    barrier("heard")
+    if is_main():
+        _client().key_value_delete(key)
+    return said == ["yes"] * _Processes.count
 
 
 def fail(code: int, message: str) -> None:

@@ -58,10 +58,22 @@ def _note(number: int, frame: FrameType | None) -> None:
 
 
 def _poll() -> None:
-    """Turn an event of this machine into the signal that a scheduler would send."""
-    while not any(map(_announced, EVENTS)):
+    """Take an event of this machine as a notice, once it is announced.
+
+    One that this run was started under is none: it stays announced until it happens, and a run that it ended would
+    start and end in circles. It is left to the signal that comes with it.
+    """
+    known = {event for event in EVENTS if _announced(event)}
+    while True:
         time.sleep(POLL)
-    os.kill(os.getpid(), signal.SIGTERM)
+        announced = {event for event in EVENTS if _announced(event)}
+        if announced - known:
+            break
+        known &= announced
+    if hosts.count() == 1:
+        _Notice.came = True  # no signal: the machine's own, seconds later, would be the second one
+    else:
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _announced(event: str) -> bool:

@@ -33,12 +33,15 @@ SFT = StageId("sft", "policy")
 
 def run(context: Context) -> None:
     config, models = context.config.dpo, Models(context)
-    anchor = models.load(SFT)
+    # Read for each: a model that is kept here would lie beside the one that is trained.
+    rows, heldout = (
+        with_anchor(context, models.load(SFT), context.data.rows(fold, "reward")) for fold in ("rm", "heldout")
+    )
     task = Task(
         loss=make_loss(context.language_model, config),
         make_batch=DpoBatch,
-        rows=with_anchor(context, anchor, context.data.rows("rm", "reward")),
-        heldout=with_anchor(context, anchor, context.data.rows("heldout", "reward")),
+        rows=rows,
+        heldout=heldout,
         optimizer=config.optimizer,
         steps=config.steps,
         batch_size=config.batch_size,
@@ -46,7 +49,7 @@ def run(context: Context) -> None:
         seed=context.config.seed,
         score=by("accuracy"),
     )
-    fit(context, task, models, lambda: anchor)
+    fit(context, task, models, lambda: models.load(SFT))
 
 
 def make_loss(model: LanguageModel, config: DpoConfig) -> Loss:

@@ -99,11 +99,13 @@ def train(context: Context, roles: Roles) -> tuple[tuple[int, str] | None, list[
         profile=asked_rounds(context.config.profile),
     )
     roles, performance = roles.begun(), session.performance
+    del extras  # of which a moving anchor is in the state
     trainer, cost = make_trainer(context, roles), make_cost(context)
     with session:
         screen.begin(session.start)
         watch.resume(session.state.extras["watched"])
-        chunks, key = list(heldout_prompts(context, trainer)), context.key("heldout", role)
+        with offload.during_rollout(session):
+            chunks, key = list(heldout_prompts(context, trainer)), context.key("heldout", role)
         for done in session.rounds():
             gap, weights = None, trainer.to_decode(session.state)
             if done % config.evaluate_every == 0 or done == rounds or watch.urgent:
@@ -160,7 +162,7 @@ def learn(
                 f"the first minibatch has ratio {ratio}, not 1: sampler and trainer disagree on log-probs"
             )
         spent = trainer.config.stop_kl > 0 and metrics[STEP].value > trainer.config.stop_kl
-        if spent or watch.ends_round(session.totals[STEP].value):
+        if spent or watch.ends_round(session.totals[STEP]):
             break
     return number
 

@@ -204,9 +204,12 @@ class Watch:
         self.arrays = stepped(self.arrays, metrics[STEP].value)
         return self.arrays
 
-    def ends_round(self, step: float) -> bool:
-        """True where a round's updates so far are over the limit and that ends the stage: more do more harm."""
-        return self._limits.action == "stop" and step > self._limits.max_step_kl
+    def ends_round(self, step: Mean) -> bool:
+        """True where a round's updates so far are over the limit and that ends the stage: more do more harm.
+
+        Only where they may end it is `step` waited for.
+        """
+        return self._limits.action == "stop" and step.value > self._limits.max_step_kl
 
     @property
     def urgent(self) -> bool:

@@ -105,12 +105,16 @@ class Trainer:
         return experience, metrics | (_of_providers(experience.scores_B, names=names) if improver else {})
 
     def anchor(self, state: TrainState, progress: Place) -> Params | None:
-        """A moving anchor's trainable part in this phase, which follows when a phase begins; None for the SFT model."""
+        """A moving anchor's trainable part in this phase, which follows when a phase begins; None for the SFT model.
+
+        Until a phase begins it is the state's own, there until the next update, which donates the state.
+        """
         if "anchor" not in state.extras:
             return None
-        moved = progress.phase > Place.read(state.extras["curriculum"]).phase
-        source = state.params["policy"] if moved else state.extras["anchor"]["policy"]
-        return jax.tree.map(jnp.copy, source)  # the step donates the state
+        if _begins(progress, state):
+            return jax.tree.map(jnp.copy, state.params["policy"])
+        kept: Params = state.extras["anchor"]["policy"]
+        return kept
 
     def minibatches(self, experience: Experience, round: int) -> Iterator[Experience]:
         """The rollouts of a round in `minibatches` pieces, reshuffled in every epoch."""
@@ -135,11 +139,16 @@ class Trainer:
             controller = AdaptiveKL(target=config.kl_target, horizon=config.kl_horizon)
             kl = jnp.float32(metrics["objective/kl"].value)
             extras["kl_coef"] = controller.update(extras["kl_coef"], kl, config.batch_size)
+        if "anchor" in extras and _begins(progress, state):
+            extras["anchor"] = {"policy": anchor}
         success = float(metrics["objective/success"].value)
         extras["curriculum"] = dataclasses.replace(progress, success=success).arrays()
-        if "anchor" in extras:
-            extras["anchor"] = {"policy": anchor}
         return extras, logged
+
+
+def _begins(progress: Place, state: TrainState) -> bool:
+    """Whether the round of `progress` is the first of its phase."""
+    return progress.phase > Place.read(state.extras["curriculum"]).phase
 
 
 @jax.jit

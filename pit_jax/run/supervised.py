@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from pit_jax.config import OptimizerConfig
@@ -25,7 +26,7 @@ from pit_jax.run.stage import Stage
 from pit_jax.training.optimizer import make_optimizer
 from pit_jax.training.session import Session
 from pit_jax.training.state import Partition, plan_state
-from pit_jax.training.step import Loss, compile_step, make_train_step
+from pit_jax.training.step import Loss, compile_step, make_train_step, split
 from pit_jax.training.trace import asked_rounds
 
 LOG_EVERY = 20  # updates a row of metrics
@@ -146,10 +147,22 @@ def with_head(context: Context, models: Models, name: str) -> Params:
 
 
 def heldout_metrics(context: Context, task: Task) -> Callable[[Params], dict[str, float]]:
-    """params -> metrics over all whole held-out batches; the last, smaller part of more than one is left out."""
-    evaluate_batch = jax.jit(lambda params, batch: task.loss(params, batch, jax.random.key(0))[1])
+    """params -> metrics over all whole held-out batches; the last, smaller part of more than one is left out.
+
+    A batch is read in as many pieces as one of an update, where it divides: what fits there fits here.
+    """
+    shards = row_shards(context.mesh)
+
+    @jax.jit
+    def evaluate_batch(params: Params, batch: Any) -> dict[str, Mean]:
+        size = len(jax.tree.leaves(batch)[0])
+        pieces = split(batch, 1 if size % (task.accumulate * shards) else task.accumulate)
+        means = jax.lax.map(lambda piece: task.loss(params, piece, jax.random.key(0))[1], pieces)
+        totals: dict[str, Mean] = jax.tree.map(lambda x: jnp.sum(x, axis=0), means)
+        return totals
+
     rows = as_rows(task.heldout)
-    batches = whole_batches(rows, task.batch_size, shards=row_shards(context.mesh))
+    batches = whole_batches(rows, task.batch_size, shards=shards)
 
     def evaluate(params: Params) -> dict[str, float]:
         total: dict[str, Mean] = {}

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import logging
 import math
+import re
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
@@ -14,11 +15,17 @@ import orbax.checkpoint as ocp
 
 from pit_jax.errors import UserError
 from pit_jax.files import check_writable
-from pit_jax.parallel.hosts import barrier, is_main
+from pit_jax.parallel.hosts import all_well, barrier, ends_alone, is_main
 from pit_jax.paths import is_remote, resolved, to_path
 from pit_jax.training.fingerprint import inspect, leaf_specs, leaf_sums
 from pit_jax.training.state import TrainState
 
+# Of errors that say nothing about a checkpoint: storage, network or memory that fails for a while.
+PASSING = re.compile(
+    r"RESOURCE_EXHAUSTED|UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED|PERMISSION_DENIED|UNAUTHENTICATED|Permission"
+    r"|[Cc]onnection|[Tt]ime.?out|[Tt]imed out|MemoryError|[Ss]tale file handle|Input/output error"
+    r"|\b(?:HTTP|status)\D{0,20}(?:401|403|408|429|5\d\d)\b|Too many open files"
+)
 _META = ocp.args.Composite(meta=ocp.args.JsonRestore())
 
 
@@ -123,8 +130,9 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if not ends_alone(kind):  # else `close` would wait for hosts that wait for this one
+            self.close()
 
     def best_round(self) -> int | None:
         """The round with the highest score (the newest of equals); None when no checkpoint has one."""
@@ -177,7 +185,7 @@ class Checkpoints:
             except MismatchError:
                 raise
             except Exception as error:  # storage errors come in many types; each is reported here or raised below
-                failures[round] = _first_line(error)
+                failures[round] = self._damage(round, error)
                 continue
             for bad, reason in failures.items():
                 self._say(
@@ -192,6 +200,23 @@ class Checkpoints:
         )
 
     def _read(self, round: int, abstract: Any) -> Any:
+        """The tree of a checkpoint, verified. What one host cannot read is an error on all of them."""
+        failure, meta, tree = None, None, None
+        try:
+            meta, tree = self._restored(round, abstract)
+        except MismatchError:  # of what all hosts ask for
+            raise
+        except Exception as error:
+            failure = error
+        if not all_well(failure is None):  # before the checksums, for which the hosts wait for each other
+            raise failure or UserError("another host cannot read it")
+        assert meta is not None
+        garbled = [name for name, total in leaf_sums(tree).items() if total != meta["leaves"][name]["sum"]]
+        if garbled:
+            raise UserError(f"checksums do not fit: {garbled[:5]}")
+        return tree
+
+    def _restored(self, round: int, abstract: Any) -> tuple[dict[str, Any], Any]:
         meta = self._manager.restore(round, args=_META)["meta"]
         partial = not isinstance(abstract, TrainState)
         _require_match(meta["leaves"], leaf_specs(abstract), partial, f"checkpoint of round {round} in {self._folder}")
@@ -200,11 +225,16 @@ class Checkpoints:
             restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
             partial_restore=partial,
         )
-        tree = self._manager.restore(round, args=ocp.args.Composite(state=args))["state"]
-        garbled = [name for name, total in leaf_sums(tree).items() if total != meta["leaves"][name]["sum"]]
-        if garbled:
-            raise UserError(f"checksums do not fit: {garbled[:5]}")
-        return tree
+        return meta, self._manager.restore(round, args=ocp.args.Composite(state=args))["state"]
+
+    def _damage(self, round: int, error: Exception) -> str:
+        """What an error says about a checkpoint. UserError where it says something about the moment instead."""
+        if PASSING.search(f"{type(error).__name__}: {error}"):
+            raise UserError(
+                f"checkpoint of round {round} in {self._folder} cannot be read at the moment ({_first_line(error)}); "
+                "nothing was changed: run the same command again"
+            ) from error
+        return _first_line(error)
 
     def _meta(self, round: int) -> dict[str, Any] | None:
         """Score and leaves of a checkpoint; None, said once, when they cannot be read."""
@@ -212,10 +242,9 @@ class Checkpoints:
             try:
                 self._notes[round] = self._manager.restore(round, args=_META)["meta"]
             except Exception as error:
+                damage = self._damage(round, error)
                 self._notes[round] = None
-                self._say(
-                    f"checkpoint of round {round} in {self._folder} is corrupt ({_first_line(error)}); not counted"
-                )
+                self._say(f"checkpoint of round {round} in {self._folder} is corrupt ({damage}); not counted")
         return self._notes[round]
 
     def _set_aside(self, rounds: dict[int, str]) -> None:

@@ -70,8 +70,11 @@ class Session:
                 self.settle()
                 self._log.performance(self._finished, self.performance.take())
                 self._log.close()
+        except BaseException as failure:
+            kind = type(failure)
+            raise
         finally:
-            self._checkpoints.close()
+            self._checkpoints.__exit__(kind)
 
     def rounds(self) -> Iterator[int]:
         """The number of finished rounds, from that of the state to the last: train one more while it is less."""

@@ -113,6 +113,69 @@ def test_two_processes_write_once_share_arrays_and_end_together(tmp_path: Path) 
     assert (tmp_path / "made.json").read_text() == "0\n"
 
 
+LATE = """
+import sys
+from pit_jax.config import HostsConfig
+from pit_jax.parallel import hosts
+
+config = HostsConfig(coordinator=f"127.0.0.1:{sys.argv[1]}", count=2, index=int(sys.argv[2]), start_timeout=3)
+hosts.start(config, simulated=False)
+"""
+
+
+@pytest.mark.parametrize("index", ["0", "1"])
+def test_hosts_that_do_not_come_are_waited_for_as_long_as_asked(index: str) -> None:
+    argv = [sys.executable, "-c", LATE, str(free_port()), index]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
+    assert done.returncode == os.EX_TEMPFAIL, done.stderr
+    assert "the hosts of the run did not come together within 3 s; start the same command on every host" in done.stderr
+
+
+APART = """
+import sys
+from pathlib import Path
+import jax, jax.numpy as jnp, numpy as np, optax
+from jax.sharding import PartitionSpec as P, NamedSharding
+from pit_jax.config import HostsConfig
+from pit_jax.parallel import hosts
+from pit_jax.parallel.mesh import mesh_of
+from pit_jax.parallel.sharding import put, replicated
+from pit_jax.training.session import Session
+from pit_jax.training.state import plan_state
+
+port, index, folder = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
+hosts.start(HostsConfig(coordinator=f"127.0.0.1:{port}", count=2, index=index, start_timeout=60), simulated=False)
+mesh = mesh_of(2, 1, 1)
+w_N = put(np.zeros(4, np.float32), NamedSharding(mesh, P("data")))
+plan = plan_state({"w": w_N}, optax.sgd(0.1), replicated(mesh), seed=0, extras={})
+session = Session(folder, plan.abstract, lambda: plan.begin({"w": w_N}, {}), rounds=9, keep=1, log_every=1,
+                  show=lambda row: None, say=print)
+mean = jax.jit(lambda w_N: jnp.mean(w_N), out_shardings=replicated(mesh))
+try:
+    with session:
+        for done in session.rounds():
+            if done in (1, 2):
+                session.evaluated(done, {"loss": 0.0}, score=1.0)
+            if done == 3 and index == 1:
+                raise RuntimeError("the disk of this host is full")
+            assert float(mean(session.state.params["w"])) == 0.0  # for which the hosts wait for each other
+except RuntimeError as error:
+    hosts.fail(1, str(error))
+"""
+
+
+def test_an_error_of_one_host_ends_both_behind_saved_rounds(tmp_path: Path) -> None:
+    """Leaving, the one must not wait for the other, which waits for it in the next round."""
+    port = free_port()
+    argv = [sys.executable, "-c", APART, str(port)]
+    asked: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    asked["env"] = {**os.environ, "XLA_FLAGS": ""}  # one device each
+    running = [subprocess.Popen([*argv, str(index), str(tmp_path)], **asked) for index in range(2)]
+    said = [process.communicate(timeout=120)[1] for process in running]
+    assert [process.returncode for process in running] == [1, 1], said
+    assert "host 1: the disk of this host is full" in said[0]
+
+
 def test_a_run_of_one_process_is_main_and_waits_for_nobody() -> None:
     hosts.start(HostsConfig(), simulated=False)
     assert hosts.is_main() and hosts.count() == 1
@@ -174,6 +237,13 @@ def test_workers_of_a_tpu_are_those_that_it_lists(
     monkeypatch.delenv("TPU_SKIP_MDS_QUERY", raising=False)
     monkeypatch.setenv("GCE_METADATA_IP", metadata({"attributes/worker-network-endpoints": "u:w0:1.1,u:w1:1.2,u:w2:1"}))
     assert hosts.tpu_workers() == 6
+    monkeypatch.delenv("MEGASCALE_NUM_SLICES")
+    env = "ACCELERATOR_TYPE: 'v5litepod-8'\nMEGASCALE_NUM_SLICES: '2'\n"
+    one = {"attributes/worker-network-endpoints": "u:w0:1.1"}
+    monkeypatch.setenv("GCE_METADATA_IP", metadata({**one, "attributes/tpu-env": env}))
+    assert hosts.tpu_workers() == 2, "two slices of one worker each"
+    monkeypatch.setenv("GCE_METADATA_IP", metadata(one))
+    assert hosts.tpu_workers() == 1
 
 
 @pytest.fixture

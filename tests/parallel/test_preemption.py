@@ -33,18 +33,40 @@ def test_sigterm_is_a_notice_and_a_second_one_the_end() -> None:
         preemption.check("round 3 is saved")
 
 
-@pytest.mark.parametrize(
-    "answers",
-    [{"maintenance-event": "TERMINATE_ON_HOST_MAINTENANCE"}, {"maintenance-event": "NONE", "preempted": "TRUE"}],
-)
+@pytest.mark.parametrize("event", preemption.EVENTS)
 def test_events_of_the_machine_are_notices(
-    answers: dict[str, str], metadata: Callable[[dict[str, str]], str], monkeypatch: pytest.MonkeyPatch
+    event: str, metadata: Callable[[dict[str, str]], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    quiet = {"maintenance-event": "MIGRATE_ON_HOST_MAINTENANCE", "preempted": "FALSE"}
-    monkeypatch.setenv("GCE_METADATA_IP", metadata(quiet))
-    assert not any(map(preemption._announced, preemption.EVENTS))
-    monkeypatch.setenv("GCE_METADATA_IP", metadata(answers))
+    """Behind it the machine's own SIGTERM, which comes within seconds, still ends nothing."""
+    said = {"maintenance-event": "MIGRATE_ON_HOST_MAINTENANCE", "preempted": "FALSE"}
+    monkeypatch.setenv("GCE_METADATA_IP", metadata(said))
+    monkeypatch.setattr(preemption, "POLL", 0.05)
     preemption.heed()
+    time.sleep(0.5)
+    assert not preemption.noticed()
+    said[event] = "TERMINATE_ON_HOST_MAINTENANCE" if event == "maintenance-event" else "TRUE"
+    wait_for_notice()
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(0.1)
+
+
+def test_an_event_that_a_run_was_started_under_is_none_until_it_comes_anew(
+    metadata: Callable[[dict[str, str]], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a run that it has ended would start, and end, until it happens."""
+    said = {"maintenance-event": "TERMINATE_ON_HOST_MAINTENANCE"}
+    monkeypatch.setenv("GCE_METADATA_IP", metadata(said))
+    monkeypatch.setattr(preemption, "POLL", 0.05)
+    preemption.heed()
+    time.sleep(0.5)
+    assert not preemption.noticed()
+    said["maintenance-event"] = "NONE"
+    time.sleep(0.5)
+    said["maintenance-event"] = "TERMINATE_ON_HOST_MAINTENANCE"
+    wait_for_notice()
+
+
+def wait_for_notice() -> None:
     deadline = time.monotonic() + 10
     while not preemption.noticed():
         assert time.monotonic() < deadline

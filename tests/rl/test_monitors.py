@@ -247,9 +247,9 @@ def test_a_step_that_goes_too_far_is_urgent_until_it_has_been_said(action: str) 
     found.look(unwatched(4, second_gap=False), 0, metrics_of(series(kl=[0.0])[0]))
     mean = {name: {STEP: Mean(jnp.float32(step), jnp.float32(1))} for name, step in (("near", 0.002), ("far", 0.02))}
     found.stepped(mean["near"])
-    assert not found.urgent and not found.ends_round(0.002)
+    assert not found.urgent and not found.ends_round(mean["near"][STEP])
     state = found.stepped(mean["far"])
-    assert found.urgent and found.ends_round(0.02) == (action == "stop")
+    assert found.urgent and found.ends_round(mean["far"][STEP]) == (action == "stop")
     found.look({name: jnp.asarray(array) for name, array in state.items()}, 2, metrics_of(series(kl=[0.0])[0]))
     assert [(monitor.name, monitor.round) for monitor in found.over] == [("step", 2)] and not found.urgent
     assert found.over[0].figure == pytest.approx(0.02)
