@@ -175,6 +175,24 @@ def test_heldout_metrics_are_those_of_all_whole_batches(small: Any, world: World
         assert found == {name: pytest.approx(mean.value, rel=1e-5) for name, mean in expected.items()}
 
 
+def test_heldout_rows_are_read_in_the_pieces_of_an_update(small: Any, world: World) -> None:
+    """What accumulation makes fit, fits here too; 10 rows, which do not divide by 4, are read at once."""
+    context, seen = small(), list[int]()
+
+    def noting_loss(params: Any, batch: SftBatch, key: jax.Array) -> tuple[jax.Array, dict[str, Mean]]:
+        seen.append(batch.tokens_BL.shape[0])
+        return bag_loss(params, batch, key)
+
+    params = world.draw(world.language, 0)
+    for size, piece in ((8, 2), (10, 10)):
+        whole, pieces = (task_of(context, loss=noting_loss, batch_size=size, accumulate=parts) for parts in (1, 4))
+        with jax.set_mesh(context.mesh):
+            expected, found = (heldout_metrics(context, task)(params) for task in (whole, pieces))
+        assert found == {name: pytest.approx(value, rel=1e-6) for name, value in expected.items()}
+        assert set(seen) == {size, piece}
+        seen.clear()
+
+
 def test_each_width_is_traced_once_and_no_batch_is_wider_than_it_needs(small: Any) -> None:
     """Rows of two widths: update and held-out loss see each of them, and are traced for nothing else."""
     context, traced = small(), list[int]()

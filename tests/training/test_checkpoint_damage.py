@@ -81,6 +81,34 @@ def test_a_corrupt_newest_falls_back_and_says_so(
     toy.assert_same_bits(found[1], toy.shifted(state, 3))
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("RESOURCE_EXHAUSTED: Out of memory allocating 17179869184 bytes"),
+        ValueError("UNAVAILABLE: Error reading gs://b/3: HTTP response code: 503"),
+        OSError(116, "Stale file handle"),
+        ConnectionResetError(104, "Connection reset by peer"),
+    ],
+)
+def test_a_read_that_fails_for_a_while_is_no_damage(
+    toy: ModuleType, trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """The newest checkpoint is neither given up nor set aside, and nobody is told to start anew."""
+    state, sharding = trained
+    toy.saved(tmp_path, state, 3)
+
+    def unavailable(*_: Any, **__: Any) -> None:
+        raise error
+
+    with Checkpoints(tmp_path, keep=3) as checkpoints, monkeypatch.context() as patched:
+        patched.setattr(checkpoints._manager, "restore", unavailable)
+        with pytest.raises(UserError, match="round 3 .* cannot be read at the moment .* run the same command again"):
+            checkpoints.restore_latest(abstract_state(state, sharding))
+        with pytest.raises(UserError, match="cannot be read at the moment"):
+            checkpoints.best_round()
+    assert {"1", "2", "3"} <= {path.name for path in tmp_path.iterdir()} and not list(tmp_path.glob("corrupt*"))
+
+
 def test_arrays_that_read_well_but_differ_are_noticed(toy: ModuleType, trained: Any, tmp_path: Path) -> None:
     """Damage that the storage format lets through: here the noted checksum is the one that was changed."""
     state, sharding = trained
