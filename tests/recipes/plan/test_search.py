@@ -46,6 +46,7 @@ def test_a_program_that_does_not_fit_has_its_knob_turned(program: MakeProgram) -
     search = Search(make, tries=9, say=lambda text: None)
     search.run(config, topology_of("v5e-1"))
     assert [plan.fits for plan in search.plans] == 4 * [False] + [True]
+    assert {"--rl.offload=none", "--sft.accumulate=1", "--transformer.remat=none"} <= set(search.plans[0].flags)
     assert {"--sft.accumulate=4", "--transformer.remat=full", "--mesh.data=1"} <= set(search.plans[-1].flags)
 
 
