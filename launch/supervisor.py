@@ -1,5 +1,6 @@
 """A run from the first request to its end: started detached on every worker, followed, started again where it must."""
 
+import hashlib
 import shlex
 import time
 from collections.abc import Sequence
@@ -74,6 +75,29 @@ def check(job: Job) -> None:
         )
 
 
+def given(job: Job) -> list[str]:
+    """What a worker that runs this job says behind `running`: the commit and the digest of the flags."""
+    words = "".join(f"{flag}\0" for flag in job.flags)
+    return [shipping.head()[:12], hashlib.sha256(words.encode()).hexdigest()[:12]]
+
+
+def check_same(job: Job, word: str) -> None:
+    """UserError where a worker runs something else than this job."""
+    found, asked = word.split()[1:], given(job)
+    if found and found != asked:
+        differs = f"commit {found[0]}" if found[0] != asked[0] else "other flags"
+        raise UserError(
+            f"asked for a run of commit {asked[0]}, found one of {differs} going on there; give its own command, from "
+            f"its own commit, to follow it, or end it: python launch/tpu_vm.py ssh {job.machine.name} "
+            f"--zone={job.machine.zone} --node=all --worker=all -- {WORKER} stop"
+        )
+
+
+def runs(word: str) -> bool:
+    """Whether a worker's state is that of a run that has not ended."""
+    return word.split()[0] == "running"
+
+
 def start_command(job: Job) -> str:
     return f"{WORKER} start {shlex.join(job.flags)}"
 
@@ -102,7 +126,8 @@ def run(job: Job) -> int:
     Machines that are lost are asked for again, all of them, and the run goes on from its workdir.
 
     Raises:
-        UserError: Google refuses, workers cannot be reached, or the workdir was lost with the machines.
+        UserError: Google refuses, workers cannot be reached or run something else, or the workdir was lost with the
+            machines.
     """
     left = job.restarts
     while True:
@@ -128,13 +153,16 @@ def run(job: Job) -> int:
 
 
 def _on_machines(job: Job) -> int:
-    """Start the run, unless it is running there already, and follow it. Raises Lost."""
+    """Start the run, unless it is running there already, and follow it. Raises Lost; UserError for another run."""
     machine = job.machine
     states = _everyone(job, fleet.STATE, installed=True)
-    if all(word == "running" for word in states.values()):
+    running = [word for word in states.values() if runs(word)]
+    for word in running:
+        check_same(job, word)
+    if len(running) == len(states):
         say("the run is going on there: following it")
     else:
-        if any(word == "running" for word in states.values()):
+        if running:
             say("some workers run and some do not: all are stopped and started together")
             _stop(job)
         _ship(job)
@@ -186,14 +214,14 @@ def _follow(job: Job) -> int:
     while True:
         states = _everyone(job, fleet.STATE)
         shown = _show(job, shown)
-        running = [host for host, word in states.items() if word == "running"]
+        running = [host for host, word in states.items() if runs(word)]
         if not running:
             return _verdict(job, states)
         if len(running) < len(states):
             ending += 1
             if ending >= job.patience:
                 say(f"{len(running)} workers do not end though others have: stopping them")
-                return _verdict(job, {host: word for host, word in states.items() if word != "running"})
+                return _verdict(job, {host: word for host, word in states.items() if not runs(word)})
         time.sleep(job.poll)
 
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # One worker's part of a run. launch/tpu_vm.py copies it to ~/pit of every worker and calls it there over ssh:
-#   state           one line, "pit-state HOST WORD": installing, failed, ready, running, "exit CODE SECONDS" or gone
+#   state           one line, "pit-state HOST WORD": installing, failed, ready, "running COMMIT FLAGS" (its first digits
+#                   and those of a digest), "exit CODE SECONDS" or gone
 #   unpack          code.tar.gz takes the place of code/, and the environment becomes the one that it asks for
 #   start FLAGS     launch/tpu_run.py with these flags, detached: it goes on when the ssh connection ends
 #   log FROM        "pit-size BYTES", then the log from that byte on; its last bytes for a negative number
@@ -22,7 +23,7 @@ alive() {
 
 state() {
     if alive; then
-        word=running
+        word="running $(cat run/given 2>/dev/null)"
     elif [ -f run/code ]; then
         word="exit $(<run/code)"
     elif [ -f run/pid ]; then
@@ -84,6 +85,7 @@ start)
     # Left by a process that was killed, it makes the next one believe that the chips are taken.
     rm -f "$lockfile" 2>/dev/null || sudo -n rm -f "$lockfile"
     echo "$boot" >run/boot
+    echo "$(cut -c -12 code/pit_jax/run/commit.txt) $(printf '%s\0' "$@" | sha256sum | cut -c -12)" >run/given
     setsid nohup bash "$self" supervise "$@" >run/log 2>&1 </dev/null &
     echo $! >run/pid
     echo "pit-state $host started"
@@ -109,7 +111,7 @@ stop)
     echo "pit-state $host stopped"
     ;;
 *)
-    sed -n '2,9p' "$self" >&2
+    sed -n '2,10p' "$self" >&2
     exit 2
     ;;
 esac

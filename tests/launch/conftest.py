@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,14 @@ class Cloud:
         """One line for each time that the run was started on a worker: commit, secret, flags."""
         path = self.folder / f"ran-{host}"
         return path.read_text().splitlines() if path.exists() else []
+
+    def under_way(self, *hosts: str) -> None:
+        """Wait until the run has begun on each of the workers."""
+        for _ in range(1000):
+            if all(self.ran(host) for host in hosts):
+                return
+            time.sleep(0.02)
+        raise AssertionError("no run has begun")
 
     @property
     def calls(self) -> list[list[str]]:

@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -204,7 +205,12 @@ def test_whoever_comes_back_follows_the_run_that_is_there(cloud: Cloud, monkeypa
     pids = [int((cloud.folder / "workers" / host / "pit" / "run" / "pid").read_text()) for host in HOSTS[:1]]
     assert all(os.getsid(pid) == pid for pid in pids), "in sessions of their own, which no closed terminal ends"
     for pid in pids:
-        sleeping = subprocess.run(["pgrep", "-g", str(pid), "sleep"], capture_output=True, text=True).stdout.split()
+        sleeping: list[str] = []
+        for _ in range(500):
+            found = subprocess.run(["pgrep", "-g", str(pid), "-x", "sleep"], capture_output=True, text=True)
+            if sleeping := found.stdout.split():
+                break
+            time.sleep(0.02)
         os.kill(int(sleeping[0]), 15)
     for host in HOSTS[:1]:
         cloud.exits(host, 0)

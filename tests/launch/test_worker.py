@@ -1,5 +1,6 @@
 """launch/tpu_worker.sh on one machine: what a worker says of its run, whatever became of it."""
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -76,8 +77,9 @@ def test_notices_are_followed_so_often_and_no_more(ask: Ask, tmp_path: Path) -> 
 
 def test_a_run_is_started_once_and_stopped_whole(ask: Ask, tmp_path: Path) -> None:
     (tmp_path / "exits" / "w-0").write_text("hang\n")
-    ask("start")
-    assert ask("state") == ask("start") == "pit-state w-0 running\n"
+    ask("start", "--a=b c", "--d=é")
+    flags = hashlib.sha256(b"--a=b c\0--d=\xc3\xa9\0").hexdigest()[:12]
+    assert ask("state") == ask("start", "--other") == f"pit-state w-0 running abc {flags}\n"
     group = int((tmp_path / "pit" / "run" / "pid").read_text())
     ask("stop")
     with pytest.raises(ProcessLookupError):
