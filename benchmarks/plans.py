@@ -50,7 +50,8 @@ compiled ahead of time for the machine by its own compiler (libtpu), with the ro
 - The compiler was given the least effort (`--plan.effort=least`). A run takes up to a third more memory for updates and
   scoring; three cells were compiled both ways (`docs/experiments.md`).
 - **tokens/s a chip** and **hours** are a roofline, the longest of arithmetic, memory and links at their full speed: a
-  run cannot be faster, and is slower. Compiling, saving and evaluations of supervised stages are not counted.
+  run cannot be faster, and is slower. Every row counts at its widest width, which is too much with `data.buckets`;
+  compiling, saving and evaluations of supervised stages are not counted.
 - **price** is hours x chips x the price of a chip-hour, as the command was given it (not a price list): {prices}.
 - A cell that is not here was not compiled yet.
 
