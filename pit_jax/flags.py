@@ -16,6 +16,7 @@ from pit_jax.shipped import load_config
 
 SWITCH = ("true", "false")
 DEFAULT_CONFIG = "tiny"
+SEEDS = 2**32  # as many as jax.random.key tells apart
 DESCRIPTION = """Train a language model to improve answers, from preference pairs alone (PIT).
 
 Stages (--stage), in order:
@@ -71,6 +72,8 @@ def parse(argv: Sequence[str]) -> Config:
         _check_seeds(config.seeds)
         if any(word.partition("=")[0] == "--seed" for word in rest):
             raise UserError(f"--seed={config.seed} beside the seeds {_listed(config.seeds)}: drop one of the two flags")
+    if not 0 <= config.seed < SEEDS:
+        raise UserError(f"--seed={config.seed} is no seed; pass a whole number from 0 to {SEEDS - 1}")
     if config.base:
         from pit_jax.run.base import with_base
 
@@ -116,8 +119,8 @@ def _check_seeds(seeds: tuple[int, ...]) -> None:
         raise UserError(f"--seeds: asked for two or more, found {_listed(seeds) or 'none'}; write --seeds=0,1,2")
     if twice := [seed for seed in seeds if seeds.count(seed) > 1]:
         raise UserError(f"--seeds={_listed(seeds)}: {twice[0]} is there twice; name every seed once")
-    if beyond := [seed for seed in seeds if not 0 <= seed < 2**32]:
-        raise UserError(f"--seeds={_listed(seeds)}: {beyond[0]} is no seed; pass whole numbers from 0 to {2**32 - 1}")
+    if beyond := [seed for seed in seeds if not 0 <= seed < SEEDS]:
+        raise UserError(f"--seeds={_listed(seeds)}: {beyond[0]} is no seed; pass whole numbers from 0 to {SEEDS - 1}")
 
 
 def _listed(seeds: Sequence[int]) -> str:

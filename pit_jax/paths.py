@@ -24,7 +24,7 @@ os.environ.setdefault("EPATH_USE_TF", "false")  # else epath imports TensorFlow 
 
 
 def to_path(text: str | os.PathLike[str]) -> Path:
-    """A path on a disk, or in an object store.
+    """A path on a disk, or in an object store; a leading ~ is the home folder, which shells leave behind `=`.
 
     Raises:
         UserError: another scheme than gs://, one slash where two belong, no bucket, a store that cannot be reached, or
@@ -33,7 +33,7 @@ def to_path(text: str | os.PathLike[str]) -> Path:
     name = os.fspath(text)
     scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/", name)
     if scheme is None:
-        return Path(name)
+        return Path(os.path.expanduser(name))
     bucket = re.match(r"gs://([^/]+)", name)
     if bucket is None:
         raise UserError(

@@ -78,6 +78,8 @@ def test_every_knob_is_a_flag() -> None:
         (["--seeds=0,1,0"], "--seeds=0,1,0: 0 is there twice"),
         (["--seeds", "-1", "2"], "--seeds=-1,2: -1 is no seed; pass whole numbers from 0 to 4294967295"),
         (["--seeds=0,4294967296"], "4294967296 is no seed"),
+        (["--seed=-1"], "--seed=-1 is no seed; pass a whole number from 0 to 4294967295"),
+        (["--seed=4294967296"], "--seed=4294967296 is no seed"),
         (["--seeds=0,1", "--seed=3"], "--seed=3 beside the seeds 0,1: drop one of the two flags"),
         (["--seed", "0", "--seeds", "0", "1"], "--seed=0 beside the seeds 0,1"),
         (["--config"], "--config: asked for a path, found nothing"),

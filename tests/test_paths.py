@@ -43,6 +43,13 @@ def test_a_path_on_a_disk_is_left_alone(tmp_path: Path) -> None:
     assert local(tmp_path / "none") == tmp_path / "none"
 
 
+def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shell leaves it alone behind `--workdir=`; inside of a name it is a letter."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert to_path("~/runs/a") == tmp_path / "runs" / "a" and to_path("~") == tmp_path
+    assert to_path("runs/~a") == Path("runs/~a")
+
+
 def test_without_its_package_gs_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     monkeypatch.setattr(paths, "_store", paths._store.__wrapped__)

@@ -26,7 +26,9 @@ class Unusable(Exception):
 
 
 def pairs(row: Row) -> Triple:
-    """TRL's columns: `prompt` (or none: what the answers share), `chosen`, `rejected`, and maybe a number `margin`.
+    """TRL's columns: `prompt`, `chosen`, `rejected`, and maybe a number `margin`.
+
+    In rows without the column, the prompt is what the answers share; one that is null is missing.
 
     Each text is a string or a list of {role, content}. A list may hold the whole dialogue; its last message is the
     answer. Prompts of messages become a transcript. Other columns are ignored.
@@ -34,7 +36,7 @@ def pairs(row: Row) -> Triple:
     strings = isinstance(row.get("chosen"), str) and isinstance(row.get("rejected"), str)
     _need(row, "chosen", "rejected")
     margin = _margin(row.get("margin"))
-    if row.get("prompt") is None and strings:
+    if "prompt" not in row and strings:
         prompt, chosen, rejected = _shared_prompt(_text(row, "chosen"), _text(row, "rejected"))
     else:
         (head, chosen), (other, rejected) = _dialogue(row, "chosen"), _dialogue(row, "rejected")

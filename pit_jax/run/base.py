@@ -65,8 +65,9 @@ def described(folder: Path) -> Mapping[str, Any]:
         from transformers import AutoConfig
 
     try:
-        fields: dict[str, Any] = AutoConfig.from_pretrained(str(found), local_files_only=True).to_dict()
-    except (ValueError, OSError, KeyError, TypeError) as error:
+        read = AutoConfig.from_pretrained(str(found), local_files_only=True, trust_remote_code=False)
+        fields: dict[str, Any] = read.to_dict()
+    except Exception as error:  # transformers checks types with errors of its own
         raise UserError(f"{folder / 'config.json'}: asked for the config of a model, found {error}") from error
     return fields
 

@@ -12,6 +12,8 @@ from pit_jax.masked import Mean
 from pit_jax.parallel.hosts import is_main, whole
 from pit_jax.paths import is_remote, to_path
 
+METRICS = "metrics.jsonl"
+
 
 class MetricsLog:
     """Appends rows {"step", "phase": "train" | "eval" | "performance", "time", name: float, ...} to metrics.jsonl.
@@ -32,7 +34,7 @@ class MetricsLog:
     ):
         if every < 1:
             raise UserError(f"metrics are written every N >= 1 rounds, found {every}")
-        self._path = to_path(folder) / "metrics.jsonl"
+        self._path = to_path(folder) / METRICS
         self._every, self._on_row = every, on_row
         self._pending: list[tuple[int, dict[str, Mean]]] = []  # on the device until the next flush
         rows = [row for row in read_jsonl(self._path) if not _written_again(row, resume_round)]

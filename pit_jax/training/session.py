@@ -17,8 +17,9 @@ from pit_jax.errors import UserError
 from pit_jax.files import Row
 from pit_jax.parallel.preemption import noticed, preempted
 from pit_jax.parallel.sharding import put
+from pit_jax.paths import is_remote
 from pit_jax.training.checkpoint import Checkpoints
-from pit_jax.training.metrics import MetricsLog
+from pit_jax.training.metrics import METRICS, MetricsLog
 from pit_jax.training.performance import Performance
 from pit_jax.training.state import TrainState
 from pit_jax.training.step import Metrics, Step
@@ -44,8 +45,15 @@ class Session:
         """Open the newest checkpoint in `folder`, placed as `abstract` is; without one, begin with `fresh()`.
 
         `keep` checkpoints are kept beside the best, a row of metrics is written every `log_every` rounds and shown,
-        `say` hears what a person should know. The rounds `profile` are traced. Raises UserError as Checkpoints does.
+        `say` hears what a person should know. The rounds `profile` are traced. Raises UserError as Checkpoints does,
+        and where metrics are there and the folder of checkpoints, which is made before them, is not.
         """
+        lost = (folder / METRICS).exists() and not (folder / "checkpoints").exists()
+        if lost and not is_remote(folder):  # a store has no folder before there is something in it
+            raise UserError(
+                f"{folder} has {METRICS} and no checkpoints, without which it cannot go on; put checkpoints/ back, or "
+                f"delete {folder} to train anew"
+            )
         self._checkpoints = Checkpoints(folder / "checkpoints", keep=keep, say=say)
         self._checkpoints.check_space(abstract)
         restored = self._checkpoints.restore_latest(abstract)

@@ -101,6 +101,11 @@ def test_margins(value: Any, expected: float) -> None:
         ({"chosen": "a", "rejected": ANSWER_B}, "missing column prompt", "needed prompt, chosen, rejected"),
         ({}, "missing columns chosen, rejected", "found none; needed chosen, rejected"),
         (PAIR | {"chosen": None}, "missing column chosen", "found prompt, rejected"),
+        (
+            {"prompt": None, "chosen": "as it was", "rejected": "as it is"},
+            "missing column prompt",
+            "found chosen, rejected",
+        ),
         (PAIR | {"prompt": 3}, "prompt must be a string", "found int"),
         (PAIR | {"chosen": 1.5}, "chosen must be a string or a list of {role, content}", "found float"),
         (PAIR | {"chosen": ["a"]}, "every message of chosen needs role and content", "found a"),

@@ -24,7 +24,10 @@ SMALLEST = 32 * 1024  # bytes of the smallest matrix of a layer, in bfloat16: a 
 
 
 def shapes_on(world: World, make_mesh: Any, mesh: tuple[int, int, int], share: int, kv_heads: int) -> Shapes:
-    """Wide enough that a matrix is larger than what a token needs of a layer, and a vocabulary, which divides by nothing, than its logits."""
+    """Wide enough that a matrix is larger than what a token needs of a layer, and a vocabulary than its logits.
+
+    The vocabulary divides by nothing, as that of a published model with the tokens that PIT adds.
+    """
     sizes: dict[str, Any] = {
         "width": 128,
         "layers": 2,

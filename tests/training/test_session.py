@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -78,6 +79,17 @@ def train(session: Session, events: list[Any]) -> TrainState:
                 session.update(counting_step, batch)
             session.end_round(done)
     return session.state
+
+
+def test_metrics_without_checkpoints_are_no_fresh_start(session: Callable[..., Session], tmp_path: Path) -> None:
+    """Whoever moved the folder away must say what is meant; a run killed before its first checkpoint has the folder."""
+    train(session(2), [])
+    for path in (tmp_path / "checkpoints").iterdir():
+        shutil.rmtree(path)
+    assert session(2).start == 0
+    shutil.rmtree(tmp_path / "checkpoints")
+    with pytest.raises(UserError, match=r"metrics\.jsonl and no checkpoints, .* or delete .* to train anew"):
+        session(2)
 
 
 def saved_weights(folder: Path, plan: StatePlan) -> dict[int, float]:

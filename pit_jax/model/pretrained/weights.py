@@ -39,16 +39,17 @@ class Tensor:
 
 
 def tensors_in(folder: Path) -> dict[str, Tensor]:
-    """Every tensor of model.safetensors, or of the files that its index names.
+    """Every tensor of model.safetensors, or without one, as transformers chooses, of the files that its index names.
 
     Raises:
         UserError: neither file, an index that is no index or points outside the folder or at nothing, a file that is
             not safetensors or lacks what the index puts into it.
     """
-    if (folder / INDEX).is_file():
-        placed = _index(folder)
-    elif (folder / SINGLE).is_file():
+    placed: dict[str | None, Path]
+    if (folder / SINGLE).is_file():
         placed = {None: folder / SINGLE}
+    elif (folder / INDEX).is_file():
+        placed = _index(folder)
     else:
         raise UserError(f"{folder}: asked for {SINGLE} or {INDEX}, found neither; export the weights as safetensors")
     tensors: dict[str, Tensor] = {}
@@ -145,10 +146,17 @@ def load(folder: Path, entries: Sequence[Entry], shapes: Any, mesh: Mesh, *, tie
         tied: as for `check_tensors`.
 
     Raises:
-        UserError: as `tensors_in` and `check_tensors`.
+        UserError: as `tensors_in` and `check_tensors`, and for another matrix than the embedding under `tied`.
     """
     tensors = tensors_in(folder)
     check_tensors(tensors, entries, shapes, tied=tied)
+    if tied in tensors:
+        (embedding,) = (entry.theirs for entry in entries if entry.ours == ("embedding",))
+        if not np.array_equal(_array(embedding, tensors[embedding]), _array(tied, tensors[tied])):
+            raise UserError(
+                f"{folder}: the config ties the output to the embedding, and {tied} is another matrix than "
+                f"{embedding}; write tie_word_embeddings=false into config.json to use both, or remove {tied}"
+            )
     shardings = param_sharding(shapes, mesh)
     zeros = jax.jit(lambda: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes), out_shardings=shardings)
     placed, places = named_leaves(zeros()), named_leaves(shardings)

@@ -74,6 +74,14 @@ def test_several_files_and_their_index(params: Any, tmp_path: Path, mesh: Mesh) 
     assert same(weights.load(tmp_path, ENTRIES, SHAPES, mesh), params)
 
 
+def test_a_single_file_comes_before_an_index(folder: Path, params: Any, mesh: Mesh) -> None:
+    """As in transformers: the files of the index are those of before a merge."""
+    other = jax.tree.map(lambda x: x + 1, params)
+    weights.save(folder, other, ENTRIES, dtype=np.float32, most_bytes=4000)
+    assert (folder / weights.INDEX).is_file() and (folder / weights.SINGLE).is_file()
+    assert same(weights.load(folder, ENTRIES, SHAPES, mesh), params)
+
+
 def test_bfloat16_is_read_exactly(params: Any, tmp_path: Path, mesh: Mesh) -> None:
     weights.save(tmp_path, params, ENTRIES, dtype=jnp.bfloat16)
     rounded = jax.tree.map(lambda x: x.astype(jnp.bfloat16).astype(np.float32), params)
@@ -83,8 +91,14 @@ def test_bfloat16_is_read_exactly(params: Any, tmp_path: Path, mesh: Mesh) -> No
 def test_buffers_of_old_checkpoints_and_a_tied_head_are_passed_over(folder: Path, params: Any, mesh: Mesh) -> None:
     path = folder / weights.SINGLE
     tensors = load_file(path) | {"model.layers.0.self_attn.rotary_emb.inv_freq": np.zeros(2, np.float32)}
-    save_file(tensors | {"written.twice": np.zeros(3, np.float32)}, path)
+    embedding = tensors["model.embed_tokens.weight"]
+    save_file(tensors | {"written.twice": embedding}, path)
     assert same(weights.load(folder, ENTRIES, SHAPES, mesh, tied="written.twice"), params)
+    save_file(tensors | {"written.twice": embedding + 1}, path)
+    with pytest.raises(
+        UserError, match=r"written\.twice is another matrix than model\.embed_tokens\.weight; write tie_"
+    ):
+        weights.load(folder, ENTRIES, SHAPES, mesh, tied="written.twice")
     with pytest.raises(UserError, match=r"nothing reads written\.twice"):
         weights.load(folder, ENTRIES, SHAPES, mesh)
 
@@ -100,6 +114,7 @@ def changed(change: Callable[[dict[str, np.ndarray]], object]) -> Callable[[Path
 
 def index(content: Any) -> Callable[[Path], None]:
     def apply(folder: Path) -> None:
+        (folder / weights.SINGLE).rename(folder / "all.safetensors")
         (folder / weights.INDEX).write_text(content if isinstance(content, str) else json.dumps(content))
 
     return apply
@@ -130,7 +145,7 @@ HOSTILE: list[tuple[Callable[[Path], object], str]] = [
     (index({"weight_map": {QUERY: "../elsewhere.safetensors"}}), "outside .*; a checkpoint lies in one folder"),
     (index({"weight_map": {QUERY: "/etc/passwd"}}), "outside .*; a checkpoint lies in one folder"),
     (index({"weight_map": {QUERY: "model-7.safetensors"}}), "names model-7.safetensors, and there is no such file"),
-    (index({"weight_map": {"absent": weights.SINGLE}}), "puts absent into files that do not hold them"),
+    (index({"weight_map": {"absent": "all.safetensors"}}), "puts absent into files that do not hold them"),
 ]
 
 
