@@ -75,8 +75,13 @@ def parse(argv: Sequence[str]) -> Config:
     if not 0 <= config.seed < SEEDS:
         raise UserError(f"--seed={config.seed} is no seed; pass a whole number from 0 to {SEEDS - 1}")
     if config.base:
-        from pit_jax.run.base import with_base
+        from pit_jax.run.base import OURS, with_base
 
+        named = {_positive(argument.partition("=")[0]) for argument in arguments if argument.startswith("--")}
+        theirs = {flag for flag in flags if flag.startswith("--transformer.")} | {"--tokenizer.vocab-size"}
+        ours = {f"--transformer.{name.replace('_', '-')}" for name in OURS}
+        if beside := sorted(named & theirs - ours):
+            raise UserError(f"{', '.join(beside)} beside --base={config.base}: a base sets this itself; leave it out")
         config = with_base(config)
     return config
 

@@ -17,6 +17,7 @@ from safetensors.numpy import load_file
 from pit_jax.config import Config
 from pit_jax.data.text.tokenizers import ids_of_file, ids_of_folder, load_tokenizer
 from pit_jax.errors import UserError
+from pit_jax.flags import parse
 from pit_jax.run.base import load_base, with_base, with_new_rows
 from tests import tiny_checkpoint
 from tests.data.text.sentencepiece_models import SETTINGS, train
@@ -100,6 +101,18 @@ def test_a_folder_that_does_not_serve_is_named(tmp_path: Path, spoil: Callable[[
     spoil(tmp_path)
     with pytest.raises(UserError, match=message):
         based(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "flag",
+    ["--transformer.layers=7", "--transformer.rope_theta=1e6", "--transformer.no-tied", "--tokenizer.vocab-size=9"],
+)
+def test_what_a_base_sets_cannot_be_asked_for(checkpoint: Path, flag: str) -> None:
+    """What no checkpoint sets can."""
+    allowed = parse([f"--base={checkpoint}", "--transformer.no-pooled-head", "--transformer.remat=full"])
+    assert not allowed.transformer.pooled_head and allowed.transformer.layers == 2
+    with pytest.raises(UserError, match=r" beside --base=.*: a base sets this itself; leave it out"):
+        parse([f"--base={checkpoint}", flag])
 
 
 @pytest.fixture(scope="module")
