@@ -62,8 +62,8 @@ def keep_compiled(folder: Path) -> None:
 def main(argv: Sequence[str]) -> int:
     """Parse, show the resolved config, run. Returns the exit code.
 
-    0; 2 for what the user can mend; 75 where the same command must be run again, since the machine is taken away; 130
-    if stopped from the keyboard.
+    0; 2 for what the user can mend; 75 where the same command must be run again, since the machine is taken away or
+    other hosts did not come; 130 if stopped from the keyboard.
     """
     try:
         config = parse(argv)

@@ -29,7 +29,7 @@ class HostsConfig:
     index: int = -1
     """This host's number, from 0; host 0 is the one that writes and prints."""
     start_timeout: int = 300
-    """Seconds within which all hosts must have come."""
+    """Seconds within which all hosts must have come; else those that have end with code 75, to be run again."""
     heartbeat: int = 100
     """Seconds after which a host that is not heard of any more ends the others."""
 
