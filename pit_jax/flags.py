@@ -77,10 +77,10 @@ def parse(argv: Sequence[str]) -> Config:
     if config.base:
         from pit_jax.run.base import OURS, with_base
 
-        named = {_positive(argument.partition("=")[0]) for argument in arguments if argument.startswith("--")}
+        given = {_positive(argument.partition("=")[0]) for argument in arguments if argument.startswith("--")}
         theirs = {flag for flag in flags if flag.startswith("--transformer.")} | {"--tokenizer.vocab-size"}
         ours = {f"--transformer.{name.replace('_', '-')}" for name in OURS}
-        if beside := sorted(named & theirs - ours):
+        if beside := sorted(given & theirs - ours):
             raise UserError(f"{', '.join(beside)} beside --base={config.base}: a base sets this itself; leave it out")
         config = with_base(config)
     return config

@@ -101,9 +101,9 @@ def measure_gates(context: Context, params: Params) -> list[Gate]:
 def heldout_gaps(context: Context, params: Params) -> dict[str, np.ndarray]:
     """The four gaps of the first held-out pairs, each [N]."""
     gaps_of = jax.jit(partial(tree_gaps, context.scalar_model))
-    rows = context.data.rows("heldout", "gap").first(HELDOUT_PAIRS)
+    rows, config = context.data.rows("heldout", "gap").first(HELDOUT_PAIRS), context.config.rm
     pieces = []
-    for arrays, real in sequential(rows, context.config.rm.batch_size):
+    for arrays, real in sequential(rows, config.batch_size // config.accumulate):  # what fits in an update
         batch_gaps = whole(gaps_of(params, put_rows(context.mesh, GapBatch, arrays)))
         pieces.append({name: gap_B[:real] for name, gap_B in batch_gaps.items()})
     return {name: np.concatenate([piece[name] for piece in pieces]) for name in NAMES}

@@ -14,13 +14,14 @@ from pit_jax.model.pretrained.tensors import Entry, fused_heads, heads, heads_bi
 HfConfig = Mapping[str, Any]
 
 # Fields that say nothing of what a trained model computes: bookkeeping, special tokens, dropout, initialisation, and
-# what AutoConfig has turned into layer_types.
+# what AutoConfig has turned into layer_types. The last ones have an effect in the families that read them alone.
 WITHOUT_EFFECT = {
     *("_name_or_path", "architectures", "chunk_size_feed_forward", "dtype", "id2label", "initializer_range"),
     *("is_decoder", "is_encoder_decoder", "label2id", "max_position_embeddings", "model_type", "output_attentions"),
     *("output_hidden_states", "pretraining_tp", "problem_type", "return_dict", "torch_dtype", "transformers_version"),
     *("use_cache", "bos_token_id", "eos_token_id", "pad_token_id", "attention_dropout", "classifier_dropout"),
     *("hidden_dropout", "_sliding_window_pattern", "max_window_layers"),
+    *("sliding_window", "use_sliding_window", "layer_types", "attn_logit_softcapping", "partial_rotary_factor"),
 }
 ACTIVATIONS = {"silu": "swiglu", "gelu_pytorch_tanh": "geglu"}
 SLIDING, FULL = "sliding_attention", "full_attention"
@@ -98,7 +99,7 @@ def _common(fields: HfConfig) -> TransformerConfig:
     sizes = _sizes(fields, kv_heads=fields["num_key_value_heads"], head_size=fields.get("head_dim"))
     activation: Literal["swiglu", "geglu"] = "swiglu" if ACTIVATIONS[act] == "swiglu" else "geglu"
     config = replace(sizes, activation=activation, norm_eps=fields["rms_norm_eps"])
-    return _with_windows(_with_rope(config, fields), fields)
+    return _with_rope(config, fields)
 
 
 def _with_rope(config: TransformerConfig, fields: HfConfig) -> TransformerConfig:
@@ -112,9 +113,7 @@ def _with_rope(config: TransformerConfig, fields: HfConfig) -> TransformerConfig
             )
         config, rope = replace(config, window_rope_theta=local["rope_theta"]), rope[FULL]
     known = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
-    config = replace(
-        config, rope_theta=rope["rope_theta"], rope_share=rope.get("partial_rotary_factor", 1.0), rope_scaling="none"
-    )
+    config = replace(config, rope_theta=rope["rope_theta"], rope_scaling="none")
     match rope["rope_type"]:
         case "linear":
             known |= {"factor"}
@@ -139,12 +138,8 @@ def _with_rope(config: TransformerConfig, fields: HfConfig) -> TransformerConfig
 
 
 def _with_windows(config: TransformerConfig, fields: HfConfig) -> TransformerConfig:
-    """Which layers see a window: those that layer_types names, or all where a window is given without it."""
-    window, kinds = fields.get("sliding_window") or 0, fields.get("layer_types")
-    if not fields.get("use_sliding_window", True):
-        window = 0
-    if kinds is None:
-        return replace(config, window=window)
+    """Which layers see a window: those that layer_types names."""
+    window, kinds = fields["sliding_window"] or 0, fields["layer_types"]
     if other := sorted(set(kinds) - {SLIDING, FULL}):
         raise UserError(f"{fields['model_type']} config: layer_types {', '.join(other)}; known: {SLIDING}, {FULL}")
     if len(kinds) != config.layers:
@@ -167,12 +162,16 @@ def _llama(fields: HfConfig) -> TransformerConfig:
     return replace(_biased(_common(fields), fields), ffn_bias=bool(fields["mlp_bias"]))
 
 
+def _mistral(fields: HfConfig) -> TransformerConfig:
+    return replace(_common(fields), window=fields["sliding_window"] or 0)
+
+
 def _qwen2(fields: HfConfig) -> TransformerConfig:
-    return replace(_common(fields), qkv_bias=True)
+    return replace(_with_windows(_common(fields), fields), qkv_bias=True)
 
 
 def _qwen3(fields: HfConfig) -> TransformerConfig:
-    return replace(_biased(_common(fields), fields), qk_norm=True)
+    return replace(_with_windows(_biased(_common(fields), fields), fields), qk_norm=True)
 
 
 def _gemma(fields: HfConfig) -> TransformerConfig:
@@ -183,7 +182,7 @@ def _gemma(fields: HfConfig) -> TransformerConfig:
 
 def _gemma2(fields: HfConfig) -> TransformerConfig:
     return replace(
-        _gemma(fields),
+        _with_windows(_gemma(fields), fields),
         post_norms=True,
         attention_scale=fields["query_pre_attn_scalar"] ** -0.5,
         attention_softcap=fields["attn_logit_softcapping"] or 0.0,
@@ -192,7 +191,7 @@ def _gemma2(fields: HfConfig) -> TransformerConfig:
 
 
 def _gemma3(fields: HfConfig) -> TransformerConfig:
-    return replace(_gemma2(fields), qk_norm=True)
+    return replace(_gemma2(fields), qk_norm=True, attention_softcap=0.0)
 
 
 def _neox(fields: HfConfig) -> TransformerConfig:
@@ -205,6 +204,7 @@ def _neox(fields: HfConfig) -> TransformerConfig:
         norm_eps=fields["layer_norm_eps"],
         parallel=fields["use_parallel_residual"],
         ffn_bias=True,
+        rope_share=fields["rope_parameters"].get("partial_rotary_factor", 1.0),
     )
     return _biased(_with_rope(config, fields), fields)
 
@@ -280,7 +280,7 @@ def _neox_entries(config: TransformerConfig) -> list[Entry]:
 
 FAMILIES = {
     "llama": Family(_llama, _decoder_entries, "LlamaForCausalLM", "LlamaForSequenceClassification"),
-    "mistral": Family(_common, _decoder_entries, "MistralForCausalLM", "MistralForSequenceClassification"),
+    "mistral": Family(_mistral, _decoder_entries, "MistralForCausalLM", "MistralForSequenceClassification"),
     "qwen2": Family(_qwen2, _decoder_entries, "Qwen2ForCausalLM", "Qwen2ForSequenceClassification"),
     "qwen3": Family(_qwen3, _decoder_entries, "Qwen3ForCausalLM", "Qwen3ForSequenceClassification"),
     "gemma": Family(_gemma, _decoder_entries, "GemmaForCausalLM", "GemmaForSequenceClassification"),
