@@ -24,6 +24,7 @@ from pit_jax.paths import files_below, local, to_path
 HUB, TFDS = "hub/", "tfds/"
 Record = tuple[str, Row | Unusable]  # where it is, for messages, and the row or why there is none
 _SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
+_SPLIT = re.compile(r"(train|test|validation|valid|val|dev|eval)(_\w+)?(?=[.-])")  # of a file's name
 _SAVED = ("dataset_dict.json", "state.json")  # what `save_to_disk` writes, beside the data
 _BATCH = 1024  # rows of a parquet file in memory at once
 
@@ -81,7 +82,8 @@ def split_location(location: str) -> tuple[str, str]:
 def local_files(location: str) -> list[Path]:
     """The files that `location` reads, none for the hub and tensorflow-datasets.
 
-    Raises UserError for a folder without files to read, or one that is not there.
+    Raises UserError for a folder without files to read, one that is not there, or one with several splits of which
+    none is named.
     """
     address, split = split_location(location)
     if address.startswith((HUB, TFDS)):
@@ -96,6 +98,12 @@ def local_files(location: str) -> list[Path]:
         return inside
     data = [file for file in inside if file.name.endswith(_SUFFIXES)]
     matches = [file for file in data if re.match(rf"{re.escape(split)}(?![^.-])", file.name)] if split else data
+    splits = sorted({found[0] for file in matches if (found := _SPLIT.match(file.name))})
+    if not split and len(splits) > 1:
+        raise UserError(
+            f"{location}: found files of {', '.join(splits)} in this folder; name the split to read, as in "
+            f"{location}@{next((name for name in splits if name.startswith('train')), splits[0])}"
+        )
     if not matches:
         names = ", ".join(str(file.relative_to(path)) for file in inside[:10]) or "nothing"
         wanted = f" whose name begins with {split!r}" if split else ""

@@ -13,6 +13,8 @@ from pit_jax.data.text.chat import Refusal
 from pit_jax.data.text.templates import Run, Template
 from pit_jax.data.text.words import Encoder, places, sums
 
+SAME = "chosen and rejected are the same tokens"
+
 
 @dataclass
 class Pieces:
@@ -40,7 +42,8 @@ class Tokeniser:
     def __call__(self, triples: Sequence[Triple]) -> tuple[np.ndarray, np.ndarray, list[str | None]]:
         """(tokens [total] int32 of all FEATURES of all rows end to end, lengths [rows, 4], why a row has none).
 
-        A row whose prompt the chat template cannot hold has no tokens.
+        A row whose prompt the chat template cannot hold has no tokens. One whose answers are the same to the tokenizer
+        has them, and a reason too: a pair without a difference.
         """
         pieces, refusals = Pieces(), list[str | None]()
         order, counts = list[int](), list[int]()
@@ -55,8 +58,11 @@ class Tokeniser:
             for feature in row:
                 order += feature
                 counts.append(len(feature))
-        tokens, lengths = self._gather(pieces, np.array(order, np.int64))
-        return tokens, sums(lengths, np.array(counts, np.int64)).reshape(-1, len(FEATURES)), refusals
+        tokens, piece_lengths = self._gather(pieces, np.array(order, np.int64))
+        lengths = sums(piece_lengths, np.array(counts, np.int64)).reshape(-1, len(FEATURES))
+        for row in _equal_answers(tokens, lengths):
+            refusals[row] = refusals[row] or SAME
+        return tokens, lengths, refusals
 
     def _row(self, triple: Triple, pieces: Pieces) -> tuple[list[int], ...]:
         """The numbers of the pieces of each feature."""
@@ -80,6 +86,16 @@ class Tokeniser:
         index = np.where(order % 2 == 0, order // 2, order // 2 + len(text_lengths))
         lengths: np.ndarray = lengths_of[index]
         return pool[places(starts_of[index], lengths)], lengths
+
+
+def _equal_answers(tokens: np.ndarray, lengths: np.ndarray) -> list[int]:
+    """The rows [.., chosen, rejected] whose two answers, the last features of a row, are the same tokens."""
+    ends, (chosen, rejected) = np.cumsum(lengths.sum(axis=1)), lengths[:, 2:].T
+    alike = np.flatnonzero((chosen == rejected) & (chosen > 0))
+    middles = ends - rejected
+    return [
+        i for i in alike if np.array_equal(tokens[middles[i] - chosen[i] : middles[i]], tokens[middles[i] : ends[i]])
+    ]
 
 
 def admit(

@@ -92,7 +92,9 @@ def test_a_folder_of_files_and_its_splits(tmp_path: Path) -> None:
     write(tmp_path / "set" / "test.jsonl.gz", ROWS[3])
     write(tmp_path / "set" / "README.md", b"# a set")
     write(tmp_path / "set" / ".cache" / "train.jsonl", b"{")
-    assert read(tmp_path / "set") == [*ROWS[:3], ROWS[4], ROWS[3]]
+    with pytest.raises(UserError, match=r"files of test, train, train_sft in this folder; name the split .*set@train$"):
+        read(tmp_path / "set")
+    assert read(tmp_path / "set" / "data" / "train_sft-00000-of-00001.parquet") == ROWS[4:]
     assert read(f"{tmp_path / 'set'}@train") == ROWS[:3]
     assert read(f"{tmp_path / 'set'}@test") == [ROWS[3]]
     assert [path.name for path in local_files(f"{tmp_path / 'set'}@test")] == ["test.jsonl.gz"]

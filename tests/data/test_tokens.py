@@ -44,6 +44,16 @@ def test_the_tokens_are_those_of_the_template(template: Template) -> None:
     assert [i for i, refusal in enumerate(refusals) if refusal] == ([5] if "alternate" in chat_of(template) else [])
 
 
+def test_answers_that_are_the_same_to_the_tokenizer_make_no_pair(template: Template) -> None:
+    """Of equal length alone is not the same; rows before and behind are told apart."""
+    answers = [("see you", "see me"), ("noon", "noon"), ("see you", "see you at noon"), ("", ""), ("anna", "nana")]
+    triples = [Triple("write", chosen, rejected) for chosen, rejected in answers]
+    _, lengths, refusals = Tokeniser(template)(triples)
+    assert refusals == [None, "chosen and rejected are the same tokens", None, None, None]
+    keep, drops = admit(lengths, refusals, 0, DataConfig())
+    assert keep.tolist() == [True, False, True, True, True] and drops == {refusals[1]: 1}
+
+
 def chat_of(template: Template) -> str:
     return "" if template.tokenizer.chat is None else str(template.tokenizer.chat.chat_template)
 
