@@ -60,8 +60,8 @@ class Tokeniser:
                 counts.append(len(feature))
         tokens, piece_lengths = self._gather(pieces, np.array(order, np.int64))
         lengths = sums(piece_lengths, np.array(counts, np.int64)).reshape(-1, len(FEATURES))
-        for row in _equal_answers(tokens, lengths):
-            refusals[row] = refusals[row] or SAME
+        for number in _equal_answers(tokens, lengths):
+            refusals[number] = refusals[number] or SAME
         return tokens, lengths, refusals
 
     def _row(self, triple: Triple, pieces: Pieces) -> tuple[list[int], ...]:
@@ -91,11 +91,13 @@ class Tokeniser:
 def _equal_answers(tokens: np.ndarray, lengths: np.ndarray) -> list[int]:
     """The rows [.., chosen, rejected] whose two answers, the last features of a row, are the same tokens."""
     ends, (chosen, rejected) = np.cumsum(lengths.sum(axis=1)), lengths[:, 2:].T
-    alike = np.flatnonzero((chosen == rejected) & (chosen > 0))
-    middles = ends - rejected
-    return [
-        i for i in alike if np.array_equal(tokens[middles[i] - chosen[i] : middles[i]], tokens[middles[i] : ends[i]])
-    ]
+    alike = np.flatnonzero((chosen == rejected) & (chosen > 0)).tolist()
+
+    def same(row: int) -> bool:
+        end, size = ends[row], rejected[row]
+        return np.array_equal(tokens[end - 2 * size : end - size], tokens[end - size : end])
+
+    return [row for row in alike if same(row)]
 
 
 def admit(
