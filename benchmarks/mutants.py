@@ -165,8 +165,8 @@ MUTANTS = (
     Mutant(
         "rl: the anchor never moves",
         "rl/trainer.py",
-        "moved = progress.phase > Place",
-        "moved = progress.phase < Place",
+        "return progress.phase > Place",
+        "return progress.phase < Place",
         RL_ROUNDS,
     ),
     Mutant(

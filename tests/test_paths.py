@@ -138,7 +138,7 @@ def test_rows_in_a_bucket_are_those_on_a_disk(bucket: str, tmp_path: Path) -> No
     parquet.write_table(pyarrow.Table.from_pylist([{"prompt": "x"}]), table)
     contents = {
         "train.jsonl": lines.encode(),
-        "test.jsonl.gz": gzip.compress(lines.encode()),
+        "more.jsonl.gz": gzip.compress(lines.encode()),
         "a.parquet": table.getvalue(),
     }
     disk = tmp_path / "here"
@@ -146,7 +146,7 @@ def test_rows_in_a_bucket_are_those_on_a_disk(bucket: str, tmp_path: Path) -> No
     for name, content in contents.items():
         (disk / name).write_bytes(content)
         (to_path(bucket) / name).write_bytes(content)
-    for location in ("", "@test", "/train.jsonl"):
+    for location in ("", "@more", "/train.jsonl"):
         there, here = list(read_rows(bucket + location, "")), list(read_rows(f"{disk}{location}", ""))
         assert [row for _, row in there] == [row for _, row in here] and len(here) in (3, 7)
         assert [where.replace(bucket, str(disk)) for where, _ in there] == [where for where, _ in here]
