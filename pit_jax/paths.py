@@ -20,6 +20,7 @@ from pit_jax.errors import UserError
 
 STORE = "gs://"
 DONE = "done.json"  # of a folder, put last and removed first
+METRICS = "metrics.jsonl"  # of a training
 os.environ.setdefault("EPATH_USE_TF", "false")  # else epath imports TensorFlow for what gcsfs does
 
 

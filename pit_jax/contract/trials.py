@@ -17,7 +17,7 @@ from pit_jax.errors import UserError
 from pit_jax.files import read_json
 from pit_jax.flags import parse
 from pit_jax.parallel.mesh import mesh_of
-from pit_jax.paths import DONE
+from pit_jax.paths import DONE, METRICS
 from pit_jax.recipes.catalogue import catalogue, selected
 from pit_jax.run.folders import Run
 from pit_jax.run.programs import Shapes
@@ -125,7 +125,7 @@ def trains(world: World, file: Path, id: StageId, asked: tuple[str, ...], workdi
     """UserError unless a training ends and every metric that it logs is finite (what is not, stops it)."""
     prepare(world, file, id, asked)
     world.run(file, workdir, (*asked, *EVERYTHING_SAVED))
-    if not (workdir / str(id) / "metrics.jsonl").is_file():
+    if not (workdir / str(id) / METRICS).is_file():
         raise UserError(f"{id}/metrics.jsonl is not there; train through Session, or pit_jax.fork.fit")
 
 

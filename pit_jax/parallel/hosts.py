@@ -27,8 +27,6 @@ FAILURES = "pit_jax/failures"
 GRACE = 3.0  # seconds in which main may fail for the same reason, and say it itself
 CPU_THREADS = 64  # of XLA on a host, at least: see enough_threads
 WAIT = 7 * 24 * 3600  # seconds: preparing data may take long, and a host that died ends the others anyway
-
-
 TOGETHER = "start the same command on every host, with one --hosts.coordinator that all reach"
 
 

@@ -10,7 +10,7 @@ from pit_jax import files
 from pit_jax.errors import UserError
 from pit_jax.evaluation.results import ComparisonRow, Results, read_results
 from pit_jax.evaluation.systems import POLICY, pit
-from pit_jax.paths import resolved
+from pit_jax.paths import METRICS, resolved
 from pit_jax.report import curves, diffs, paper, performance, records
 from pit_jax.report.curves import Section
 from pit_jax.report.render import render, signed
@@ -111,7 +111,7 @@ def _curves(run: Run) -> list[Section]:
     """RL and the gap model first, then every other training in the catalogue."""
 
     def metrics(name: str, role: str) -> list[files.Row]:
-        return records.read_metrics(run.folder(StageId(name, role)).path / "metrics.jsonl")
+        return records.read_metrics(run.folder(StageId(name, role)).path / METRICS)
 
     done = {role: run.folder(StageId("rl", role)).done() for role in ("policy", "improver")}
     gap, evaluate = run.folder(GAP).path, run.folder(EVALUATE).path

@@ -9,6 +9,7 @@ from pit_jax.evaluation.gap_quality import GapQuality
 from pit_jax.evaluation.results import ComparisonRow, CostRow, GapLossRow, PaperResults, RatingRow, read_results
 from pit_jax.evaluation.systems import POLICY, SystemRow
 from pit_jax.files import Row
+from pit_jax.paths import METRICS
 from pit_jax.report import diffs, figures, records
 from pit_jax.report.figures import COLORS, Line, Panel, Series
 from pit_jax.report.tables import PaperLine, lines
@@ -75,7 +76,7 @@ def build(workdir: Path, improver: Path) -> Paper | None:
     if results is None:
         return None
     places = {label: improver if name == "rl-improver" else workdir / name for label, name in CURRICULA.items()}
-    metrics = {label: records.read_metrics(folder / "metrics.jsonl") for label, folder in places.items()}
+    metrics = {label: records.read_metrics(folder / METRICS) for label, folder in places.items()}
     ablated = any(rows for label, rows in metrics.items() if CURRICULA[label] != "rl-improver")
     return Paper(
         temperature=results.headline_temperature,

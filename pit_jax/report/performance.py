@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pit_jax.files import Row, read_jsonl
+from pit_jax.paths import METRICS
 from pit_jax.report.render import GIB
 from pit_jax.run.folders import Run
 
@@ -78,4 +79,4 @@ def performance_rows(path: Path) -> list[Row]:
 def _trainings(run: Run) -> Iterator[tuple[str, Path]]:
     for id, stage in run.catalogue.items():
         if stage.leaves:
-            yield str(id), run.folder(id).path / "metrics.jsonl"
+            yield str(id), run.folder(id).path / METRICS

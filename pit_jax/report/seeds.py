@@ -8,7 +8,7 @@ from rich.table import Table
 
 from pit_jax.evaluation.stats.seeds import curve_over
 from pit_jax.files import Row
-from pit_jax.paths import resolved
+from pit_jax.paths import METRICS, resolved
 from pit_jax.report import figures, records
 from pit_jax.report.figures import COLORS, Line, Panel, Repeated
 from pit_jax.report.render import number, plain_text, render, signed
@@ -51,7 +51,7 @@ def build(workdir: Path, tables: Tables, folders: Mapping[int, Path]) -> Path:
         reports=[(seed, links.get(seed)) for seed in folders],
         groups=[_group(f"{stage}: {name}", rows) for stage, lists in tables.items() for name, rows in lists.items()],
         tone=tone,
-        curves=_curves([records.read_metrics(folder / "rl-improver" / "metrics.jsonl") for folder in folders.values()]),
+        curves=_curves([records.read_metrics(folder / "rl-improver" / METRICS) for folder in folders.values()]),
     )
 
 

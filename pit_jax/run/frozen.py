@@ -1,5 +1,6 @@
 """What of a network a stage does not train, and the dtype in which that is kept."""
 
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 
 from pit_jax.config import Config
 from pit_jax.model.networks import Params
+from pit_jax.run.loads import Loads
 from pit_jax.training.optimizer import decay_mask
 
 
@@ -22,6 +24,15 @@ def trained_share(config: Config, name: str) -> float:
     the adapters are not counted, and attention, which has no weights, a little too low.
     """
     return 1.0 if trains_fully(config, name) else 2 / 3
+
+
+def as_trained(loads: Loads, config: Config, id: str) -> Loads:
+    """The loads of a stage, the operations of its update without gradients that are not computed."""
+    if "update" not in loads:
+        return loads
+    update = loads["update"]
+    work = replace(update.work, flops=trained_share(config, id) * update.work.flops)
+    return {**loads, "update": replace(update, work=work)}
 
 
 def frozen_weights(params: Params, config: Config) -> Params:

@@ -19,7 +19,7 @@ from pit_jax.model.networks import Params, trunk_of
 from pit_jax.parallel.sharding import abstract_params, batch_sharding, init_sharded, put_rows, replicated, row_shards
 from pit_jax.run.code import package_code
 from pit_jax.run.context import Context
-from pit_jax.run.frozen import trained_share, trains_fully
+from pit_jax.run.frozen import as_trained, trains_fully
 from pit_jax.run.params import Models
 from pit_jax.run.programs import Shapes
 from pit_jax.run.stage import Stage
@@ -123,10 +123,8 @@ def flops_per_token(context: Context) -> float:
     """Operations of an update for one of its tokens, in a row of the widest width; 0 where the stage does not say."""
     stage, config = context.stage, context.config
     shapes = Shapes(config, context.data.layout, context.vocab_size)
-    load = stage.loads(shapes).get("update") if isinstance(stage, Stage) else None
-    if load is None or not load.work.tokens:
-        return 0.0
-    return trained_share(config, str(stage.id)) * load.work.flops / load.work.tokens
+    load = as_trained(stage.loads(shapes), config, str(stage.id)).get("update") if isinstance(stage, Stage) else None
+    return load.work.flops / load.work.tokens if load is not None and load.work.tokens else 0.0
 
 
 def check_score(task: Task, params: Params) -> None:

@@ -10,9 +10,7 @@ from pit_jax.errors import UserError
 from pit_jax.files import Row, append_jsonl, read_jsonl, write_jsonl
 from pit_jax.masked import Mean
 from pit_jax.parallel.hosts import is_main, whole
-from pit_jax.paths import is_remote, to_path
-
-METRICS = "metrics.jsonl"
+from pit_jax.paths import METRICS, is_remote, to_path
 
 
 class MetricsLog:

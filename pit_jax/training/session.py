@@ -17,9 +17,9 @@ from pit_jax.errors import UserError
 from pit_jax.files import Row
 from pit_jax.parallel.preemption import noticed, preempted
 from pit_jax.parallel.sharding import put
-from pit_jax.paths import is_remote
+from pit_jax.paths import METRICS, is_remote
 from pit_jax.training.checkpoint import Checkpoints
-from pit_jax.training.metrics import METRICS, MetricsLog
+from pit_jax.training.metrics import MetricsLog
 from pit_jax.training.performance import Performance
 from pit_jax.training.state import TrainState
 from pit_jax.training.step import Metrics, Step

@@ -20,8 +20,8 @@ from pit_jax.parallel.topologies import GIB, Topology, has_tpu_compiler, simulat
 from pit_jax.recipes.catalogue import catalogue
 from pit_jax.run.base import OURS
 from pit_jax.run.compiled import compile_program, device_bytes, too_large
-from pit_jax.run.frozen import trained_share
-from pit_jax.run.loads import Load, Loads
+from pit_jax.run.frozen import as_trained
+from pit_jax.run.loads import Load
 from pit_jax.run.plan import Compiled, Plan, ProgramPlan, StagePlan
 from pit_jax.run.programs import Program, Shapes
 from pit_jax.run.roofline import Demand, roofline
@@ -161,15 +161,6 @@ def _programs(
         compiled = too_large(program, shapes.mesh, topology.chip.hbm - beside)
         compiled = compiled or compile_program(program, shapes.mesh, folder, topology.slices, machine.effort)
         yield program_plan(program, compiled, load, beside, shapes, topology)
-
-
-def as_trained(loads: Loads, config: Config, id: str) -> Loads:
-    """The loads of a stage, the operations of its update without gradients that are not computed."""
-    if "update" not in loads:
-        return loads
-    update = loads["update"]
-    work = replace(update.work, flops=trained_share(config, id) * update.work.flops)
-    return {**loads, "update": replace(update, work=work)}
 
 
 def program_plan(

@@ -19,7 +19,6 @@ from pit_jax.recipes.catalogue import RL_IMPROVER, RL_POLICY, catalogue
 from pit_jax.recipes.plan import walk
 from pit_jax.recipes.plan.search import rolls_out
 from pit_jax.recipes.plan.walk import (
-    as_trained,
     cache_bytes,
     demand_of,
     layout_of,
@@ -31,6 +30,7 @@ from pit_jax.recipes.plan.walk import (
     with_model,
 )
 from pit_jax.run.compiled import device_bytes
+from pit_jax.run.frozen import as_trained
 from pit_jax.run.loads import Load
 from pit_jax.run.plan import Compiled, ProgramPlan
 from pit_jax.run.programs import Shapes
