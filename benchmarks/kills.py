@@ -77,10 +77,10 @@ def kill(running: Sequence[subprocess.Popen[bytes]], after: float, rng: random.R
 
 
 def state_of(workdir: Path, folder: str) -> dict[str, object]:
-    """The end of a training: its digest and the checksum of every leaf of its last checkpoint."""
+    """The end of a training: its digest and the digest of every leaf of its last checkpoint."""
     rounds = [int(path.name) for path in (workdir / folder / "checkpoints").iterdir() if path.name.isdigit()]
     (meta,) = (workdir / folder / "checkpoints" / str(max(rounds)) / "meta").glob("metadata")
-    leaves = {name: leaf["sum"] for name, leaf in json.loads(meta.read_text())["leaves"].items()}
+    leaves = {name: leaf["digest"] for name, leaf in json.loads(meta.read_text())["leaves"].items()}
     return {**json.loads((workdir / folder / "done.json").read_text()), "leaves": leaves, "rounds": max(rounds)}
 
 

@@ -17,7 +17,7 @@ from pit_jax.errors import UserError
 from pit_jax.files import check_writable
 from pit_jax.parallel.hosts import all_well, barrier, ends_alone, is_main
 from pit_jax.paths import is_remote, resolved, to_path
-from pit_jax.training.fingerprint import inspect, leaf_specs, leaf_sums
+from pit_jax.training.fingerprint import inspect, leaf_digests, leaf_specs
 from pit_jax.training.state import TrainState
 
 # Of errors that say nothing about a checkpoint: storage, network or memory that fails for a while.
@@ -43,7 +43,7 @@ class _Manager(ocp.CheckpointManager):
 class Checkpoints:
     """The checkpoints of one stage: folder/<round>/, the newest `keep` of them and the one with the highest score.
 
-    Beside the arrays every checkpoint holds the names, shapes, dtypes and checksums of its leaves and its score. What
+    Beside the arrays every checkpoint holds the names, shapes, dtypes and digests of its leaves and its score. What
     is read back is compared with them, so a garbled file is noticed even where the storage format would not.
 
     A checkpoint is written in the background into a temporary folder and renamed when whole; a process killed at any
@@ -147,8 +147,10 @@ class Checkpoints:
             raise UserError(
                 f"the checkpoint of round {round} in {self._folder} cannot be read; rounds: {self.rounds()}"
             )
-        sums = sorted((name, leaf["sum"]) for name, leaf in meta["leaves"].items() if name.startswith("params/"))
-        return hashlib.sha256(repr(sums).encode()).hexdigest()[:12]
+        leaves = sorted(
+            (name, leaf.get("digest")) for name, leaf in meta["leaves"].items() if name.startswith("params/")
+        )
+        return hashlib.sha256(repr(leaves).encode()).hexdigest()[:12]
 
     def restore_latest(self, abstract: TrainState) -> tuple[int, TrainState] | None:
         """(round, state) of the newest readable checkpoint, placed as `abstract` is; None if there is none.
@@ -208,12 +210,12 @@ class Checkpoints:
             raise
         except Exception as error:
             failure = error
-        if not all_well(failure is None):  # before the checksums, for which the hosts wait for each other
+        if not all_well(failure is None):  # before the digests, for which the hosts wait for each other
             raise failure or UserError("another host cannot read it")
         assert meta is not None
-        garbled = [name for name, total in leaf_sums(tree).items() if total != meta["leaves"][name]["sum"]]
+        garbled = [name for name, digest in leaf_digests(tree).items() if digest != meta["leaves"][name]["digest"]]
         if garbled:
-            raise UserError(f"checksums do not fit: {garbled[:5]}")
+            raise UserError(f"digests do not fit: {garbled[:5]}")
         return tree
 
     def _restored(self, round: int, abstract: Any) -> tuple[dict[str, Any], Any]:
@@ -294,6 +296,10 @@ class MismatchError(UserError):
 
 
 def _require_match(saved: dict[str, Any], asked: dict[str, Any], partial: bool, where: str) -> None:
+    if any("digest" not in leaf for leaf in saved.values()):
+        raise MismatchError(
+            f"{where} was written by an earlier pit_jax, with other checksums; read it with that version"
+        )
     lines = [f"{name}: missing in the checkpoint" for name in asked if name not in saved]
     lines += [] if partial else [f"{name}: only in the checkpoint" for name in saved if name not in asked]
     for name in asked.keys() & saved.keys():

@@ -87,14 +87,14 @@ def test_a_killed_run_resumes_bit_identically(
     )
     last = saved_rounds(whole / name)[-1]
     assert saved_rounds(tmp_path / name)[-1] == last
-    assert leaf_sums(tmp_path / name, last) == leaf_sums(whole / name, last)
+    assert leaf_digests(tmp_path / name, last) == leaf_digests(whole / name, last)
     assert losses(tmp_path / name) == losses(whole / name)
 
 
-def leaf_sums(folder: Path, round: int) -> dict[str, int]:
-    """Checksums of every leaf of a checkpoint: parameters, both optimizers, counters, KL coefficient, curriculum."""
+def leaf_digests(folder: Path, round: int) -> dict[str, str]:
+    """Digests of every leaf of a checkpoint: parameters, both optimizers, counters, KL coefficient, curriculum."""
     (meta,) = (folder / "checkpoints" / str(round) / "meta").glob("metadata")
-    return {name: leaf["sum"] for name, leaf in json.loads(meta.read_text())["leaves"].items()}
+    return {name: leaf["digest"] for name, leaf in json.loads(meta.read_text())["leaves"].items()}
 
 
 def live_bytes(process: subprocess.Popen[str]) -> int:

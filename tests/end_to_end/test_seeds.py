@@ -20,16 +20,16 @@ def repeated(once: Callable[..., tuple[Path, str]], execute: Callable[..., str])
 
 def test_seeds_share_the_data_and_differ_in_their_weights(repeated: Path) -> None:
     assert sorted(path.name for path in repeated.iterdir()) == ["data", "report", "seed-0", "seed-1", "seeds.json"]
-    fingerprints, sums = [], []
+    fingerprints, digests = [], []
     for seed in (0, 1):
         folder = repeated / f"seed-{seed}"
         assert sorted(path.name for path in folder.iterdir()) == ["run.json", "sft-policy"]  # nothing copied or linked
         assert json.loads((folder / "sft-policy" / "config.json").read_text())["seed"] == seed
         fingerprints.append(json.loads((folder / "sft-policy" / "lineage.json").read_text())["data"])
         (meta,) = (folder / "sft-policy" / "checkpoints" / "3" / "meta").glob("metadata")
-        sums.append({name: leaf["sum"] for name, leaf in json.loads(meta.read_text())["leaves"].items()})
+        digests.append({name: leaf["digest"] for name, leaf in json.loads(meta.read_text())["leaves"].items()})
     assert fingerprints[0] == fingerprints[1]
-    assert sums[0].keys() == sums[1].keys() and sums[0] != sums[1]
+    assert digests[0].keys() == digests[1].keys() and digests[0] != digests[1]
     assert json.loads((repeated / "seeds.json").read_text()) == {"seeds": [0, 1]}
 
 

@@ -82,9 +82,9 @@ def evaluated(context: Context) -> dict[int, dict[str, float]]:
     return {row["step"]: row for row in map(json.loads, lines) if row["phase"] == "eval"}
 
 
-def leaf_sums(context: Context, round: int) -> dict[str, int]:
+def leaf_digests(context: Context, round: int) -> dict[str, str]:
     path = context.folder.path / "checkpoints" / str(round) / "meta"
-    return {name: leaf["sum"] for name, leaf in json.loads((path / "metadata").read_text())["leaves"].items()}
+    return {name: leaf["digest"] for name, leaf in json.loads((path / "metadata").read_text())["leaves"].items()}
 
 
 def test_a_second_gap_that_contradicts_the_gap_ends_the_stage(start: Any) -> None:
@@ -109,14 +109,14 @@ def test_a_killed_run_resumes_with_its_monitors(start: Any) -> None:
     context = start(config_of(action="warn", max_kl=1e-4))
     folder = context.folder
     done = run(context)
-    rows, sums = evaluated(context), leaf_sums(context, ROUNDS)
+    rows, digests = evaluated(context), leaf_digests(context, ROUNDS)
     (folder.path / "done.json").unlink()
     shutil.rmtree(folder.path / "checkpoints" / str(ROUNDS))
     assert run(context) == done
     assert list(rows) == list(range(ROUNDS + 1))
     noted: list[Any] = [(found["name"], found["round"], pytest.approx(found["figure"])) for found in done["monitors"]]
     assert ("kl", 1, rows[1]["objective/kl"]) in noted
-    assert leaf_sums(context, ROUNDS) == sums
+    assert leaf_digests(context, ROUNDS) == digests
     assert without_time(evaluated(context)) == without_time(rows)
 
 

@@ -67,7 +67,7 @@ class Left:
 
     done: dict[str, Any]
     rows: list[dict[str, Any]]
-    sums: dict[str, int]
+    digests: dict[str, str]
     """Of every leaf of the last checkpoint."""
 
 
@@ -79,7 +79,7 @@ def left_by(context: Context) -> Left:
     meta = json.loads((folder.path / "checkpoints" / str(ROUNDS) / "meta" / "metadata").read_text())
     done = folder.done()
     assert done is not None
-    return Left(done, rows, {name: leaf["sum"] for name, leaf in meta["leaves"].items()})
+    return Left(done, rows, {name: leaf["digest"] for name, leaf in meta["leaves"].items()})
 
 
 @pytest.fixture
@@ -104,8 +104,8 @@ def test_a_run_of_every_algorithm_and_a_kill(start: Any, world: World, name: str
     shutil.rmtree(folder.path / "checkpoints" / str(ROUNDS))
     assert left_by(context) == left
 
-    in_params = {leaf for leaf in left.sums if leaf.startswith("params")}
-    in_optimizer = {leaf for leaf in left.sums if leaf.startswith("opt_state")}
+    in_params = {leaf for leaf in left.digests if leaf.startswith("params")}
+    in_optimizer = {leaf for leaf in left.digests if leaf.startswith("opt_state")}
     for leaves in (in_params, in_optimizer):
         assert leaves and any("value/trunk" in leaf or "value/head" in leaf for leaf in leaves) == critic
     train, evaluation = (

@@ -72,10 +72,10 @@ def rows(context: Context, phase: str) -> dict[int, dict[str, Any]]:
     return {step: {name: value for name, value in row.items() if name != "time"} for step, row in found.items()}
 
 
-def sums(context: Context) -> dict[str, int]:
+def digests(context: Context) -> dict[str, str]:
     """A sum of every leaf of the last checkpoint."""
     path = context.folder.path / "checkpoints" / str(STEPS) / "meta" / "metadata"
-    return {name: leaf["sum"] for name, leaf in json.loads(path.read_text())["leaves"].items()}
+    return {name: leaf["digest"] for name, leaf in json.loads(path.read_text())["leaves"].items()}
 
 
 def never() -> Any:
@@ -88,7 +88,7 @@ def test_a_killed_training_ends_as_if_it_had_not_been(small: Any) -> None:
     task, models = task_of(context), Models(context)
     with jax.set_mesh(context.mesh):
         fit(context, task, models, models.root)
-        done, curve, ended = context.folder.done(), rows(context, "eval"), sums(context)
+        done, curve, ended = context.folder.done(), rows(context, "eval"), digests(context)
         losses = rows(context, "train")
         assert list(losses) == [1, EVERY, STEPS], "the first update is shown at once, the others with an evaluation"
         assert done is not None and list(curve) == [EVERY, STEPS] and curve[STEPS]["loss"] < curve[EVERY]["loss"]
@@ -96,7 +96,7 @@ def test_a_killed_training_ends_as_if_it_had_not_been(small: Any) -> None:
         (context.folder.path / "done.json").unlink()
         shutil.rmtree(context.folder.path / "checkpoints" / str(STEPS))
         fit(context, task, models, never)
-    assert (context.folder.done(), rows(context, "eval"), sums(context)) == (done, curve, ended)
+    assert (context.folder.done(), rows(context, "eval"), digests(context)) == (done, curve, ended)
     assert rows(context, "train") == losses
 
 
@@ -121,10 +121,10 @@ def test_adapters_are_trained_alone_and_need_what_lies_below(small: Any) -> None
 
     with jax.set_mesh(context.mesh):
         fit(context, task, models, start)
-        ended = sums(context)
+        ended = digests(context)
         shutil.rmtree(context.folder.path / "checkpoints" / str(STEPS))
         fit(context, task, models, start)
-    assert len(asked) == 2 and sums(context) == ended
+    assert len(asked) == 2 and digests(context) == ended
     trained = [name for name in ended if name.startswith("params")]
     assert trained and all("adapter" in name for name in trained)
 

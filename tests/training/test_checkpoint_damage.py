@@ -110,18 +110,29 @@ def test_a_read_that_fails_for_a_while_is_no_damage(
 
 
 def test_arrays_that_read_well_but_differ_are_noticed(toy: ModuleType, trained: Any, tmp_path: Path) -> None:
-    """Damage that the storage format lets through: here the noted checksum is the one that was changed."""
+    """Damage that the storage format lets through: here the noted digest is the one that was changed."""
     state, sharding = trained
     toy.saved(tmp_path, state, 2)
     notes = tmp_path / "2" / "meta" / "metadata"
     content = json.loads(notes.read_text())
-    content["leaves"]["params/head/bias"]["sum"] ^= 1
+    content["leaves"]["params/head/bias"]["digest"] = "0" * 16
     notes.write_text(json.dumps(content))
     said: list[str] = []
     with Checkpoints(tmp_path, say=said.append) as checkpoints:
         found = checkpoints.restore_latest(abstract_state(state, sharding))
     assert found is not None and found[0] == 1
-    assert "checksums do not fit: ['params/head/bias']" in said[0]
+    assert "digests do not fit: ['params/head/bias']" in said[0]
+
+
+def test_checkpoints_of_an_earlier_version_are_left_alone(toy: ModuleType, trained: Any, tmp_path: Path) -> None:
+    """They hold other checksums: that is no damage, for which they would be set aside."""
+    state, sharding = trained
+    toy.saved(tmp_path, state, 1)
+    notes = tmp_path / "1" / "meta" / "metadata"
+    notes.write_text(notes.read_text().replace('"digest"', '"sum"'))
+    with Checkpoints(tmp_path) as checkpoints, pytest.raises(UserError, match="written by an earlier pit_jax"):
+        checkpoints.restore_latest(abstract_state(state, sharding))
+    assert not list(tmp_path.glob("corrupt*"))
 
 
 def test_a_reader_falls_back_and_leaves_the_folder_alone(toy: ModuleType, trained: Any, tmp_path: Path) -> None:
