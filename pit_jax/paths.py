@@ -67,7 +67,7 @@ def files_below(path: Path) -> list[Path]:
 def local(path: Path, *, but: Sequence[str] = ()) -> Path:
     """The same file or folder on this machine's disk, where it can be mapped into memory.
 
-    Objects are copied once, into $XDG_CACHE_HOME/pit_jax (~/.cache/pit_jax) below a name made of theirs, their sizes
+    Objects are copied once, into `cache_folder` below a name made of theirs, their sizes
     and their generations: what has changed in the store is copied anew. Files whose names end like one of `but` are
     left out.
 
@@ -80,7 +80,7 @@ def local(path: Path, *, but: Sequence[str] = ()) -> Path:
     if not objects:
         raise UserError(f"{path}: asked for an object or a folder of them, found none; check the path")
     state = repr([str(path), *((name, entry["size"], entry["generation"]) for name, entry in sorted(objects.items()))])
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "pit_jax"
+    cache = cache_folder()
     kept = cache / hashlib.sha256(state.encode()).hexdigest()[:24]
     if not kept.is_dir():
         with reaching(path):
@@ -95,6 +95,11 @@ def local(path: Path, *, but: Sequence[str] = ()) -> Path:
                     if not kept.is_dir():  # else another process of this machine was sooner
                         raise
     return kept / path.name
+
+
+def cache_folder() -> Path:
+    """Where this user's machine keeps what can be made again: $XDG_CACHE_HOME/pit_jax, or ~/.cache/pit_jax."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "pit_jax"
 
 
 def put(path: Path, content: bytes) -> None:

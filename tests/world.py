@@ -23,6 +23,7 @@ from pit_jax.data import notes
 from pit_jax.data.features import FEATURES, KINDS, Example, Layout, build, right_padded, row_lengths
 from pit_jax.data.ragged import Ragged
 from pit_jax.data.rows import StoredRows
+from pit_jax.files import write_json
 from pit_jax.inference.engine import Engine
 from pit_jax.model.networks import LanguageModel, ScalarModel
 from pit_jax.parallel.mesh import mesh_of
@@ -30,13 +31,14 @@ from pit_jax.parallel.sharding import param_sharding
 from pit_jax.recipes.catalogue import catalogue
 from pit_jax.run import params
 from pit_jax.run.context import Context
-from pit_jax.run.folders import Run, StageFolder
+from pit_jax.run.folders import CONFIG, LINEAGE, Run, StageFolder
 from pit_jax.run.programs import BATCHES
 from pit_jax.run.provenance import StageId
 from pit_jax.run.screen import Screen
 
 PAD, EOS, SUFFIX = 0, 1, (4, 5)
 RL_IMPROVER = StageId("rl", "improver")
+DATA = "d"  # the fingerprint of data that nobody has prepared
 
 
 @dataclass(frozen=True)
@@ -218,7 +220,7 @@ class StandInData:
     world: World
     folds: dict[str, list[Example]]
     folder: Path = Path("nowhere")
-    fingerprint: str = "0123456789ab"
+    fingerprint: str = DATA
 
     @property
     def response_slot(self) -> int:
@@ -268,8 +270,10 @@ def worth(prompt: str, answer: str) -> float:
 
 
 def finish(folder: StageFolder, digest: str = "") -> None:
-    """Mark a stage finished that nobody has run."""
-    folder.path.mkdir(parents=True, exist_ok=True)
+    """Mark a stage finished that nobody has run, from the data and the ancestors that are there."""
+    config = folder.run.config
+    write_json(folder.path / CONFIG, folder.stage.depends_on(config))
+    write_json(folder.path / LINEAGE, {"data": DATA, "ancestors": folder.ancestors(config)})
     folder.finish(round=1, digest=digest or f"digest of {folder.name}")
 
 

@@ -60,9 +60,8 @@ def check(config: Config) -> list[Stage]:
         stage.check(config)
         if not stage.always_runs and not stage.derived:
             this.folder(stage.id).check_config(config)
-        if config.stage != "all":
-            before = {id for branch, id in stage.branches(config) if branch.workdir == config.workdir}
-            this.folder(stage.id).check_parents(config, but=before)
+        before = {id for branch, id in stage.branches(config) if branch.workdir == config.workdir}
+        this.folder(stage.id).check_parents(config, but={stage.id for stage in stages} | before)
     if any(stage.needs_devices for stage in stages):
         mesh = make_mesh(config.mesh)
         for flag, rows, parts in dict.fromkeys(batch for stage in stages for batch in stage.batches(config)):
@@ -111,11 +110,13 @@ def run_stage(context: Context, stage: Stage) -> None:
 def is_stale(context: Context, stage: Stage) -> bool:
     """Whether a finished stage must be made again. Of one that is not derived, UserError where its inputs changed."""
     folder, config = context.folder, context.config
+    own = folder.run.workdir == context.run.workdir
+    if own and not stage.derived:
+        folder.check_config(config)
     lineage = folder.lineage_now(config, data_fingerprint=context.data.fingerprint)
     if stage.derived:
         return bool(folder.changed(config) or folder.changed_inputs(lineage))
-    if folder.run.workdir == context.run.workdir:
-        folder.check_config(config)
+    if own:
         folder.check_lineage(lineage)
     return False
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from pit_jax.config import Config
-from pit_jax.data.text.tokenizers import WEIGHTS, ids_of_file, ids_of_folder, without_advice
+from pit_jax.data.text.tokenizers import UNREAD, WEIGHTS, ids_of_file, ids_of_folder, without_advice
 from pit_jax.errors import UserError
 from pit_jax.model.networks import LanguageModel, Params
 from pit_jax.model.pretrained import weights
@@ -18,8 +18,6 @@ from pit_jax.model.pretrained.families import architecture, family_of
 from pit_jax.model.pretrained.tensors import Entry
 from pit_jax.parallel.sharding import param_sharding
 from pit_jax.paths import local, resolved, to_path
-
-UNREAD = tuple(end for end in WEIGHTS if end != ".safetensors")  # weights in other formats, beside those that are read
 
 # Knobs of the transformer that no checkpoint sets.
 OURS = ("attention", "dtype", "params_dtype", "frozen_dtype", "unroll", "remat", "logits_bytes", "pooled_head")

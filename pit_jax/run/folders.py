@@ -11,7 +11,7 @@ from pit_jax.config import Config, config_hash, flatten
 from pit_jax.errors import UserError
 from pit_jax.files import read_json, write_json
 from pit_jax.paths import DONE, to_path
-from pit_jax.run.provenance import Provenance, StageId
+from pit_jax.run.provenance import Provenance, StageId, is_shared
 
 Catalogue = Mapping[StageId, Provenance]
 CONFIG, LINEAGE = "config.json", "lineage.json"
@@ -101,12 +101,11 @@ class StageFolder:
         return tuple(self.run.folder(parent) for parent in self.stage.parents(config))
 
     def check_parents(self, config: Config, *, but: Collection[StageId] = ()) -> None:
-        """UserError that names the stages to run first, if any is not finished, or the one made from other ancestors.
+        """UserError that names the stages to run first, if any is not finished; or as `ancestors`, of those that are.
 
         `but`: stages that will be finished by then.
         """
-        asked = [parent for parent in self.parents(config) if parent.stage.id not in but]
-        missing = [parent for parent in asked if parent.done() is None]
+        missing = [p for p in self.parents(config) if p.stage.id not in but and p.done() is None]
         if missing:
             finished = sorted(path.parent.name for path in self.run.workdir.glob(f"*/{DONE}"))
             commands = "; ".join(parent.stage.id.flags for parent in missing)
@@ -114,31 +113,50 @@ class StageFolder:
                 f"stage {self.name} needs finished {', '.join(p.name for p in missing)} in {self.run.workdir}, "
                 f"found {', '.join(finished) or 'no finished stage'}; run first: {commands} (or --stage=all)"
             )
-        for parent in asked:
-            parent.made_from(config)
+        self.ancestors(config)
 
     def ancestors(self, config: Config) -> dict[str, str]:
         """{stage: digest} of every finished stage above this one.
 
         Raises:
-            UserError: an ancestor was trained again after a stage that was made from it.
+            UserError: an ancestor was trained again after a stage that was made from it, with another seed or network
+                than is asked for, or says no longer what it was made from.
         """
         digests: dict[str, str] = {}
         for parent in self.parents(config):
-            done = parent.done()
-            assert done is not None, f"{parent.name} is not finished"
-            digests |= {**parent.made_from(config), parent.name: done["digest"]}
+            if (done := parent.done()) is not None:
+                digests |= {**parent._made_from(config), parent.name: done["digest"]}
         return digests
 
-    def made_from(self, config: Config) -> dict[str, str]:
-        """The ancestors of this finished stage. UserError as `ancestors`, and where it was itself made from others."""
-        above, before = self.ancestors(config), self.lineage().get("ancestors", {})
-        if changed := sorted(name for name in above.keys() & before.keys() if above[name] != before[name]):
+    def _made_from(self, config: Config) -> dict[str, str]:
+        """The ancestors of this finished stage. UserError as `ancestors`, of this one too."""
+        if lost := [name for name in (CONFIG, LINEAGE) if not (self.path / name).is_file()]:
             raise UserError(
-                f"{self.path} was made from another {changed[0]} (digest {before[changed[0]]}) than the one "
-                f"that is there now ({above[changed[0]]}); delete {self.path} to run that stage again"
+                f"{self.path} is finished, and its {' and '.join(lost)} is gone, which said what it was made from; put "
+                f"it back, or delete {self.path} to run that stage again"
+            )
+        if changed := [line for line in self.changed(config) if is_shared(line.partition(":")[0])]:
+            raise UserError(
+                f"{self.path} was made with another config ({', '.join(changed)}); restore the old values, use another "
+                f"--workdir, or delete {self.path} to run that stage again"
+            )
+        above, before = self.ancestors(config), self.lineage()["ancestors"]
+        if changed := sorted(name for name in above if above[name] != before.get(name)):
+            raise UserError(
+                f"{self.path} was made from another {changed[0]} (digest {before.get(changed[0])}) than the one that "
+                f"is there now ({above[changed[0]]}); delete {self.path} to run that stage again"
             )
         return above
+
+    def _check_data(self, config: Config, fingerprint: str) -> None:
+        """UserError for an ancestor that was made from other data."""
+        for parent in self.parents(config):
+            if (before := parent.lineage()["data"]) != fingerprint:
+                raise UserError(
+                    f"{parent.path} was made from other data ({before}) than {self.run.data_folder} holds "
+                    f"({fingerprint}); put the old data back, or delete {parent.path} to run that stage again"
+                )
+            parent._check_data(config, fingerprint)
 
     def changed(self, config: Config) -> list[str]:
         """`knob: before -> now` for every knob of the stage in which `config` differs from what this folder holds.
@@ -160,9 +178,13 @@ class StageFolder:
             )
 
     def lineage_now(self, config: Config, *, data_fingerprint: str) -> dict[str, Any]:
-        """What the stage would be made from: digests of its knobs, the data and all its ancestors."""
-        knobs = config_hash(self.stage.depends_on(config))
-        return {"config": knobs, "data": data_fingerprint, "ancestors": self.ancestors(config)}
+        """What the stage would be made from: digests of its knobs, the data and all its ancestors.
+
+        Raises UserError as `ancestors`, and for one that was made from other data.
+        """
+        knobs, ancestors = config_hash(self.stage.depends_on(config)), self.ancestors(config)
+        self._check_data(config, data_fingerprint)
+        return {"config": knobs, "data": data_fingerprint, "ancestors": ancestors}
 
     def changed_inputs(self, lineage: Mapping[str, Any]) -> list[str]:
         """The names of data and ancestors in which `lineage` differs from what this folder was made from."""

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from pit_jax.config import Config, flatten
+from pit_jax.digests import remembered_digest
+from pit_jax.files import digest_of
+from pit_jax.paths import local, to_path
 
 
 class StageId(NamedTuple):
@@ -21,6 +24,9 @@ class StageId(NamedTuple):
     def flags(self) -> str:
         """How it is asked for on the command line."""
         return f"--stage={self.name}" + (f" --model={self.role}" if self.role else "")
+
+
+BASE = "contents of base"
 
 
 def no_stages(config: Config) -> tuple[StageId, ...]:
@@ -61,8 +67,18 @@ class Provenance:
     def depends_on(self, config: Config) -> dict[str, Any]:
         """{knob: value} of all that decides what the stage computes, digests of code and files included."""
         flat = flatten(config)
-        named = {k: v for k, v in flat.items() if any(k == knob or k.startswith(f"{knob}.") for knob in self.knobs)}
-        return {**named, **self.contents(config)}
+        named = {name: value for name, value in flat.items() if _is_of(name, self.knobs)}
+        base = {BASE: _base_digest(config)} if config.base else {}
+        return {**named, **base, **self.contents(config)}
+
+
+def _base_digest(config: Config) -> str:
+    """Names the weights of the base by their content, wherever its folder lies. UserError where there are none."""
+    from pit_jax.data.text.tokenizers import UNREAD  # these load transformers and jax
+    from pit_jax.model.pretrained.weights import tensors_in
+
+    tensors = tensors_in(local(to_path(config.base), but=UNREAD)).values()
+    return digest_of(*(remembered_digest(file) for file in sorted({tensor.file for tensor in tensors})))
 
 
 def section(name: str, *, without: tuple[str, ...] = ()) -> tuple[str, ...]:
@@ -71,11 +87,21 @@ def section(name: str, *, without: tuple[str, ...] = ()) -> tuple[str, ...]:
     return tuple(knob for knob in fields if not knob.startswith(tuple(f"{name}.{left_out}" for left_out in without)))
 
 
-# What every stage depends on, but for knobs that change how a network is computed and not what it computes.
+# What every stage depends on, but for knobs that change how a network is computed and not what it computes, and paths:
+# the fingerprint of the data names what was read from them.
 SHARED = (
     "seed",
-    "data",
-    "tokenizer",
+    *section("data", without=("sources",)),
+    *section("tokenizer", without=("path",)),
     *section("transformer", without=("remat", "unroll", "logits_bytes")),
     "adapter",
 )
+
+
+def is_shared(name: str) -> bool:
+    """Whether what a stage depends on by this name is what all stages of a run depend on."""
+    return _is_of(name, (*SHARED, BASE))
+
+
+def _is_of(name: str, knobs: tuple[str, ...]) -> bool:
+    return any(name == knob or name.startswith(f"{knob}.") for knob in knobs)

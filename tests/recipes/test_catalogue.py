@@ -48,7 +48,7 @@ DECIDES_NOTHING = {
     "workdir": "where it is kept",
     "parent_run": "whose results are used, which have a lineage of their own",
     "forks": "their code is part of the hash of what uses it",
-    "base": "sets the transformer and the tokenizer, which are",
+    "base": "its weights count by their content, and it sets the transformer and the tokenizer",
     "mesh": "one device equals eight",
     "hosts": "one host equals two",
     "plan": "what a run would take",
@@ -57,7 +57,10 @@ DECIDES_NOTHING = {
     "transformer.remat": "how a network is computed",
     "transformer.unroll": "how a network is computed",
     "transformer.logits_bytes": "how a network is computed",
+    "data.sources": "files, which count by their content",
+    "tokenizer.path": "files, which count by their content",
     "improve.prompts": "a file, which counts by its content",
+    "paper.wording": "files, which count by their content",
 }
 
 

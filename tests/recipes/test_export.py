@@ -37,7 +37,7 @@ from pit_jax.run.provenance import StageId
 from pit_jax.run.screen import Screen
 from tests import tiny_checkpoint
 from tests.report.pages import compared
-from tests.world import finish_parents
+from tests.world import DATA, finish_parents
 
 ROWS = np.array([[9, 30, 41, 7, 12], [8, 8, 60, 0, 0]], np.int32)  # right-padded; PAD is put in below
 REAL = np.array([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]], np.int32)
@@ -54,7 +54,7 @@ def placed(config: Config, data: Any, mesh: Any) -> Context:
 def context(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, make_mesh: Any) -> Context:
     folder = tiny_checkpoint.write(tmp_path_factory.mktemp("llama"), tied=request.param)
     tokenizer = load_tokenizer(folder)
-    data: Any = SimpleNamespace(tokenizer=tokenizer, template=Template(tokenizer), fingerprint="data")
+    data: Any = SimpleNamespace(tokenizer=tokenizer, template=Template(tokenizer), fingerprint=DATA)
     config = with_base(replace(Config(), base=str(folder), workdir=str(tmp_path_factory.mktemp("run"))))
     return placed(config, data, make_mesh(2, 2, 2))
 

@@ -11,7 +11,7 @@ import jax
 import pytest
 from rich.console import Console
 
-from pit_jax.config import Config
+from pit_jax.config import Config, EvaluateConfig
 from pit_jax.errors import UserError
 from pit_jax.recipes import pipeline
 from pit_jax.recipes.catalogue import RL_IMPROVER, SFT_IMPROVER, SFT_POLICY, catalogue, of
@@ -150,8 +150,9 @@ class Ran:
 
 @pytest.fixture
 def ran(context: MakeContext, make_mesh: Callable[..., Any], tmp_path: Path) -> Ran:
-    make(tmp_path, SFT_POLICY)
-    return Ran(context(Config(), make_mesh(1, 1, 1)))
+    asking = context(Config(), make_mesh(1, 1, 1))
+    make(tmp_path, SFT_POLICY, config=asking.config)
+    return Ran(asking)
 
 
 def test_what_is_finished_is_skipped(ran: Ran) -> None:
@@ -171,14 +172,14 @@ def test_what_was_trained_from_other_knobs_or_inputs_is_refused(ran: Ran, tmp_pa
 
 
 def test_what_is_derived_is_made_again(ran: Ran, tmp_path: Path) -> None:
-    stage = ran.stage(derived=True)
+    stage, fewer = ran.stage(derived=True, knobs=("evaluate",)), EvaluateConfig(prompts=7)
     ran(stage)
     ran(stage)
     assert ran.names == ["mine"]
-    ran(stage, seed=1)
+    ran(stage, evaluate=fewer)
     folder_in(tmp_path, SFT_POLICY).finish(round=7, digest="of another training")
-    ran(stage, seed=1)
-    ran(stage, seed=1)
+    ran(stage, evaluate=fewer)
+    ran(stage, evaluate=fewer)
     assert ran.names == ["mine"] * 3
 
 
@@ -219,7 +220,7 @@ def test_stages_of_branches_come_first(ran: Ran, tmp_path: Path, monkeypatch: py
         return [(branch, first.id)]
 
     stage = ran.stage(branches=branches)
-    make(tmp_path / "branch", SFT_POLICY)
+    make(tmp_path / "branch", SFT_POLICY, config=ran.context.config)
     said = ran(stage)
     assert ran.names == ["first", "mine"] and said == f"mine: first, in {tmp_path / 'branch'}\n"
     assert (tmp_path / "branch" / "first" / "done.json").is_file() and not (tmp_path / "first").exists()

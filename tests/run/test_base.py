@@ -1,6 +1,7 @@
 """A run that starts from a checkpoint: what it takes from the folder, and folders that it does not take."""
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -18,9 +19,11 @@ from pit_jax.config import Config
 from pit_jax.data.text.tokenizers import ids_of_file, ids_of_folder, load_tokenizer
 from pit_jax.errors import UserError
 from pit_jax.flags import parse
+from pit_jax.recipes.catalogue import REWARD, RL_POLICY, SFT_POLICY
 from pit_jax.run.base import load_base, with_base, with_new_rows
 from tests import tiny_checkpoint
 from tests.data.text.sentencepiece_models import SETTINGS, train
+from tests.run.on_disk import folder_in, make
 
 KEY = jax.random.key(0)
 
@@ -157,3 +160,24 @@ def test_another_tokenizer_is_refused(checkpoint: Path) -> None:
     assert based(checkpoint, tokenizer=own).tokenizer == own
     with pytest.raises(UserError, match=re.escape(f"--tokenizer.path=elsewhere beside --base={checkpoint}")):
         based(checkpoint, tokenizer=replace(own, path="elsewhere"))
+
+
+def test_a_base_counts_by_its_weights_and_not_by_its_path(checkpoint: Path, tmp_path: Path) -> None:
+    """The same weights elsewhere are the same base; others in their place are refused, under what was trained on the
+    old ones too."""
+    folder = Path(shutil.copytree(checkpoint, tmp_path / "base"))
+    make(tmp_path, SFT_POLICY, config=based(folder))
+    make(tmp_path, REWARD, config=based(Path(shutil.copytree(folder, tmp_path / "moved"))))
+    linked = tmp_path / "linked"
+    linked.symlink_to(folder)
+    folder_in(tmp_path, SFT_POLICY).check_config(based(linked))
+    with (folder / "model.safetensors").open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        last = file.read(1)[0]
+        file.seek(-1, os.SEEK_END)
+        file.write(bytes([last ^ 1]))
+    changed = r"contents of base: '\w{12}' -> '\w{12}'"
+    with pytest.raises(UserError, match=f"the config of .*sft-policy changed \\({changed}\\)"):
+        folder_in(tmp_path, SFT_POLICY).check_config(based(folder))
+    with pytest.raises(UserError, match=f"sft-policy was made with another config \\({changed}\\)"):
+        folder_in(tmp_path, RL_POLICY).check_parents(based(folder))

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pit_jax.config import CheckpointConfig, Config, MeshConfig
+from pit_jax.files import write_json
 from pit_jax.recipes.catalogue import GAP, REWARD, RL_IMPROVER, RL_POLICY, SFT_IMPROVER, SFT_POLICY, catalogue
 from pit_jax.run.folders import Run
 from pit_jax.run.provenance import StageId
@@ -114,16 +115,48 @@ def test_knobs_that_do_not_decide_what_a_stage_computes_may_change(tmp_path: Pat
 
 def test_other_data_or_another_parent_are_named(tmp_path: Path) -> None:
     finish(tmp_path, SFT_POLICY)
-    folder = folder_in(tmp_path, REWARD)
-    lineage = folder.begin(CONFIG, data_fingerprint="first data")
-    assert lineage["data"] == "first data" and lineage["ancestors"] == {"sft-policy": "digest of sft-policy"}
-    assert message(folder.begin, CONFIG, data_fingerprint="second data") == (
+    first, folder = folder_in(tmp_path, SFT_POLICY), folder_in(tmp_path, REWARD)
+    lineage = folder.begin(CONFIG, data_fingerprint="d")
+    assert lineage["data"] == "d" and lineage["ancestors"] == {"sft-policy": "digest of sft-policy"}
+    assert message(folder.begin, CONFIG, data_fingerprint="e") == (
+        f"{first.path} was made from other data (d) than {tmp_path / 'data'} holds (e); put the old data back, or "
+        f"delete {first.path} to run that stage again"
+    )
+    write_json(first.path / "lineage.json", {"data": "e", "ancestors": {}})
+    assert message(folder.begin, CONFIG, data_fingerprint="e") == (
         f"{folder.path} was made from other inputs (data changed); delete {folder.path} to run the stage again, "
         "or use another --workdir"
     )
-    mark(folder_in(tmp_path, SFT_POLICY), "another digest")
-    assert "(sft-policy changed)" in message(folder.begin, CONFIG, data_fingerprint="first data")
+    mark(first, "another digest")
+    assert "(sft-policy changed)" in message(folder.begin, CONFIG, data_fingerprint="d")
     assert json.loads((folder.path / "lineage.json").read_text()) == lineage
+
+
+@pytest.mark.parametrize("id", [SFT_POLICY, SFT_IMPROVER, REWARD])
+def test_ancestors_of_another_seed_or_network_are_refused(tmp_path: Path, id: StageId) -> None:
+    """However far up; knobs of the ancestor's own may be left out of the command that runs its child."""
+    make(tmp_path, *TRAINED)
+    folder = folder_in(tmp_path, RL_IMPROVER)
+    config = json.loads((folder_in(tmp_path, id).path / "config.json").read_text())
+    write_json(folder_in(tmp_path, id).path / "config.json", config | {"seed": 1})
+    assert message(folder.check_parents, CONFIG) == (
+        f"{tmp_path / str(id)} was made with another config (seed: 1 -> 0); restore the old values, use another "
+        f"--workdir, or delete {tmp_path / str(id)} to run that stage again"
+    )
+    write_json(folder_in(tmp_path, id).path / "config.json", config)
+    deeper = replace(CONFIG, transformer=replace(CONFIG.transformer, layers=7))
+    assert f"(transformer.layers: {CONFIG.transformer.layers} -> 7)" in message(folder.check_parents, deeper)
+    folder.check_parents(replace(CONFIG, sft=replace(CONFIG.sft, policy_steps=3)))
+
+
+@pytest.mark.parametrize("lost", ["config.json", "lineage.json"])
+def test_a_finished_stage_of_unknown_origin_is_refused(tmp_path: Path, lost: str) -> None:
+    make(tmp_path, *TRAINED)
+    (folder_in(tmp_path, SFT_IMPROVER).path / lost).unlink()
+    assert message(folder_in(tmp_path, RL_IMPROVER).check_parents, CONFIG) == (
+        f"{tmp_path}/sft-improver is finished, and its {lost} is gone, which said what it was made from; put it back, "
+        f"or delete {tmp_path}/sft-improver to run that stage again"
+    )
 
 
 def test_a_lineage_names_every_ancestor(tmp_path: Path) -> None:
@@ -186,11 +219,11 @@ def test_what_is_derived_takes_the_place_of_what_was(tmp_path: Path) -> None:
     folder = folder_in(tmp_path, REWARD)
     folder.begin(CONFIG, data_fingerprint="d", derived=True)
     mark(folder_in(tmp_path, SFT_POLICY), "another digest")
-    changed = replace(CONFIG, seed=1)
-    assert folder.changed(changed) == ["seed: 0 -> 1"]
-    now = folder.lineage_now(changed, data_fingerprint="e")
-    assert folder.changed_inputs(now) == ["data", "sft-policy"]
-    lineage = folder.begin(changed, data_fingerprint="e", derived=True)
+    changed = replace(CONFIG, rm=replace(CONFIG.rm, batch_size=8))
+    assert folder.changed(changed) == ["rm.batch_size: 64 -> 8"]
+    now = folder.lineage_now(changed, data_fingerprint="d")
+    assert folder.changed_inputs(now) == ["sft-policy"]
+    lineage = folder.begin(changed, data_fingerprint="d", derived=True)
     assert lineage == now == folder.lineage() and folder.changed(changed) == []
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import seqio
 
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx")  # what a tokenizer does not need
+UNREAD = tuple(end for end in WEIGHTS if end != ".safetensors")  # weights in other formats, beside those that are read
 PAD, EOS = "<pad>", "<eos>"
 ANSWER, REFERENCE, IMPROVE = SEPARATORS = ("<answer>", "<reference>", "<improve>")
 

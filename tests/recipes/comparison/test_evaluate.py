@@ -165,7 +165,7 @@ def test_a_finished_evaluation_is_made_again_when_its_judges_or_models_change(
     assert not pipeline.is_stale(evaluated, stage)
     other = replace(evaluated.config, evaluate=replace(evaluated.config.evaluate, judges=("gap",)))
     assert pipeline.is_stale(replace(evaluated, config=other), stage)
-    finish(evaluated.folder_of(StageId("rm", "improver")), "another digest")
+    finish(evaluated.folder_of(StageId("rl", "improver")), "another digest")
     assert pipeline.is_stale(evaluated, stage)
 
 
