@@ -240,7 +240,14 @@ STAGES: Table[Stage] = Table(
         name="paper",
         help="on a finished run: the paper's tables and figures, with ablations and baselines trained as branches",
         parents=of(SFT_POLICY, SFT_IMPROVER, REWARD, GAP, RL_POLICY, RL_IMPROVER, StageId("dpo", "policy")),
-        knobs=(*knobs("paper"), *section("evaluate"), *section("rl"), *section("rm"), *section("dpo"), *DRAWN),
+        knobs=(
+            *knobs("paper", "wording"),
+            *section("evaluate"),
+            *section("rl"),
+            *section("rm"),
+            *section("dpo"),
+            *DRAWN,
+        ),
         in_all=never,
     ),
     built_in(

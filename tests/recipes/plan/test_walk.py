@@ -11,6 +11,7 @@ import jax
 import pytest
 
 from pit_jax.config import Config
+from pit_jax.data.seal import seal
 from pit_jax.errors import UserError
 from pit_jax.files import write_json
 from pit_jax.parallel.mesh import mesh_of
@@ -61,7 +62,11 @@ def test_the_longest_rows_that_the_config_lets_in(micro: Config, tmp_path: Path)
     assert layout.row_lengths == {"sft-policy": 96, "sft-improver": 176, "reward": 96, "gap": 32 + 6 * 63 + 32 + 6}
     known = {**vars(layout), "prompt_slot": 8}
     write_json(tmp_path / "report.json", {"layout": known})
+    seal(tmp_path, {})
     assert layout_of(micro, tmp_path).prompt_slot == 8, "what was prepared counts"
+    (tmp_path / "report.json").write_text("[]")
+    with pytest.raises(UserError, match=r"report\.json: asked for the file that was written when the"):
+        layout_of(micro, tmp_path)
 
 
 def test_a_published_model_keeps_the_knobs_of_the_run(micro: Config) -> None:
