@@ -107,7 +107,7 @@ def scratch_folder(target: Path) -> Iterator[Path]:
     machine's, which may be at work on a disk that both share, are not.
     """
     host = socket.gethostname()
-    ours = re.compile(rf"\.{re.escape(target.name)}-(\d+)@{re.escape(host)}@.*")
+    ours = re.compile(rf"\.{re.escape(target.name)}-(\d{{1,9}})@{re.escape(host)}@.*")
     for path in target.parent.iterdir():
         if (found := ours.fullmatch(path.name)) and path.name not in _SCRATCH and not _lives(int(found[1])):
             shutil.rmtree(path, ignore_errors=True)

@@ -58,6 +58,7 @@ DECIDES_NOTHING = {
     "transformer.unroll": "how a network is computed",
     "transformer.logits_bytes": "how a network is computed",
     "improve.prompts": "a file, which counts by its content",
+    "paper.wording": "a folder, which counts by its content",
 }
 
 

@@ -263,8 +263,8 @@ def test_a_paper_is_finished_until_its_words_change(ready: MakeContext, config: 
     context = ready(config, PAPER)
     stage = catalogue()[PAPER]
     before = stage.depends_on(context.config)
-    moved = Path(shutil.copytree(config.paper.wording, Path(config.workdir) / "moved"))
-    assert stage.depends_on(replace(config, paper=replace(config.paper, wording=str(moved)))) == before
+    moved = shutil.copytree(config.paper.wording, f"{config.paper.wording}-moved")
+    assert stage.depends_on(replace(context.config, paper=replace(config.paper, wording=moved))) == before
     path = Path(config.paper.wording) / "refine.txt"
     path.write_text(path.read_text() + " 9")
     changed = stage.depends_on(context.config)
