@@ -94,14 +94,20 @@ def soak(folder: Path, opened: Callable[[], object], count: int, rng: random.Ran
     ends = Counter[tuple[str, str]]()
     for kind in islice(cycle(ALTERATIONS), count):
         alter, files = ALTERATIONS[kind]
-        path = rng.choice([path for path in sorted(folder.rglob(files)) if path.is_file()])
-        before = path.read_bytes()
-        while (after := alter(before, rng)) == before:
-            pass
+        paths = [path for path in sorted(folder.rglob(files)) if path.is_file()]
+        path, before, after = altered(rng.choice(paths), alter, rng)
+        while after == before:  # of equal rows none changes places
+            path, before, after = altered(rng.choice(paths), alter, rng)
         path.unlink() if after is None else path.write_bytes(after)
         ends[kind, end_of(opened, path)] += 1
         path.write_bytes(before)
     return ends
+
+
+def altered(path: Path, alter: Alteration, rng: random.Random) -> tuple[Path, bytes, bytes | None]:
+    """The file, what it holds, and what it would."""
+    before = path.read_bytes()
+    return path, before, alter(before, rng)
 
 
 def end_of(opened: Callable[[], object], path: Path) -> str:
