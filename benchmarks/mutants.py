@@ -227,10 +227,10 @@ MUTANTS = (
     ),
     Mutant(
         "data: an altered file passes",
-        "data/seal.py",
+        "seal.py",
         "if content_digest(path) != digest else",
         "if not content_digest(path) else",
-        "data/test_seal.py",
+        "test_seal.py",
     ),
     Mutant(
         "code: a fork's code is not its stage's",

@@ -20,7 +20,6 @@ from pit_jax.data.features import Layout
 from pit_jax.data.preparation import FOLD_KINDS, REPORT, build, by_fold
 from pit_jax.data.ragged import Ragged
 from pit_jax.data.rows import StoredRows
-from pit_jax.data.seal import check_file, check_files, read_seal, seal
 from pit_jax.data.sources import read_source, source_code, source_files, source_identity
 from pit_jax.data.text.sentencepiece import model_file
 from pit_jax.data.text.stored import Texts, Triples
@@ -29,6 +28,7 @@ from pit_jax.data.text.tokenizers import WEIGHTS, Tokenizer, load_tokenizer
 from pit_jax.errors import UserError
 from pit_jax.files import content_digest, read_json, whole_folder
 from pit_jax.paths import DONE, local, to_path
+from pit_jax.seal import check_file, check_files, read_seal, seal
 
 _VERSION = 4  # of the rows and files written here
 _SHOWN = 5  # of the inputs that have changed

@@ -11,7 +11,6 @@ import jax
 import pytest
 
 from pit_jax.config import Config
-from pit_jax.data.seal import seal
 from pit_jax.errors import UserError
 from pit_jax.files import write_json
 from pit_jax.parallel.mesh import mesh_of
@@ -36,6 +35,7 @@ from pit_jax.run.loads import Load
 from pit_jax.run.plan import Compiled, ProgramPlan
 from pit_jax.run.programs import Shapes
 from pit_jax.run.provenance import StageId
+from pit_jax.seal import seal
 
 TRAINED = [id for id, stage in catalogue().items() if stage.leaves]
 

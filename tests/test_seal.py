@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from benchmarks.damage import ALTERATIONS, GARBAGE, NAMED, soak
-from pit_jax.data.seal import check_file, check_files, read_seal, seal
 from pit_jax.errors import UserError
 from pit_jax.paths import DONE
+from pit_jax.seal import check_file, check_files, read_seal, seal
 
 FACTS = {"inputs": {"version": 4, "data.rates": [1.0, 0.1]}, "starts": [0, 9], "said": "ß\u2028"}
 
