@@ -226,6 +226,13 @@ MUTANTS = (
         "evaluation/test_judges.py",
     ),
     Mutant(
+        "data: an altered file passes",
+        "seal.py",
+        "if content_digest(path) != digest else",
+        "if not content_digest(path) else",
+        "test_seal.py",
+    ),
+    Mutant(
         "code: a fork's code is not its stage's",
         "fork.py",
         "**STAGES.code(str(stage.id))}",

@@ -17,7 +17,7 @@ from typing import Any
 
 from pit_jax import paths
 from pit_jax.errors import UserError
-from pit_jax.paths import is_remote
+from pit_jax.paths import is_remote, scratch_folder
 
 Row = dict[str, Any]
 PROBE_BYTES = 1 << 20  # enough for a full disk to refuse it
@@ -88,8 +88,7 @@ def whole_folder(target: Path) -> Iterator[Path]:
         return
     with cannot_write(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-        try:
+        with scratch_folder(target) as partial:
             yield partial
             partial.chmod(0o755)  # mkdtemp's folder is the owner's alone
             for path in partial.rglob("*"):
@@ -99,28 +98,23 @@ def whole_folder(target: Path) -> Iterator[Path]:
             shutil.rmtree(target, ignore_errors=True)
             partial.rename(target)
             _sync_folder(target.parent)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
 
 
 def check_writable(folder: Path) -> None:
     """UserError unless `folder` is there, or can be made, and takes a file: found out before anything is computed."""
     if not _Writer.here:
         return
-    probe = folder / f".probe-{os.getpid()}"
     if is_remote(folder):
+        probe = folder / f".probe-{os.getpid()}"
         paths.put(probe, b"")
         paths.remove(probe)
         return
     with cannot_write(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        try:
-            with probe.open("wb") as file:
-                file.write(b"\0" * PROBE_BYTES)
-                file.flush()
-                os.fsync(file.fileno())
-        finally:
-            probe.unlink(missing_ok=True)
+        with scratch_folder(folder / "probe") as scratch, (scratch / "file").open("wb") as file:
+            file.write(b"\0" * PROBE_BYTES)
+            file.flush()
+            os.fsync(file.fileno())
 
 
 @contextlib.contextmanager
@@ -181,8 +175,13 @@ def digest_of(*parts: str | bytes) -> str:
 
 def file_digest(path: Path) -> str:
     """Twelve hex digits of sha256 that name the content of a file."""
+    return content_digest(path)[:12]
+
+
+def content_digest(path: Path) -> str:
+    """All 64 hex digits of sha256 of the content of a file: two that differ are told apart, made on purpose or not."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _line(row: Row) -> str:

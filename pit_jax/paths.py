@@ -10,6 +10,8 @@ import hashlib
 import importlib.util
 import os
 import re
+import shutil
+import socket
 import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
@@ -21,6 +23,7 @@ from pit_jax.errors import UserError
 STORE = "gs://"
 DONE = "done.json"  # of a folder, put last and removed first
 METRICS = "metrics.jsonl"  # of a training
+_SCRATCH = set[str]()  # names of this process's `scratch_folder`s: one that a killed process left may bear its number
 os.environ.setdefault("EPATH_USE_TF", "false")  # else epath imports TensorFlow for what gcsfs does
 
 
@@ -67,9 +70,8 @@ def files_below(path: Path) -> list[Path]:
 def local(path: Path, *, but: Sequence[str] = ()) -> Path:
     """The same file or folder on this machine's disk, where it can be mapped into memory.
 
-    Objects are copied once, into `cache_folder` below a name made of theirs, their sizes
-    and their generations: what has changed in the store is copied anew. Files whose names end like one of `but` are
-    left out.
+    Objects are copied once, into `cache_folder` below a name made of theirs, their sizes and their generations: what
+    has changed in the store is copied anew. Files whose names end like one of `but` are left out.
 
     Raises:
         UserError: there is no such object, the store cannot be reached, or the disk is full.
@@ -85,8 +87,8 @@ def local(path: Path, *, but: Sequence[str] = ()) -> Path:
     if not kept.is_dir():
         with reaching(path):
             cache.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=".partial-", dir=cache) as name:
-                partial = Path(name) / "whole"
+            with scratch_folder(cache / "partial") as scratch:
+                partial = scratch / "whole"
                 targets = [str(partial / path.name / below) for below in objects]
                 _store().get([entry["name"] for entry in objects.values()], targets)
                 try:
@@ -95,6 +97,37 @@ def local(path: Path, *, but: Sequence[str] = ()) -> Path:
                     if not kept.is_dir():  # else another process of this machine was sooner
                         raise
     return kept / path.name
+
+
+@contextlib.contextmanager
+def scratch_folder(target: Path) -> Iterator[Path]:
+    """A new folder beside `target` on a disk, gone at the end with what is still in it.
+
+    Those for the same target that processes of this machine left when they were killed are removed first; another
+    machine's, which may be at work on a disk that both share, are not.
+    """
+    host = socket.gethostname()
+    ours = re.compile(rf"\.{re.escape(target.name)}-(\d{{1,9}})@{re.escape(host)}@.*")
+    for path in target.parent.iterdir():
+        if (found := ours.fullmatch(path.name)) and path.name not in _SCRATCH and not _lives(int(found[1])):
+            shutil.rmtree(path, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}-{os.getpid()}@{host}@", dir=target.parent))
+    _SCRATCH.add(folder.name)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _lives(process: int) -> bool:
+    """Whether a process of this machine is another one at work; this one's own folders are in _SCRATCH."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return process != os.getpid()
 
 
 def cache_folder() -> Path:

@@ -3,6 +3,9 @@
 import errno
 import json
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -105,6 +108,23 @@ def test_a_folder_appears_whole_and_takes_the_place_of_another(tmp_path: Path) -
         (partial / "third").write_text("")
         raise KeyboardInterrupt
     assert [path.name for path in target.iterdir()] == ["second"] and os.listdir(tmp_path) == ["folder"]
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    """Whether or not the next one bears its number; not what a living process, or another machine, is filling."""
+    code = "from pathlib import Path; from pit_jax.files import whole_folder, os\n"
+    fill = f"with whole_folder(Path({str(tmp_path / 'data')!r})) as partial: os.kill(os.getpid(), 9)"
+    killed = subprocess.run([sys.executable, "-c", code + fill], check=False)
+    (left,) = tmp_path.iterdir()
+    assert killed.returncode == -signal.SIGKILL and left.name.startswith(".data-")
+    number, host, end = left.name.removeprefix(".data-").split("@")
+    reused = left.with_name(f".data-{os.getpid()}@{host}@{end}")
+    kept = [f".data-{os.getppid()}@{host}@{end}", f".data-{number}@{host}-2@{end}", f".data2-{number}@{host}@{end}"]
+    for path in (reused, *(tmp_path / name for name in kept)):
+        (path / "below").mkdir(parents=True)
+    with files.whole_folder(tmp_path / "data") as outer, files.whole_folder(tmp_path / "data"):
+        assert outer.is_dir(), "nor what this process is filling itself"
+    assert sorted(os.listdir(tmp_path)) == sorted([*kept, "data"])
 
 
 def test_absent_files_are_empty(tmp_path: Path) -> None:

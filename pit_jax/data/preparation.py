@@ -24,7 +24,7 @@ from pit_jax.config import DataConfig, TokenizerConfig, config_hash
 from pit_jax.data import tasks
 from pit_jax.data.features import FEATURES, KINDS, Layout, round_up, row_lengths
 from pit_jax.data.folds import FOLDS, fold_of
-from pit_jax.data.ragged import OFFSETS, VALUES, RaggedWriter, sizes_of, utf8
+from pit_jax.data.ragged import RaggedWriter, utf8
 from pit_jax.data.sources import Reading, stream_source
 from pit_jax.data.text.stored import TEXTS, Texts
 from pit_jax.data.text.templates import Template
@@ -41,6 +41,7 @@ FOLD_KINDS: dict[str, tuple[str, ...]] = {
     "heldout": KINDS,
 }
 LEFT_OUT = 255
+REPORT = "report.json"
 MOST_TRAINED_ON = 50_000  # pairs that a tokenizer is trained on: more change no merge that is used often
 _CHUNK = 4096  # pairs in memory at once
 
@@ -52,7 +53,7 @@ class Read:
     readings: Mapping[str, Reading]
     starts: np.ndarray  # [sources + 1] the first example of each source
     folds: np.ndarray  # [examples] uint8
-    digest: str  # of all pairs, and whose they are
+    digest: str  # of all pairs, and where a source ends
 
     def source(self, name: str) -> slice:
         """The examples of a source."""
@@ -83,18 +84,18 @@ def build(
         numbers.tofile(folder / f"{fold}.bin")
         owner = np.bincount(np.searchsorted(read.starts, numbers, side="right") - 1, minlength=len(data.sources))
         counts[fold] = Counter({name: int(count) for name, count in zip(data.sources, owner, strict=True) if count})
-    write_json(folder / "report.json", _report(read, keep, lengths, counts, layout))
+    write_json(folder / REPORT, _report(read, keep, lengths, counts, layout))
     # The digest of the pairs counts too: the same repository of the hub may hold others another day.
     fingerprint = config_hash({**inputs, "tokenizer": tokenizer.fingerprint, "pairs": mixture.name})
     return {
         "fingerprint": fingerprint,
         "tokenizer": tokenizer.fingerprint,
         "inputs": inputs,
+        "sources": data.sources,
         "response_slot": layout.response_slot,
         "pairs": read.digest,
         "starts": read.starts.tolist(),
         "token_dtype": str(_dtype(tokenizer)),
-        "sizes": sizes_of(folder, sorted(path.name for path in folder.iterdir() if path.suffix in (VALUES, OFFSETS))),
     }
 
 
@@ -124,7 +125,6 @@ def _read(data: DataConfig, folder: Path, say: Callable[[str], None]) -> Read:
             say(f"data: reading {source}")
             reading = readings[source] = Reading()
             starts.append(starts[-1])
-            digest.update(source.encode() + b"\0")
             for chunk in _chunks(stream_source(source, data, reading)):
                 values, lengths = utf8([text for row in chunk for text in (row.prompt, row.chosen, row.rejected)])
                 texts.append(values, lengths)
@@ -136,6 +136,7 @@ def _read(data: DataConfig, folder: Path, say: Callable[[str], None]) -> Read:
                 starts[-1] += len(chunk)
                 for part in (values, lengths, margins_N):
                     digest.update(part.tobytes())
+            digest.update(f"up to {starts[-1]}".encode())
     every = np.concatenate(folds) if folds else np.zeros(0, np.uint8)
     return Read(readings, np.array(starts), every, digest.hexdigest()[:12])
 

@@ -1,6 +1,6 @@
 """Rows of unequal length on disk: values end to end, and where each row begins. Written in one pass, read as a map."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -8,8 +8,6 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-
-from pit_jax.errors import UserError
 
 VALUES, OFFSETS = ".bin", ".offsets"
 
@@ -77,24 +75,6 @@ class Ragged:
     def _part(self, suffix: str, dtype: Any, start: int, stop: int) -> np.ndarray:
         size = np.dtype(dtype).itemsize
         return np.fromfile(self.folder / f"{self.name}{suffix}", dtype, count=stop - start, offset=start * size)
-
-
-def check_sizes(folder: Path, sizes: Mapping[str, int]) -> None:
-    """UserError for a file of a finished folder that is missing or has another size than it was written with."""
-    for name, expected in sizes.items():
-        path = folder / name
-        found = path.stat().st_size if path.is_file() else None
-        if found != expected:
-            what = "found no such file" if found is None else f"found {found:,}"
-            raise UserError(
-                f"{path}: asked for {expected:,} bytes, {what}; it is damaged: delete {folder} and prepare the data "
-                "again"
-            )
-
-
-def sizes_of(folder: Path, names: Sequence[str]) -> dict[str, int]:
-    """Bytes of the files of a folder, as `check_sizes` takes them."""
-    return {name: (folder / name).stat().st_size for name in names}
 
 
 def utf8(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:

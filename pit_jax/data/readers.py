@@ -111,6 +111,18 @@ def local_files(location: str) -> list[Path]:
     return matches
 
 
+def identity(location: str) -> str:
+    """What a location means beside the contents of its `local_files`, wherever these lie.
+
+    Nothing for files, which a split has picked already; the split of a folder that `datasets` saved; all of an address
+    on the hub or in tensorflow-datasets.
+    """
+    address, split = split_location(location)
+    if address.startswith((HUB, TFDS)):
+        return location
+    return f"@{split}" if split and _is_saved(to_path(address)) else ""
+
+
 def _shown(path: Path) -> bool:
     """Not in a hidden folder, such as the one in which a download keeps its notes."""
     return not any(part.startswith(".") for part in path.parts)

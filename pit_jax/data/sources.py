@@ -10,7 +10,7 @@ from pathlib import Path
 from pit_jax.batch import Triple
 from pit_jax.config import DataConfig
 from pit_jax.data.layouts import LAYOUTS, Unusable, asked
-from pit_jax.data.readers import HUB, TFDS, download_advice, local_files, read_rows, split_location
+from pit_jax.data.readers import HUB, TFDS, download_advice, identity, local_files, read_rows, split_location
 from pit_jax.errors import UserError
 from pit_jax.paths import to_path
 
@@ -155,6 +155,14 @@ def source_files(spec: str) -> list[Path]:
     if spec == "notes":
         return []
     return [path for location in _locations(spec)[1] for path in local_files(location)]
+
+
+def source_identity(spec: str) -> str:
+    """What a source is beside the contents of its files, wherever these lie. Raises UserError as `source_files`."""
+    if spec == "notes":
+        return spec
+    layout, locations = _locations(spec)
+    return f"{layout}:{' '.join(map(identity, locations))}"
 
 
 def _locations(spec: str) -> tuple[str, tuple[str, ...]]:

@@ -17,19 +17,21 @@ import numpy as np
 from pit_jax.config import DataConfig, TokenizerConfig, flatten
 from pit_jax.data import tasks
 from pit_jax.data.features import Layout
-from pit_jax.data.preparation import FOLD_KINDS, build, by_fold
-from pit_jax.data.ragged import Ragged, check_sizes
+from pit_jax.data.preparation import FOLD_KINDS, REPORT, build, by_fold
+from pit_jax.data.ragged import Ragged
 from pit_jax.data.rows import StoredRows
-from pit_jax.data.sources import read_source, source_code, source_files
+from pit_jax.data.sources import read_source, source_code, source_files, source_identity
 from pit_jax.data.text.sentencepiece import model_file
 from pit_jax.data.text.stored import Texts, Triples
 from pit_jax.data.text.templates import Template
 from pit_jax.data.text.tokenizers import WEIGHTS, Tokenizer, load_tokenizer
 from pit_jax.errors import UserError
-from pit_jax.files import file_digest, read_json, whole_folder, write_json
+from pit_jax.files import content_digest, read_json, whole_folder
 from pit_jax.paths import DONE, local, to_path
+from pit_jax.seal import check_file, check_files, read_seal, seal
 
-_VERSION = 3  # of the rows and files written here
+_VERSION = 4  # of the rows and files written here
+_SHOWN = 5  # of the inputs that have changed
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Prepared:
     fingerprint: str
     response_slot: int  # T, and R: the longest answer and its EOS, rounded up to a multiple of 4
     report: dict[str, Any]  # per source: read, kept, dropped by reason; per fold: examples; lengths: percentiles
-    done: dict[str, Any]  # what `preparation.build` says of its files
+    done: dict[str, Any]  # what `preparation.build` says of it
 
     def rows(self, fold: str, kind: str) -> StoredRows:
         """The rows of a fold, which batches of `kind` are made of. UserError for a kind that it has no use for."""
@@ -60,10 +62,10 @@ class Prepared:
 
     def mixture(self) -> Any:
         """The seqio mixture that gave every fold its order, with the tokens of its examples: (x, y_ref, y_w, y_l)."""
-        inputs, placed = self.done["inputs"], np.fromfile(self.folder / "placed.bin", np.uint8)
+        placed = np.fromfile(self.folder / "placed.bin", np.uint8)
         return tasks.build_mixture(
-            by_fold(placed, self.done["starts"], inputs["data.sources"]),
-            inputs["data.rates"],
+            by_fold(placed, self.done["starts"], self.done["sources"]),
+            self.done["inputs"]["data.rates"],
             self.done["pairs"],
             margins=self._margins,
             tokens=self.tokens,
@@ -99,9 +101,11 @@ def prepare(
     folder = to_path(folder)
     _check(data)
     inputs = _inputs(data, tokenizer)
+    compared = {name: value for name, (value, _) in inputs.items()}
     if not _is_prepared(folder, inputs):
         with whole_folder(folder) as partial:
-            write_json(partial / DONE, build(data, tokenizer, partial, inputs, say))
+            built = build(data, tokenizer, partial, compared, say)
+            seal(partial, {**built, "called": {name: called for name, (_, called) in inputs.items()}})
     return open_data(folder)
 
 
@@ -120,55 +124,78 @@ def _check(data: DataConfig) -> None:
         raise UserError(f"data.max_bad_rows must be a share from 0 to 1, found {data.max_bad_rows}")
 
 
-def _inputs(data: DataConfig, tokenizer: TokenizerConfig) -> dict[str, Any]:
-    """All that the prepared data depend on: knobs, and the contents of the files they name."""
-    inputs = flatten(data, "data.") | flatten(tokenizer, "tokenizer.") | {"version": _VERSION}
-    for source in data.sources:
-        inputs |= source_code(source)
-        for path in source_files(source):
-            inputs[f"contents of {path}"] = file_digest(local(path))
+def _inputs(data: DataConfig, tokenizer: TokenizerConfig) -> dict[str, tuple[Any, str]]:
+    """{name: (value, what the user calls it now)} of all that the prepared data depend on.
+
+    These are knobs, and the contents of the files that knobs name: where a file lies is in no name or value.
+    """
+    knobs = flatten(data, "data.") | flatten(tokenizer, "tokenizer.") | {"version": _VERSION}
+    inputs = {name: (value, name) for name, value in knobs.items() if name not in ("data.sources", "tokenizer.path")}
+    for number, source in enumerate(data.sources, 1):
+        inputs |= {name: (code, name) for name, code in source_code(source).items()}
+        inputs[f"source {number}"] = source_identity(source), f"source {number}"
+        for part, path in enumerate(source_files(source), 1):
+            inputs[f"source {number}, file {part}"] = content_digest(local(path)), f"contents of {path}"
     if "notes" in data.sources:
         sample = read_source("notes", DataConfig(notes_pairs=100, notes_seed=data.notes_seed)).triples
-        inputs["contents of notes"] = hashlib.sha256(repr(sample).encode()).hexdigest()[:12]
+        inputs["notes"] = hashlib.sha256(repr(sample).encode()).hexdigest(), "contents of notes"
     if tokenizer.path:
         named, found = to_path(tokenizer.path), local(to_path(tokenizer.path), but=WEIGHTS)
         model = model_file(found)
         read = sorted(found.glob("*.j*"))  # tokenizer.json, its config, chat_template.jinja
         for path in (*read, model) if model is not None else read:
-            inputs[f"contents of {named / path.name}"] = file_digest(path)
+            inputs[f"tokenizer, {path.name}"] = content_digest(path), f"contents of {named / path.name}"
     return inputs
 
 
-def _is_prepared(folder: Path, inputs: Mapping[str, Any]) -> bool:
+def _is_prepared(folder: Path, inputs: Mapping[str, tuple[Any, str]]) -> bool:
     """Whether `folder` holds the finished data of `inputs`; raises UserError if it holds anything else."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
-    if not (folder / DONE).is_file():
-        raise UserError(f"{folder} exists but holds no finished data set; remove it or choose another workdir")
-    done: dict[str, Any] = read_json(folder / DONE) or {}
+    done = read_seal(folder)
+    if done is None:
+        raise UserError(
+            f"{folder / DONE}: no such file: {folder} exists but holds no finished data set; remove it or choose "
+            "another workdir"
+        )
     before = done["inputs"]
-    now = json.loads(json.dumps(inputs))
+    now = json.loads(json.dumps({name: value for name, (value, _) in inputs.items()}))
+    called = done["called"] | {name: called for name, (_, called) in inputs.items()}
     changed = [
-        f"{name}: was {before.get(name, 'absent')}, now {now.get(name, 'absent')}"
+        f"{called[name]}: was {_short(before.get(name, 'absent'))}, now {_short(now.get(name, 'absent'))}"
         for name in sorted(before.keys() | now.keys())
         if before.get(name) != now.get(name)
     ]
     if changed:
+        more = [f"and {len(changed) - _SHOWN} more"] if len(changed) > _SHOWN else []
         raise UserError(
-            f"{folder} was prepared from other inputs ({'; '.join(changed)}); "
+            f"{folder} was prepared from other inputs ({'; '.join(changed[:_SHOWN] + more)}); "
             "restore them, or choose another workdir for the new ones"
         )
     return True
 
 
+def _short(value: Any) -> str:
+    """A digest by its first digits."""
+    return value[:12] if isinstance(value, str) and len(value) == 64 else str(value)
+
+
 def open_data(folder: Path) -> Prepared:
     """A finished data folder as it is, whatever it was prepared from. UserError where there is none."""
-    done, report = read_json(folder / DONE), read_json(folder / "report.json")
-    if done is None or report is None:
-        raise UserError(f"{folder}: asked for prepared data, found none; run --stage=data, or any other, first")
-    folder = local(folder)
+    done = read_seal(folder)
+    if done is None:
+        raise UserError(f"{folder / DONE}: asked for prepared data, found none; run --stage=data, or any other, first")
+    if done["inputs"]["version"] != _VERSION:
+        raise UserError(f"{folder} was prepared by another version of pit_jax; delete it and prepare the data again")
+    folder = check_files(folder, done)
     tokenizer = load_tokenizer(folder / "tokenizer")
     if tokenizer.fingerprint != done["tokenizer"]:
         raise UserError(f"{folder}/tokenizer changed since the data were prepared; put it back, or prepare them again")
-    check_sizes(folder, done["sizes"])
+    report = read_json(folder / REPORT) or {}
     return Prepared(folder, tokenizer, Template(tokenizer), done["fingerprint"], done["response_slot"], report, done)
+
+
+def read_report(folder: Path) -> dict[str, Any] | None:
+    """The report of a finished data folder alone; None where there is no such folder. UserError as `open_data`."""
+    done = read_seal(folder)
+    return None if done is None else read_json(check_file(folder, REPORT, done))

@@ -54,10 +54,10 @@ def build_mixture(
         preprocessors.append(functools.partial(_with_tokens, tokens, margins))
     kind = "numbers" if tokens is None else f"tokens_{digest_of(str(tokens.folder.resolve()))}"
     names = []
-    for index, (source, folds) in enumerate(sources.items()):  # seqio sorts tasks by name: the number keeps our order
+    for index, folds in enumerate(sources.values()):  # seqio sorts tasks by name: the number keeps our order
         filled = {fold: numbers for fold, numbers in folds.items() if len(numbers)}
         parts = (part for fold, numbers in filled.items() for part in (fold, numbers.astype(np.int32).tobytes()))
-        name = f"pit_jax_{index:03}_{kind}_{digest_of(contents, source, *parts)}"
+        name = f"pit_jax_{index:03}_{kind}_{digest_of(contents, *parts)}"
         names.append(name)
         if name not in seqio.TaskRegistry.names():
             sizes = {fold: len(numbers) for fold, numbers in filled.items()}

@@ -1,4 +1,4 @@
-"""Ragged rows there and back, and files that are damaged."""
+"""Ragged rows there and back."""
 
 from pathlib import Path
 
@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pit_jax.data.ragged import Ragged, RaggedWriter, check_sizes, sizes_of, utf8
+from pit_jax.data.ragged import Ragged, RaggedWriter, utf8
 from pit_jax.data.text.stored import TEXTS, Texts, Triples
-from pit_jax.errors import UserError
 
 rows = st.lists(st.lists(st.integers(0, 65535), max_size=5), max_size=6)
 
@@ -39,16 +38,3 @@ def test_texts_are_read_when_they_are_asked_for(tmp_path: Path) -> None:
     fold = Triples(texts, np.array([0.5, 1.5, 2.5], np.float32), np.array([2, 0], np.int32))
     assert [(row.prompt, row.margin) for row in fold] == [("x", 2.5), ("say hi 🙂", 0.5)]
     assert fold[:1] == [fold[0]] and fold[-1].prompt == "say hi 🙂" and len(fold) == 2
-
-
-def test_a_damaged_file_is_named_with_what_to_do(tmp_path: Path) -> None:
-    path = tmp_path / "tokens.bin"
-    path.write_bytes(b"12345678")
-    sizes = sizes_of(tmp_path, ["tokens.bin"])
-    check_sizes(tmp_path, sizes)
-    path.write_bytes(b"1234")
-    with pytest.raises(UserError, match=r"tokens\.bin: asked for 8 bytes, found 4; it is damaged: delete .* again"):
-        check_sizes(tmp_path, sizes)
-    path.unlink()
-    with pytest.raises(UserError, match=r"tokens\.bin: asked for 8 bytes, found no such file; it is damaged"):
-        check_sizes(tmp_path, sizes)

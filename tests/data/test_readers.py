@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pit_jax.data.layouts import Unusable
-from pit_jax.data.readers import download_advice, local_files, read_rows, split_location
+from pit_jax.data.readers import download_advice, identity, local_files, read_rows, split_location
 from pit_jax.errors import UserError
 from tests.data.rows import PAIR, turns, write
 
@@ -98,6 +98,7 @@ def test_a_folder_of_files_and_its_splits(tmp_path: Path) -> None:
     assert read(f"{tmp_path / 'set'}@train") == ROWS[:3]
     assert read(f"{tmp_path / 'set'}@test") == [ROWS[3]]
     assert [path.name for path in local_files(f"{tmp_path / 'set'}@test")] == ["test.jsonl.gz"]
+    assert identity(f"{tmp_path / 'set'}@test") == "", "the files say which they are"
     with pytest.raises(UserError, match=r"files whose name begins with 'dev' in this folder, found README.md, data"):
         read(f"{tmp_path / 'set'}@dev")
 
@@ -118,6 +119,7 @@ def test_folders_that_datasets_saved(tmp_path: Path) -> None:
     assert read(tmp_path / "one") == ROWS[:3]
     assert read(f"{tmp_path / 'both'}@test") == ROWS[3:]
     assert any(path.suffix == ".arrow" for path in local_files(str(tmp_path / "both")))
+    assert [identity(f"{tmp_path / name}") for name in ("one", "both@test", "both@train")] == ["", "@test", "@train"]
     with pytest.raises(UserError, match="asked for split '', found train, test; write PATH@SPLIT"):
         read(tmp_path / "both")
     with pytest.raises(UserError, match="has no splits; leave @test out"):

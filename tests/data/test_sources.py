@@ -11,7 +11,15 @@ from pit_jax.batch import Triple
 from pit_jax.config import DataConfig
 from pit_jax.data import notes
 from pit_jax.data.layouts import LAYOUTS, Layout
-from pit_jax.data.sources import SHIPPED, known_truth, largest_truth, read_source, source_code, source_files
+from pit_jax.data.sources import (
+    SHIPPED,
+    known_truth,
+    largest_truth,
+    read_source,
+    source_code,
+    source_files,
+    source_identity,
+)
 from pit_jax.errors import UserError
 from pit_jax.table import forget, source_of
 from tests.data.rows import PAIR, turns, write
@@ -38,7 +46,10 @@ def test_source_specs(tmp_path: Path) -> None:
     for layout in ("jsonl", "pairs", "synthetic_instruct"):
         assert read_source(f"{layout}:{path}", DATA).triples == [Triple("say hi", "hi", "no")]
         assert source_files(f"{layout}:{path}") == [path]
+        assert source_identity(f"{layout}:{path}") == f"{layout}:", "its files say the rest"
     assert source_files("notes") == source_files("hh:helpful") == source_files("pairs:tfds/mine") == []
+    assert [source_identity(spec) for spec in ("notes", "pairs:tfds/mine")] == ["notes", "pairs:tfds/mine"]
+    assert source_identity("hh:harmless") == source_identity("hh:harmless-base") != source_identity("hh:helpful")
 
 
 @pytest.mark.parametrize(

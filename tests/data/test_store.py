@@ -89,11 +89,21 @@ def test_the_mixture_of_a_folder_is_the_order_and_the_tokens_of_its_folds(tmp_pa
         assert example["prefix"].tolist() == mixed.template.improver_prefix(row.prompt)
 
 
-def test_a_file_that_is_cut_off_is_named(prepared: Prepared, tmp_path: Path) -> None:
+def test_a_rotated_fold_and_other_numbers_are_named(prepared: Prepared, tmp_path: Path) -> None:
+    """By a command and by the folder alone, before any input is compared."""
     shutil.copytree(prepared.folder, tmp_path / "data")
-    with (tmp_path / "data" / "tokens.bin").open("r+b") as file:
-        file.truncate(100)
-    with pytest.raises(UserError, match=r"tokens\.bin: asked for [\d,]+ bytes, found 100; it is damaged: delete"):
+    np.roll(np.fromfile(tmp_path / "data" / "heldout.bin", np.int32), 1).tofile(tmp_path / "data" / "heldout.bin")
+    cure = r"found another one; put it back, or delete .*data and prepare the data again: equal inputs"
+    with pytest.raises(UserError, match=rf"heldout\.bin: asked for the file that was written .* {cure}"):
+        open_data(tmp_path / "data")
+    with pytest.raises(UserError, match=r"heldout\.bin: asked for the file that was written"):
+        prepare(DATA, TOKENS, tmp_path / "data", say=quiet)
+    done = tmp_path / "data" / "done.json"
+    done.write_text(done.read_text().replace('"data.notes_pairs": 300', '"data.notes_pairs": 301'))
+    with pytest.raises(UserError, match=rf"done\.json: asked for the file that was written .* {cure}"):
+        prepare(DATA, TOKENS, tmp_path / "data", say=quiet)
+    done.unlink()
+    with pytest.raises(UserError, match=r"done\.json: asked for prepared data, found none; run --stage=data"):
         open_data(tmp_path / "data")
 
 
@@ -274,18 +284,15 @@ def test_answers_as_texts(prepared: Prepared) -> None:
 
 
 def test_a_folder_is_opened_as_it_is(prepared: Prepared, tmp_path: Path) -> None:
-    """Whatever it was prepared from; what is no finished folder, or has another tokenizer now, is named."""
+    """Whatever it was prepared from; a file that changes its tokenizer is noticed."""
     found = open_data(prepared.folder)
     assert (found.fingerprint, found.tokenizer, found.report) == (
         prepared.fingerprint,
         prepared.tokenizer,
         prepared.report,
     )
-    with pytest.raises(UserError, match="asked for prepared data, found none; run --stage=data"):
-        open_data(tmp_path)
     shutil.copytree(prepared.folder, tmp_path / "data")
-    shutil.rmtree(tmp_path / "data" / "tokenizer")
-    train_tokenizer(["other text"], vocab_size=270, folder=tmp_path / "data" / "tokenizer")
+    (tmp_path / "data" / "tokenizer" / "chat_template.jinja").write_text("{{ messages[0].content }}")
     with pytest.raises(UserError, match="data/tokenizer changed since the data were prepared; put it back"):
         open_data(tmp_path / "data")
 

@@ -1,6 +1,7 @@
 """The data path with tokenizers that people bring, and real transcripts. Imports TensorFlow (0.9 GB)."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,10 +9,11 @@ import pytest
 
 from pit_jax.config import DataConfig, TokenizerConfig
 from pit_jax.data.folds import FOLDS
-from pit_jax.data.store import prepare
-from pit_jax.data.text.tokenizers import load_tokenizer
+from pit_jax.data.store import Prepared, prepare
+from pit_jax.data.text.tokenizers import load_tokenizer, train_tokenizer
 from pit_jax.data.text.transcripts import transcript
 from pit_jax.errors import UserError
+from tests.data.rows import write
 from tests.data.text.chat_tokenizers import written
 from tests.data.text.published_templates import PUBLISHED
 from tests.data.text.sentencepiece_models import SETTINGS, train
@@ -32,6 +34,31 @@ def test_a_sentencepiece_model_is_used_and_watched(tmp_path: Path) -> None:
     train(folder, model_type="unigram", **SETTINGS["as Llama"])
     with pytest.raises(UserError, match=r"contents of .*tokenizer\.model: was \w+, now \w+"):
         prepare(DATA, given, tmp_path / "data", say=quiet)
+
+
+def test_the_same_contents_by_another_path_are_the_same_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sources and tokenizer: moved, linked, relative. Other contents are named by the path that is given now."""
+    rows = [{"prompt": f"question {i}", "chosen": f"yes {i}", "rejected": "no"} for i in range(60)]
+    train_tokenizer(["question yes no"], vocab_size=270, folder=tmp_path / "one" / "tokenizer")
+    write(tmp_path / "one" / "pairs.jsonl", *rows)
+
+    def prepare_from(folder: str, target: str = "data", *, sources: tuple[str, ...] = ()) -> Prepared:
+        data = DataConfig(sources or ("notes", f"pairs:{folder}/pairs.jsonl"), (1.0, 2.0), 0.2, notes_pairs=300)
+        data = replace(data, prompt_length=256, response_length=256)
+        return prepare(data, TokenizerConfig(path=f"{folder}/tokenizer"), tmp_path / target, say=quiet)
+
+    first = prepare_from(str(tmp_path / "one"))
+    (tmp_path / "two").symlink_to(tmp_path / "one")
+    monkeypatch.chdir(tmp_path)
+    assert prepare_from("two").fingerprint == prepare_from("one").fingerprint == first.fingerprint
+    shutil.copytree("one", "moved/there")
+    again = prepare_from("moved/there", "again")
+    assert again.fingerprint == first.fingerprint and again.triples("sft") == first.triples("sft")
+    with pytest.raises(UserError, match=r"source 1: was notes, now pairs:; .*source 2: was pairs:, now n"):
+        prepare_from("one", sources=("pairs:one/pairs.jsonl", "notes"))
+    write(tmp_path / "moved" / "there" / "pairs.jsonl", *rows[1:])
+    with pytest.raises(UserError, match=r"\(contents of moved/there/pairs\.jsonl: was \w{12}, now \w{12}\); restore"):
+        prepare_from("moved/there")
 
 
 def test_rows_that_the_chat_template_refuses_are_counted(tmp_path: Path) -> None:

@@ -123,4 +123,4 @@ def test_what_one_host_cannot_do_ends_both(finished: tuple[Path, str], start: St
     (tmp_path / "data" / "done.json").write_text("{")
     codes, main, _ = ended(start(tmp_path, "--stage=sft", "--model=policy"))
     assert codes == [2, 2], main
-    assert "done.json: asked for JSON" in main
+    assert "done.json: asked for the file that was written" in main

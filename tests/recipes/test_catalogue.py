@@ -60,7 +60,7 @@ DECIDES_NOTHING = {
     "data.sources": "files, which count by their content",
     "tokenizer.path": "files, which count by their content",
     "improve.prompts": "a file, which counts by its content",
-    "paper.wording": "files, which count by their content",
+    "paper.wording": "a folder, which counts by its content",
 }
 
 

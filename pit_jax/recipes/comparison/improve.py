@@ -8,7 +8,7 @@ import numpy as np
 from rich.table import Table
 
 from pit_jax.config import Config
-from pit_jax.data.readers import local_files
+from pit_jax.data.readers import identity, local_files
 from pit_jax.data.sources import Truth, known_truth, read_asked
 from pit_jax.errors import UserError
 from pit_jax.evaluation.answers import AnswerRow
@@ -59,11 +59,12 @@ def check(config: Config, role: str) -> None:
 
 
 def asked_contents(config: Config, role: str) -> Mapping[str, str]:
-    """The file of --improve.prompts by its content."""
-    if not config.improve.prompts:
+    """The files of --improve.prompts by their contents; where they are elsewhere, by their address."""
+    location = config.improve.prompts
+    if not location:
         return {}
-    digests = [file_digest(local(path)) for path in local_files(config.improve.prompts)]
-    return {"contents of improve.prompts": digest_of(*digests)}
+    digests = [file_digest(local(path)) for path in local_files(location)]
+    return {"contents of improve.prompts": digest_of(identity(location), *digests)}
 
 
 def asked_prompts(context: Context) -> Prompts:

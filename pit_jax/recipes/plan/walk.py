@@ -11,8 +11,8 @@ from jax.sharding import Mesh
 
 from pit_jax.config import Config, Effort
 from pit_jax.data.features import Layout, round_up, row_lengths
+from pit_jax.data.store import read_report
 from pit_jax.errors import UserError, did_you_mean
-from pit_jax.files import read_json
 from pit_jax.model.pretrained.published import PUBLISHED
 from pit_jax.parallel.mesh import check_batch, mesh_over, mesh_shape
 from pit_jax.parallel.sharding import row_shards
@@ -73,7 +73,7 @@ def with_model(config: Config) -> Config:
 
 def layout_of(config: Config, data: Path) -> Layout:
     """That of the prepared data, or the longest rows that the config lets in."""
-    report = read_json(data / "report.json")
+    report = read_report(data)
     if report is not None:
         return Layout(**report["layout"])
     prompt, answer, suffix = config.data.prompt_length, config.data.response_length, config.plan.suffix_tokens

@@ -164,6 +164,10 @@ def test_the_files_content_is_part_of_the_hash(improved: Callable[..., Any], tmp
     heldout = replace(config, improve=replace(config.improve, prompts=""))
     with pytest.raises(ValueError, match="contents of improve.prompts: '.*' -> None"):
         context.folder.check_config(heldout)
+    hub = [replace(config, improve=replace(config.improve, prompts=f"hub/{name}")) for name in ("a/b", "a/c", "a/b@x")]
+    assert len({stage.depends_on(config)["contents of improve.prompts"] for config in hub}) == 3, (
+        "no file tells them apart"
+    )
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ from pit_jax.run.loads import Load
 from pit_jax.run.plan import Compiled, ProgramPlan
 from pit_jax.run.programs import Shapes
 from pit_jax.run.provenance import StageId
+from pit_jax.seal import seal
 
 TRAINED = [id for id, stage in catalogue().items() if stage.leaves]
 
@@ -61,7 +62,11 @@ def test_the_longest_rows_that_the_config_lets_in(micro: Config, tmp_path: Path)
     assert layout.row_lengths == {"sft-policy": 96, "sft-improver": 176, "reward": 96, "gap": 32 + 6 * 63 + 32 + 6}
     known = {**vars(layout), "prompt_slot": 8}
     write_json(tmp_path / "report.json", {"layout": known})
+    seal(tmp_path, {})
     assert layout_of(micro, tmp_path).prompt_slot == 8, "what was prepared counts"
+    (tmp_path / "report.json").write_text("[]")
+    with pytest.raises(UserError, match=r"report\.json: asked for the file that was written when the"):
+        layout_of(micro, tmp_path)
 
 
 def test_a_published_model_keeps_the_knobs_of_the_run(micro: Config) -> None:
