@@ -15,7 +15,7 @@ from pit_jax.data.layouts import Unusable, asked
 from pit_jax.data.store import Prepared, open_data
 from pit_jax.errors import UserError
 from pit_jax.forks import config_class, load_forks
-from pit_jax.inference.prompts import check_length
+from pit_jax.inference.prompts import check_length, check_texts
 from pit_jax.inference.sampling import Sampling, check_sampling
 from pit_jax.inference.texts import Chunk, TextEngine, written
 from pit_jax.model.networks import Params
@@ -47,7 +47,7 @@ def load(run: str | os.PathLike[str]) -> "Pit":
 class Pit:
     """A run's models: the policy answers, the improver improves, the gap and the reward model score.
 
-    Prompts are texts, or lists of {"role", "content"} that end with the user's message; answers are texts, or lists of
+    Prompts are texts, or lists of {"role", "content"} that the assistant answers; answers are texts, or lists of
     one message of the assistant. Every call takes lists and gives lists of the same length.
 
     Sampling at a temperature draws by `seed` and by a text's place in its list: the same call gives the same texts. At
@@ -67,7 +67,7 @@ class Pit:
 
     def answer(self, prompts: Sequence[Text], temperature: float = 0.0, seed: int = 0) -> list[str]:
         """One answer of the policy to each prompt."""
-        sampling, policy, asked_N = _sampling(temperature), self._weights(POLICY), _prompts(prompts)
+        sampling, policy, asked_N = _sampling(temperature), self._weights(POLICY), self._asked(prompts)
 
         def draw(texts: TextEngine, chunk: Chunk, key: jax.Array) -> list[Answer]:
             return texts.answer(policy, chunk, jax.random.fold_in(key, 0), sampling)
@@ -85,7 +85,7 @@ class Pit:
         """Each answer after `rounds` improvements in a row."""
         if rounds < 1:
             raise UserError(f"rounds={rounds}: ask for at least one improvement")
-        sampling, improver, asked_N = _sampling(temperature), self._weights(IMPROVER), _prompts(prompts)
+        sampling, improver, asked_N = _sampling(temperature), self._weights(IMPROVER), self._asked(prompts)
         given = self._answers(asked_N, answers, "answers", most=self._context.data.response_slot)
 
         def draw(texts: TextEngine, chunk: Chunk, key: jax.Array) -> list[Answer]:
@@ -100,7 +100,7 @@ class Pit:
 
     def gap(self, prompts: Sequence[Text], candidates: Sequence[Text], references: Sequence[Text]) -> list[float]:
         """By how much each candidate is better than its reference, by the gap model; a copy scores exactly 0."""
-        params, asked_N = self._model(GAP), _prompts(prompts)
+        params, asked_N = self._model(GAP), self._asked(prompts)
         better = self._answers(asked_N, candidates, "candidates")
         worse = self._answers(asked_N, references, "references")
         with jax.set_mesh(self._context.mesh):
@@ -110,11 +110,16 @@ class Pit:
 
     def reward(self, prompts: Sequence[Text], answers: Sequence[Text]) -> list[float]:
         """The score of each answer by the reward model; only differences between answers to one prompt mean much."""
-        params, asked_N = self._model(REWARD), _prompts(prompts)
+        params, asked_N = self._model(REWARD), self._asked(prompts)
         given = self._answers(asked_N, answers, "answers")
         with jax.set_mesh(self._context.mesh):
             scores_N = self._engine(len(asked_N)).scores(params, asked_N, given)
         return [float(score) for score in scores_N]
+
+    def _asked(self, prompts: Sequence[Text]) -> list[str]:
+        texts = _prompts(prompts)
+        check_texts(self._context.data.template, "prompts", texts)
+        return texts
 
     def _drawn(
         self, prompts: list[str], draw: Callable[[TextEngine, Chunk, jax.Array], list[Answer]], seed: int
@@ -132,7 +137,9 @@ class Pit:
     ) -> list[Answer]:
         """Answers as tokens; at most `most` of them, EOS included."""
         template, tokenised = self._context.data.template, []
-        for number, text in enumerate(_texts(answers, name, "answer"), 1):
+        texts = _texts(answers, name, "answer")
+        check_texts(template, name, [], texts)
+        for number, text in enumerate(texts, 1):
             tokenised.append(written(template, text))
             if most is not None:
                 check_length(f"{name}: number {number}", len(tokenised[-1].ids), most, kind="an answer")

@@ -21,6 +21,8 @@ class DataConfig:
     """Share of prompts (by hash) kept out of every training fold."""
     max_bad_rows: float = 0.0
     """Largest share of a source's rows that may be left out, and counted, because they cannot be pairs."""
+    contradictions: Literal["drop", "keep", "refuse"] = "drop"
+    """Pairs that also stand there with their answers swapped: leave them all out, counted; train on them; or stop."""
     prompt_length: int = 48
     """Most tokens of a prompt x; longer examples are counted and dropped."""
     response_length: int = 48
@@ -40,6 +42,8 @@ class TokenizerConfig:
     """Folder of a Hugging Face fast tokenizer; empty = train one on the data."""
     vocab_size: int = 512
     """Most entries of a tokenizer trained on the data."""
+    template_arguments: tuple[str, ...] = ()
+    """What its chat template is told, as NAME=VALUE: `enable_thinking=false`. It becomes part of the template."""
 
 
 @dataclass(frozen=True)

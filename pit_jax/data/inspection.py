@@ -14,6 +14,7 @@ from pit_jax.data.features import row_lengths
 from pit_jax.data.folds import TRAINING_FOLDS
 from pit_jax.data.rows import StoredRows
 from pit_jax.data.stream import WINDOW, Stream
+from pit_jax.data.text.contradictions import contradicted, pair_keys
 from pit_jax.data.widths import widths_of
 
 _BETWEEN_WORDS = re.compile(r"[\W_]+")
@@ -21,7 +22,10 @@ _BETWEEN_WORDS = re.compile(r"[\W_]+")
 
 @dataclass(frozen=True)
 class Duplicates:
-    """Rows of a fold that repeat an earlier one: in their prompt or as a whole pair; `near` counts equal words."""
+    """Rows of a fold that repeat an earlier one: in their prompt or as a whole pair; `near` counts equal words.
+
+    And rows that contradict another, the same pair with its answers swapped: data.contradictions=keep leaves them.
+    """
 
     fold: str
     rows: int
@@ -29,6 +33,7 @@ class Duplicates:
     near_prompts: int
     pairs: int
     near_pairs: int
+    contradicting: int
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,9 @@ def duplicates(folds: Mapping[str, Sequence[Triple]]) -> list[Duplicates]:
             pair = row.prompt, row.chosen, row.rejected
             near = [normalised(text) for text in pair]
             keys[number] = [_key(pair[0]), _key(near[0]), _key(*pair), _key(*near)]
-        counts.append(Duplicates(fold, len(rows), *(len(rows) - len(np.unique(column)) for column in keys.T)))
+        prompts, near_prompts, pairs, near_pairs = (len(rows) - len(np.unique(column)) for column in keys.T)
+        against = int(contradicted(pair_keys(rows)).sum())
+        counts.append(Duplicates(fold, len(rows), prompts, near_prompts, pairs, near_pairs, against))
     return counts
 
 

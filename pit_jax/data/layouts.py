@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from pit_jax.batch import Triple
-from pit_jax.data.text.transcripts import SPEAKERS, TURN, Message, transcript
+from pit_jax.data.text.transcripts import SPEAKERS, TURN, Message, message_list, stored
 from pit_jax.table import Table
 
 Row = dict[str, Any]
 LARGEST_MARGIN = 1e30  # a number beyond it is not finite in float32, sooner or later
+_ANSWERS = (("chosen", "rejected"), ("answer",), ("completion",))
+_LISTS = ("prompt", "messages", *(name for names in _ANSWERS for name in names))
 TLDR = "TL;DR:"  # asks for a summary, as the last word of a prompt
 
 
@@ -31,7 +33,7 @@ def pairs(row: Row) -> Triple:
     In rows without the column, the prompt is what the answers share; one that is null is missing.
 
     Each text is a string or a list of {role, content}. A list may hold the whole dialogue; its last message is the
-    answer. Prompts of messages become a transcript. Other columns are ignored.
+    answer. Prompts of messages keep them (data/text/transcripts.py). Other columns are ignored.
     """
     strings = isinstance(row.get("chosen"), str) and isinstance(row.get("rejected"), str)
     _need(row, "chosen", "rejected")
@@ -83,7 +85,7 @@ def ultrafeedback(row: Row) -> Triple:
         raise Unusable("dialogues differ before the last assistant turn", known=True)
     if not head or not head[-1][1].strip():
         raise Unusable("no prompt before the last assistant turn", known=True)
-    return _two_answers(head[0][1] if len(head) == 1 else _transcript(head), chosen, rejected)
+    return _two_answers(_stored(head), chosen, rejected)
 
 
 def synthetic_instruct(row: Row) -> Triple:
@@ -100,10 +102,10 @@ def asked(row: Row) -> tuple[str, str | None]:
     if row.get("messages") is not None:
         messages = _messages("messages", _list(row, "messages"))
         answer = messages.pop()[1] if messages and messages[-1][0] == "assistant" else None
-        return _transcript(messages), _written(answer)
+        return _stored(messages), _written(answer)
     _need(row, "prompt")
     prompt = row["prompt"]
-    text = _transcript(_messages("prompt", prompt)) if isinstance(prompt, list) else _text(row, "prompt")
+    text = _stored(_messages("prompt", prompt)) if isinstance(prompt, list) else _text(row, "prompt")
     if not text.strip():
         raise Unusable("prompt is empty", "every row needs a prompt")
     column = "answer" if row.get("answer") is not None else "completion"
@@ -113,6 +115,20 @@ def asked(row: Row) -> tuple[str, str | None]:
     if before:
         raise Unusable(f"{column} holds more than the assistant's message", "put the dialogue into prompt, or messages")
     return text, _written(answer)
+
+
+def with_lists(row: Row) -> Row:
+    """`row` with message lists where its columns hold them as JSON strings; itself where they hold none.
+
+    The rule: `prompt` and `messages` are read wherever they are such a string. An answer is where its last message is
+    the assistant's; `chosen` and `rejected` both are, or neither: one of the two alone is an answer written in JSON.
+    """
+    texts = {name: row[name] for name in _LISTS if isinstance(row.get(name), str)}
+    lists = {name: found for name, text in texts.items() if (found := message_list(text))}
+    for answers in _ANSWERS:
+        if any(name not in lists or lists[name][-1]["role"] != "assistant" for name in answers):
+            lists = {name: found for name, found in lists.items() if name not in answers}
+    return row | lists if lists else row
 
 
 def _written(answer: str | None) -> str | None:
@@ -188,10 +204,10 @@ def _prompt(row: Row, head: Sequence[Message], other: Sequence[Message]) -> str:
             _need(row, "prompt", "chosen", "rejected")
         if head != other:
             raise Unusable("without a prompt, chosen and rejected must share all messages but the last")
-        return _transcript(head)
+        return _stored(head)
     if isinstance(prompt, list):
         turns = _messages("prompt", prompt)
-        text = _transcript(turns)
+        text = _stored(turns)
     else:
         text = _text(row, "prompt")
         turns = [("user", text)]
@@ -265,14 +281,10 @@ def _messages(name: str, value: list[Any]) -> list[Message]:
     return messages
 
 
-def _transcript(messages: Sequence[Message]) -> str:
-    """The prompt of a dialogue; a single message of the user is its text."""
-    if not messages or messages[-1][0] != "user":
-        raise Unusable("the prompt must end with a user message")
+def _stored(messages: Sequence[Message]) -> str:
+    """The prompt of a dialogue, which the assistant answers: it ends with what the user or the assistant said last."""
+    if not messages or messages[-1][0] == "system":
+        raise Unusable("the prompt must end with a message of the user or the assistant")
     if not messages[-1][1].strip():
         raise Unusable("prompt is empty", "every pair needs a prompt and two answers")
-    try:
-        text = transcript(messages)
-    except ValueError as error:
-        raise Unusable("a message holds what begins a turn", str(error)) from error
-    return text if len(messages) > 1 else messages[0][1]
+    return stored(messages)

@@ -26,6 +26,7 @@ from pit_jax.data.features import FEATURES, KINDS, Layout, round_up, row_lengths
 from pit_jax.data.folds import FOLDS, fold_of
 from pit_jax.data.ragged import RaggedWriter, utf8
 from pit_jax.data.sources import Reading, stream_source
+from pit_jax.data.text.contradictions import CONTRADICTION, contradicted, pair_keys
 from pit_jax.data.text.stored import TEXTS, Texts
 from pit_jax.data.text.templates import Template
 from pit_jax.data.text.tokenizers import Tokenizer, load_tokenizer, train_tokenizer
@@ -53,6 +54,7 @@ class Read:
     readings: Mapping[str, Reading]
     starts: np.ndarray  # [sources + 1] the first example of each source
     folds: np.ndarray  # [examples] uint8
+    contradicted: np.ndarray  # [examples] bool, the same pair stands there with its answers swapped
     digest: str  # of all pairs, and where a source ends
 
     def source(self, name: str) -> slice:
@@ -70,7 +72,8 @@ def build(
     tokenizer = _make_tokenizer(config, folder / "tokenizer", read, texts, say)
     template = Template(tokenizer)
     say("data: tokenising")
-    lengths, keep = _tokenise(data, template, read, texts, folder)
+    left_out = _contradictions(data, read, texts)
+    lengths, keep = _tokenise(data, template, read, left_out, folder)
     placed = np.where(keep, read.folds, LEFT_OUT).astype(np.uint8)
     _need_examples(read, placed)
     layout = _layout(template, lengths[keep], placed[keep], data.buckets)
@@ -119,7 +122,7 @@ def _read(data: DataConfig, folder: Path, say: Callable[[str], None]) -> Read:
     """Pass 1: texts, margins and folds of all pairs."""
     readings: dict[str, Reading] = {}
     starts, folds, digest = [0], list[np.ndarray](), hashlib.sha256()
-    number_of = {fold: number for number, fold in enumerate(FOLDS)}
+    number_of, keys = {fold: number for number, fold in enumerate(FOLDS)}, list[np.ndarray]()
     with RaggedWriter(folder, TEXTS, np.uint8) as texts, (folder / "margins.bin").open("wb") as margins:
         for source in data.sources:
             say(f"data: reading {source}")
@@ -133,12 +136,33 @@ def _read(data: DataConfig, folder: Path, say: Callable[[str], None]) -> Read:
                 folds.append(
                     np.array([number_of[fold_of(row.prompt, data.heldout_fraction)] for row in chunk], np.uint8)
                 )
+                keys.append(pair_keys(chunk))
                 starts[-1] += len(chunk)
                 for part in (values, lengths, margins_N):
                     digest.update(part.tobytes())
             digest.update(f"up to {starts[-1]}".encode())
     every = np.concatenate(folds) if folds else np.zeros(0, np.uint8)
-    return Read(readings, np.array(starts), every, digest.hexdigest()[:12])
+    against = contradicted(np.concatenate(keys)) if keys else np.zeros(0, bool)
+    return Read(readings, np.array(starts), every, against, digest.hexdigest()[:12])
+
+
+def _contradictions(data: DataConfig, read: Read, texts: Texts) -> np.ndarray:
+    """Which examples are left out [examples] because they contradict each other; the first of each source is named.
+
+    Raises UserError where data.contradictions says so.
+    """
+    left_out = read.contradicted & (data.contradictions != "keep")
+    for name, reading in read.readings.items():
+        here = np.flatnonzero(left_out[read.source(name)])
+        if len(here):
+            prompt = texts[read.source(name).start + int(here[0])][0]
+            reading.first[CONTRADICTION] = f"pair {here[0] + 1:,} of the source, {prompt[:80]!r}"
+            if data.contradictions == "refuse":
+                raise UserError(
+                    f"data source {name}: {len(here):,} x {CONTRADICTION} (first at {reading.first[CONTRADICTION]}); "
+                    "mend them, or leave them out with --data.contradictions=drop"
+                )
+    return left_out
 
 
 def _make_tokenizer(
@@ -147,10 +171,12 @@ def _make_tokenizer(
     """The given tokenizer, or one trained on texts of the SFT fold alone; saved in `folder` either way."""
     if config.path:
         say(f"data: loading the tokenizer in {config.path}")
-        given = load_tokenizer(config.path)
+        given = load_tokenizer(config.path, config.template_arguments)
         _ = Template(given).frame  # a chat template that holds no prompt is named by the user's folder
         given.save(folder)
         return load_tokenizer(folder)
+    if config.template_arguments:
+        raise UserError("tokenizer.template_arguments without tokenizer.path: a tokenizer trained here has no template")
     say("data: training the tokenizer")
     rows = np.flatnonzero(read.folds == FOLDS.index("sft"))
     if len(rows) > MOST_TRAINED_ON:  # at even distances
@@ -160,10 +186,13 @@ def _make_tokenizer(
 
 
 def _tokenise(
-    data: DataConfig, template: Template, read: Read, texts: Texts, folder: Path
+    data: DataConfig, template: Template, read: Read, left_out: np.ndarray, folder: Path
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pass 2: tokens of the kept pairs on disk; lengths [examples, 4] of all, and which are kept [examples]."""
-    tokenise = Tokeniser(template)
+    """Pass 2: tokens of the kept pairs on disk; lengths [examples, 4] of all, and which are kept [examples].
+
+    Those of `left_out` [examples], which contradict each other, are not.
+    """
+    tokenise, texts, unknown = Tokeniser(template), Texts(folder), template.tokenizer.unknown_id
     lengths = np.zeros((len(read.folds), len(FEATURES)), np.int32)
     keep = np.zeros(len(read.folds), bool)
     with RaggedWriter(folder, "tokens", _dtype(template.tokenizer)) as tokens:
@@ -172,9 +201,12 @@ def _tokenise(
             for start in range(source.start, source.stop, _CHUNK):
                 rows = slice(start, min(start + _CHUNK, source.stop))
                 values, lengths[rows], refusals = tokenise(texts.read(rows.start, rows.stop))
+                refusals = [CONTRADICTION if out else why for why, out in zip(refusals, left_out[rows], strict=True)]
                 keep[rows], drops = admit(lengths[rows], refusals, template.frame_length, data)
                 reading.drops.update(drops)
                 row_kept = np.repeat(keep[rows], lengths[rows].sum(axis=1))
+                reading.tokens += int(row_kept.sum())
+                reading.unknown += 0 if unknown is None else int((values[row_kept] == unknown).sum())
                 tokens.append(values[row_kept], (lengths[rows] * keep[rows, None]).ravel())
     return lengths, keep
 
@@ -233,6 +265,9 @@ def _report(
             "dropped": dict(reading.drops),
             "first dropped at": reading.first,
             "kept": kept,
+            "message lists in strings": reading.lists,
+            "tokens": reading.tokens,
+            "unknown tokens": reading.unknown,
             "left out by rates": kept - sum(count[source] for count in counts.values()),
         }
     return {

@@ -1,8 +1,8 @@
 """Where rows lie: files, folders, the Hugging Face hub (`datasets`), `tensorflow-datasets`. All are read as a stream.
 
-PATH[@SPLIT]                              a .jsonl, .jsonl.gz or .parquet file, or a folder of such files or one
-                                          that `datasets` saved, on a disk or at gs://BUCKET/..; @SPLIT takes the
-                                          files that its name begins
+PATH[@SPLIT]                              a .jsonl, .json or .parquet file, JSON maybe as .gz, or a folder of such
+                                          files or one that `datasets` saved, on a disk or at gs://BUCKET/..; @SPLIT
+                                          takes the files that its name begins
 hub/OWNER/NAME[:CONFIG][/FOLDER][@SPLIT]  a repository on the hub; never runs code of its own
 tfds/NAME[/CONFIG][:VERSION][@SPLIT]      prepared in $TFDS_DATA_DIR, else downloaded there
 """
@@ -14,6 +14,7 @@ import os
 import re
 import zlib
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,11 @@ from pit_jax.paths import files_below, local, to_path
 
 HUB, TFDS = "hub/", "tfds/"
 Record = tuple[str, Row | Unusable]  # where it is, for messages, and the row or why there is none
-_SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
+_SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
+_NOTES = re.compile(r"dataset_infos?\.json")  # of `datasets`, on the data beside it
 _SPLIT = re.compile(r"(train|test|validation|valid|val|dev|eval)(_\w+)?(?=[.-])")  # of a file's name
 _SAVED = ("dataset_dict.json", "state.json")  # what `save_to_disk` writes, beside the data
+_BOM = b"\xef\xbb\xbf"
 _BATCH = 1024  # rows of a parquet file in memory at once
 
 
@@ -34,6 +37,20 @@ def read_rows(location: str, advice: str) -> Iterator[Record]:
 
     Raises UserError where there is nothing to read, or no reaching it.
     """
+    for where, row in _rows(location, advice):
+        yield where, row if isinstance(row, Unusable) else _plain_row(row)
+
+
+def _plain_row(row: Row) -> Row | Unusable:
+    try:
+        return {name: _plain(value) for name, value in row.items()}
+    except UnicodeDecodeError as error:
+        return Unusable("not valid UTF-8", f"{error.reason} at byte {error.start}")
+    except RecursionError:
+        return Unusable("nested too deeply", "a row holds texts, or lists of messages")
+
+
+def _rows(location: str, advice: str) -> Iterator[Record]:
     address, split = split_location(location)
     if address.startswith(HUB):
         yield from _hub_rows(address, split or "train", advice)
@@ -96,7 +113,7 @@ def local_files(location: str) -> list[Path]:
     inside = [file for file in files_below(path) if _shown(file.relative_to(path))]
     if _is_saved(path):
         return inside
-    data = [file for file in inside if file.name.endswith(_SUFFIXES)]
+    data = [file for file in inside if file.name.endswith(_SUFFIXES) and not _NOTES.fullmatch(file.name)]
     matches = [file for file in data if re.match(rf"{re.escape(split)}(?![^.-])", file.name)] if split else data
     splits = sorted({found[0] for file in matches if (found := _SPLIT.match(file.name))})
     if not split and len(splits) > 1:
@@ -133,15 +150,30 @@ def _is_saved(path: Path) -> bool:
 
 
 def _json_rows(path: Path) -> Iterator[Record]:
-    """Of every line that is not blank."""
-    has_rows = False
-    for number, raw in _lines(path):
-        if raw.isspace():
-            continue
-        has_rows = True
-        yield f"{path}, line {number}", _json_row(raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw)
-    if not has_rows:
-        raise UserError(f"{path}: the file is empty; it must hold one JSON object a line")
+    """Of every line that is not blank, or of a file that is one JSON list."""
+    lines = ((number, raw.removeprefix(_BOM) if number == 1 else raw) for number, raw in _lines(path))
+    lines = ((number, raw) for number, raw in lines if not raw.isspace() and raw)
+    first = next(lines, None)
+    if first is None:
+        raise UserError(f"{path}: the file is empty; it must hold one JSON object a line, or a list of them")
+    if first[1].lstrip().startswith(b"[") and ".json" in path.suffixes:
+        yield from _json_list(path, b"".join(raw for _, raw in chain([first], lines)))
+        return
+    for number, raw in chain([first], lines):
+        yield f"{path}, line {number}", _json_row(raw)
+
+
+def _json_list(path: Path, raw: bytes) -> Iterator[Record]:
+    """Of a file that is one list, as a whole in memory."""
+    try:
+        rows = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: begins as a JSON list and is none ({_line(error)})") from error
+    for number, row in enumerate(rows, 1):
+        kind = type(row).__name__
+        yield f"{path}, row {number}", row if isinstance(row, dict) else Unusable(f"a JSON {kind}", "needed an object")
+    if not rows:
+        raise UserError(f"{path}: the file is empty; it must hold one JSON object a pair")
 
 
 def _json_row(raw: bytes) -> Row | Unusable:
@@ -198,7 +230,7 @@ def _saved_rows(path: Path, split: str) -> Iterator[Record]:
     elif split:
         raise UserError(f"{path}: has no splits; leave @{split} out")
     for number, row in enumerate(data, 1):
-        yield f"{path}, row {number}", _plain(row)
+        yield f"{path}, row {number}", row
 
 
 def _hub_names(address: str) -> tuple[str, str, str]:
@@ -221,7 +253,7 @@ def _hub_rows(address: str, split: str, advice: str) -> Iterator[Record]:
         what = f"{address}@{split} cannot be read from the Hugging Face hub ({_line(error)})"
         raise UserError(f"{what}. {advice}") from error
     for number, row in enumerate(data, 1):
-        yield f"{address}@{split}, row {number}", _plain(row)
+        yield f"{address}@{split}, row {number}", row
 
 
 def _tfds_folder() -> str:
@@ -243,11 +275,7 @@ def _tfds_rows(address: str, split: str, advice: str) -> Iterator[Record]:
         what = f"{address}@{split} cannot be read from tensorflow-datasets ({_line(error)})"
         raise UserError(f"{what}. {advice}") from error
     for number, row in enumerate(rows, 1):
-        try:
-            record: Row | Unusable = _plain(row)
-        except UnicodeDecodeError as error:
-            record = Unusable("not valid UTF-8", f"{error.reason} at byte {error.start}")
-        yield f"{address}@{split}, row {number}", record
+        yield f"{address}@{split}, row {number}", row
 
 
 def _plain(value: Any) -> Any:
@@ -256,9 +284,12 @@ def _plain(value: Any) -> Any:
         return value.decode()
     if isinstance(value, dict):
         plain = {name: _plain(item) for name, item in value.items()}
-        if plain.keys() >= {"role", "content"} and isinstance(plain["role"], list):
-            return [dict(zip(plain, items, strict=True)) for items in zip(*plain.values(), strict=True)]
-        return plain
+        columns = list(plain.values())
+        if not plain.keys() >= {"role", "content"} or not all(isinstance(column, list) for column in columns):
+            return plain
+        if len({len(column) for column in columns}) != 1:
+            return plain
+        return [dict(zip(plain, items, strict=True)) for items in zip(*columns, strict=True)]
     if hasattr(value, "tolist"):
         return _plain(value.tolist())
     return [_plain(item) for item in value] if isinstance(value, list) else value

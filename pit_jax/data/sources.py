@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pit_jax.batch import Triple
 from pit_jax.config import DataConfig
-from pit_jax.data.layouts import LAYOUTS, Unusable, asked
+from pit_jax.data.layouts import LAYOUTS, Row, Unusable, asked, with_lists
 from pit_jax.data.readers import HUB, TFDS, download_advice, identity, local_files, read_rows, split_location
 from pit_jax.errors import UserError
 from pit_jax.paths import to_path
@@ -55,11 +55,20 @@ class Reading:
     drops: Counter[str] = field(default_factory=Counter)  # rows, by reason
     first: dict[str, str] = field(default_factory=dict)  # of each reason: where it was met first, and what was found
     bad: int = 0  # rows of `drops` that no public data set is known to hold
+    tokens: int = 0  # of the pairs that are kept
+    unknown: int = 0  # of these, pieces that the tokenizer's vocabulary lacks
+    lists: int = 0  # rows with message lists as JSON strings, which were read as lists
 
     def drop(self, where: str, why: Unusable) -> None:
         self.drops[why.reason] += 1
         self.bad += not why.known
         self.first.setdefault(why.reason, f"{where}: {why.found}" if why.found else where)
+
+    def with_lists(self, row: Row) -> Row:
+        """`row` with message lists in place of strings that hold them, counted."""
+        read = with_lists(row)
+        self.lists += read is not row
+        return read
 
     def reasons(self) -> str:
         """Every reason with its count and first place, the most frequent first."""
@@ -89,6 +98,7 @@ def stream_source(spec: str, data: DataConfig, reading: Reading) -> Iterator[Tri
         return
     layout, locations = _locations(spec)
     parse, advice = LAYOUTS[layout].parse, download_advice(layout, locations)
+    is_ours = LAYOUTS.source(layout) is None  # a fork's may want the strings
     rows, pairs = 0, 0
     for location in locations:
         for where, row in read_rows(location, advice):
@@ -96,7 +106,7 @@ def stream_source(spec: str, data: DataConfig, reading: Reading) -> Iterator[Tri
             try:
                 if isinstance(row, Unusable):
                     raise row
-                triple = parse(row)
+                triple = parse(reading.with_lists(row) if is_ours else row)
             except Unusable as why:
                 reading.drop(where, why)
                 continue
@@ -133,7 +143,7 @@ def read_asked(location: str) -> tuple[list[str], list[str | None]]:
         try:
             if isinstance(row, Unusable):
                 raise row
-            pairs.append(asked(row))
+            pairs.append(asked(reading.with_lists(row)))
         except Unusable as why:
             reading.drop(where, why)
     if reading.drops:

@@ -30,7 +30,7 @@ from pit_jax.files import content_digest, read_json, whole_folder
 from pit_jax.paths import DONE, local, to_path
 from pit_jax.seal import check_file, check_files, read_seal, seal
 
-_VERSION = 4  # of the rows and files written here
+_VERSION = 5  # of the rows and files written here
 _SHOWN = 5  # of the inputs that have changed
 
 

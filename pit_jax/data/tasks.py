@@ -18,7 +18,8 @@ import numpy as np
 from pit_jax.data.features import FEATURES
 from pit_jax.data.folds import FOLDS
 from pit_jax.data.ragged import Ragged
-from pit_jax.data.text.tokenizers import Tokenizer, hf_vocabulary
+from pit_jax.data.text.tokenizers import Tokenizer
+from pit_jax.data.text.vocabulary import hf_vocabulary
 from pit_jax.data.tf import tensorflow_and_seqio
 from pit_jax.files import digest_of
 

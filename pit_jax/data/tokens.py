@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from typing import Any, get_args
 
 import numpy as np
 
@@ -10,26 +10,27 @@ from pit_jax.batch import Triple
 from pit_jax.config import DataConfig
 from pit_jax.data.features import FEATURES
 from pit_jax.data.text.chat import Refusal
-from pit_jax.data.text.templates import Run, Template
+from pit_jax.data.text.templates import Place, Run, Template, Text
 from pit_jax.data.text.words import Encoder, places, sums
 
 SAME = "chosen and rejected are the same tokens"
 
 
-@dataclass
 class Pieces:
-    """Distinct pieces of text and runs of constant tokens, numbered as they are met."""
+    """Distinct texts, apart by what encodes them, and runs of constant tokens, numbered as they are met."""
 
-    texts: dict[str, int] = field(default_factory=dict)
-    runs: dict[Run, int] = field(default_factory=dict)
+    def __init__(self, encoders: int) -> None:
+        self.texts = [dict[str, int]() for _ in range(encoders)]
+        self.runs: dict[Run, int] = {}
 
-    def text(self, text: str) -> int:
-        """Its number; even."""
-        return 2 * self.texts.setdefault(text, len(self.texts))
+    def text(self, text: str, encoder: int) -> int:
+        """Its number: of remainder `encoder`, divided by the number of encoders and one."""
+        texts = self.texts[encoder]
+        return (len(self.texts) + 1) * texts.setdefault(text, len(texts)) + encoder
 
     def run(self, run: Run) -> int:
-        """Its number; odd."""
-        return 2 * self.runs.setdefault(run, len(self.runs)) + 1
+        """Its number, of the last remainder."""
+        return (len(self.texts) + 1) * self.runs.setdefault(run, len(self.runs)) + len(self.texts)
 
 
 class Tokeniser:
@@ -37,15 +38,22 @@ class Tokeniser:
 
     def __init__(self, template: Template) -> None:
         self.template = template
-        self._encode = Encoder(template.tokenizer)
+        backends: list[Any] = []
+        self._encoder_at: dict[str, int] = {}
+        for place in get_args(Place):
+            backend = getattr(template.tokenizer, place)
+            if not any(backend is known for known in backends):
+                backends.append(backend)
+            self._encoder_at[place] = next(i for i, known in enumerate(backends) if known is backend)
+        self._encoders = [Encoder(backend) for backend in backends]
 
     def __call__(self, triples: Sequence[Triple]) -> tuple[np.ndarray, np.ndarray, list[str | None]]:
         """(tokens [total] int32 of all FEATURES of all rows end to end, lengths [rows, 4], why a row has none).
 
-        A row whose prompt the chat template cannot hold has no tokens. One whose answers are the same to the tokenizer
-        has them, and a reason too: a pair without a difference.
+        A row whose prompt the chat template cannot hold, or could not tell from what it writes, has no tokens. One
+        whose answers are the same to the tokenizer has them, and a reason too: a pair without a difference.
         """
-        pieces, refusals = Pieces(), list[str | None]()
+        pieces, refusals = Pieces(len(self._encoders)), list[str | None]()
         order, counts = list[int](), list[int]()
         for triple in triples:
             try:
@@ -66,24 +74,27 @@ class Tokeniser:
 
     def _row(self, triple: Triple, pieces: Pieces) -> tuple[list[int], ...]:
         """The numbers of the pieces of each feature."""
-        policy, improver, contents = self.template.framed(triple.prompt)
-        numbers = [pieces.text(content) for content in contents]
-        features = []
-        for runs in (policy, improver):
-            feature = [pieces.run(runs[0])]
-            for number, run in zip(numbers, runs[1:], strict=True):
-                feature += (number, pieces.run(run))
-            features.append(feature)
-        return (*features, [pieces.text(triple.chosen)], [pieces.text(triple.rejected)])
+        self.template.check(triple.prompt, triple.chosen, triple.rejected)
+        features: list[Sequence[Run | Text]] = [*self.template.pieces(triple.prompt)]
+        features += ([Text("texts", answer)] for answer in (triple.chosen, triple.rejected))
+        return tuple([self._number(piece, pieces) for piece in feature] for feature in features)
+
+    def _number(self, piece: Run | Text, pieces: Pieces) -> int:
+        if isinstance(piece, Text):
+            return pieces.text(piece.words, self._encoder_at[piece.place])
+        return pieces.run(piece)
 
     def _gather(self, pieces: Pieces, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(tokens of the pieces in `order` end to end, lengths of each)."""
-        ids, text_lengths = self._encode(list(pieces.texts))
+        encoded = [encode(list(texts)) for encode, texts in zip(self._encoders, pieces.texts, strict=True)]
         run_lengths = np.array([len(run) for run in pieces.runs], np.int64)
-        pool = np.concatenate([ids, np.array([token for run in pieces.runs for token in run], np.int32)])
-        lengths_of = np.concatenate([text_lengths, run_lengths])
+        runs = np.array([token for run in pieces.runs for token in run], np.int32)
+        pool = np.concatenate([*(ids for ids, _ in encoded), runs])
+        sizes = [*(lengths for _, lengths in encoded), run_lengths]
+        lengths_of = np.concatenate(sizes)
         starts_of = np.cumsum(lengths_of) - lengths_of
-        index = np.where(order % 2 == 0, order // 2, order // 2 + len(text_lengths))
+        counts = np.array([len(part) for part in sizes], np.int64)
+        index = (np.cumsum(counts) - counts)[order % len(sizes)] + order // len(sizes)
         lengths: np.ndarray = lengths_of[index]
         return pool[places(starts_of[index], lengths)], lengths
 
@@ -106,8 +117,8 @@ def admit(
     """Which rows are kept [rows], and the drops counted by reason, from the lengths [rows, 4] of the FEATURES.
 
     The rule: x of more than `prompt_length` tokens, or an answer of more than `response_length` with its EOS, is left
-    out. `frame_length` = constant tokens of a policy prompt of one message; x is the rest, what stands between its
-    turns included.
+    out. `frame_length` = tokens of a policy prompt of one message without a text; x is the rest, what stands between
+    its turns included.
     """
     keep = np.array([refusal is None for refusal in refusals], bool)
     drops = Counter[str](refusal for refusal in refusals if refusal is not None)

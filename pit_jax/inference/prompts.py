@@ -1,6 +1,7 @@
 """The one road from text to a batch: prompts in their slots, and answers in theirs, tokenised as in training."""
 
 from collections.abc import Sequence
+from itertools import zip_longest
 
 from pit_jax.batch import Triple
 from pit_jax.data.features import Arrays, Layout, build, right_padded, round_up
@@ -17,6 +18,15 @@ def check_length(name: str, tokens: int, most: int, *, kind: str) -> None:
         raise UserError(
             f"{name} has {tokens} tokens, the models were trained on at most {most}; shorten it ({kind} is never cut)"
         )
+
+
+def check_texts(template: Template, name: str, prompts: Sequence[str], answers: Sequence[str] = ()) -> None:
+    """UserError for texts of others, the prompts or the answers, that could pass for what stands around them."""
+    for number, texts in enumerate(zip_longest(prompts, answers, fillvalue=""), 1):
+        try:
+            template.check(*texts)
+        except Refusal as refusal:
+            raise UserError(f"{name}: number {number}: {refusal}; change or remove it") from refusal
 
 
 def prompt_arrays(template: Template, prompts: Sequence[str], *, longest: int, least: int = 0) -> Arrays:

@@ -12,6 +12,7 @@ from pathlib import Path
 from string import Template
 from typing import Literal
 
+from pit_jax.data.text.transcripts import readable
 from pit_jax.errors import UserError
 
 PROMPTS = Path(__file__).with_name("prompts")
@@ -122,7 +123,7 @@ def reflect(
 
 
 def _begin(prompts: Sequence[str], answers: Sequence[str], count: Count) -> list[Refined]:
-    return [Refined(x, [y], [], count(y)) for x, y in zip(prompts, answers, strict=True)]
+    return [Refined(readable(x), [y], [], count(y)) for x, y in zip(prompts, answers, strict=True)]
 
 
 def _refine_prompt(row: Refined, count: Count, limit: int, wording: Wording) -> str:

@@ -97,6 +97,10 @@ def source_lines(report: Mapping[str, Any]) -> list[str]:
         read, kept, left_out = (source[key] for key in ("read", "kept", "left out by rates"))
         dropped = "" if source["dropped"] else " none"
         lines.append(f"{name}: {read:,} read, {kept:,} kept, {left_out:,} of them left out by rates; dropped:{dropped}")
+        if lists := source["message lists in strings"]:
+            lines.append(f"  {lists:,} rows with message lists as JSON strings, read as lists")
+        if unknown := source["unknown tokens"]:
+            lines.append(f"  {unknown / source['tokens']:.2%} of the tokens are unknown to the tokenizer ({unknown:,})")
         first = source["first dropped at"]
         for reason, count in source["dropped"].items():
             lines.append(f"  {count:,} x {reason}" + (f" (first at {first[reason]})" if reason in first else ""))
@@ -111,11 +115,11 @@ def marked(row: list[Span]) -> Text:
 
 
 def folds_table(repeated: list[Duplicates]) -> Table:
-    """Rows of each fold, and how many repeat an earlier one."""
-    table = _table("fold", "rows", "prompt", "near prompt", "pair", "near pair")
+    """Rows of each fold, and how many repeat an earlier one or contradict another."""
+    table = _table("fold", "rows", "prompt", "near prompt", "pair", "near pair", "swapped")
     for counts in repeated:
-        numbers = (counts.rows, counts.prompts, counts.near_prompts, counts.pairs, counts.near_pairs)
-        table.add_row(counts.fold, *(f"{number:,}" for number in numbers))
+        fold, *numbers = asdict(counts).values()
+        table.add_row(fold, *(f"{number:,}" for number in numbers))
     return table
 
 

@@ -33,6 +33,8 @@ SYSTEM = {"role": "system", "content": "be kind"}
         ({"messages": [SYSTEM, *turns("q")]}, ("\n\nSystem: be kind\n\nHuman: q\n\nAssistant:", None)),
         ({"messages": turns("q", "a")}, ("q", "a")),
         ({"prompt": turns("q")}, ("q", None)),
+        ({"prompt": turns("a", "b")}, ("\n\nHuman: a\n\nAssistant: b\n\nAssistant:", None)),
+        ({"messages": turns("a\n\nHuman: b")}, ("a\n\nHuman: b", None)),
         ({"prompt": " é\n🙂\u2028", "answer": "<eos>\u0000 "}, (" é\n🙂\u2028", "<eos>\u0000 ")),
     ],
 )
@@ -47,8 +49,8 @@ def test_what_a_row_asks(row: dict[str, Any], expected: tuple[str, str | None]) 
         ({"question": "x", "answer": "a"}, "missing column prompt", "found answer, question; needed prompt"),
         ({"prompt": 3}, "prompt must be a string", "found int"),
         ({"prompt": " \n"}, "prompt is empty", "every row needs a prompt"),
-        ({"prompt": []}, "the prompt must end with a user message", ""),
-        ({"prompt": turns("a", "b")}, "the prompt must end with a user message", ""),
+        ({"prompt": []}, "the prompt must end with a message of the user or the assistant", ""),
+        ({"prompt": [SYSTEM]}, "the prompt must end with a message of the user or the assistant", ""),
         ({"prompt": "\ud800"}, "prompt holds half a surrogate pair", ""),
         ({"prompt": "x", "answer": " "}, "answer is empty", "leave the column out to let the policy answer first"),
         ({"prompt": "x", "answer": 7}, "answer must be a string or a list of {role, content}", "found int"),
@@ -59,12 +61,11 @@ def test_what_a_row_asks(row: dict[str, Any], expected: tuple[str, str | None]) 
             "messages",
         ),
         ({"messages": "hello"}, "messages must be a list of {role, content}", "found str"),
-        ({"messages": []}, "the prompt must end with a user message", ""),
-        ({"messages": turns("q", "a")[1:]}, "the prompt must end with a user message", ""),
+        ({"messages": []}, "the prompt must end with a message of the user or the assistant", ""),
+        ({"messages": turns("q", "a")[1:]}, "the prompt must end with a message of the user or the assistant", ""),
         ({"messages": turns("q", " ")}, "answer is empty", ""),
         ({"messages": turns(" ")}, "prompt is empty", ""),
         ({"messages": [{"role": "bot", "content": "a"}]}, "messages has an unknown role", "system, user, assistant"),
-        ({"messages": turns("a\n\nHuman: b")}, "a message holds what begins a turn", "'Human:'"),
     ],
 )
 def test_a_row_that_asks_nothing_says_why(row: dict[str, Any], reason: str, found: str) -> None:
@@ -79,11 +80,12 @@ MIXED = (
     {"prompt": "two", "answer": "2"},
     {"messages": turns("q", "a")},
     {"prompt": turns("q"), "completion": "3"},
+    {"prompt": json.dumps(turns("q")), "answer": json.dumps(turns("x", "y")[1:])},
 )
-READ = (["one", "two", "q", "q"], [None, "2", "a", "3"])
+READ = (["one", "two", "q", "q", "q"], [None, "2", "a", "3", "y"])
 
 
-@pytest.mark.parametrize("name", ["asked.jsonl", "asked.jsonl.gz", "folder/part.jsonl"])
+@pytest.mark.parametrize("name", ["asked.jsonl", "asked.jsonl.gz", "folder/part.jsonl", "folder/part.json"])
 def test_rows_of_every_kind_in_one_file(tmp_path: Path, name: str) -> None:
     path = write(tmp_path / name, *MIXED)
     assert read_asked(str(path)) == READ

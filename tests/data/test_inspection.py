@@ -1,5 +1,7 @@
 """Counts by hand, and rows whose loss mask can be read."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -35,12 +37,17 @@ def test_normalising_twice_changes_nothing_in_plain_text(text: str) -> None:
 
 
 def test_duplicates_by_hand() -> None:
-    folds = {"sft": [HI, HI, HI_AGAIN, LOUD], "rm": [HI, LOUD], "rl": [], "heldout": [Triple("?", "a", "b")]}
+    folds = {
+        "sft": [HI, HI, HI_AGAIN, LOUD],
+        "rm": [HI, LOUD],
+        "rl": [HI, replace(HI, chosen=HI.rejected, rejected=HI.chosen)],
+        "heldout": [Triple("?", "a", "b")],
+    }
     assert duplicates(folds) == [
-        Duplicates("sft", 4, 2, 3, 1, 2),
-        Duplicates("rm", 2, 0, 1, 0, 1),
-        Duplicates("rl", 0, 0, 0, 0, 0),
-        Duplicates("heldout", 1, 0, 0, 0, 0),
+        Duplicates("sft", 4, 2, 3, 1, 2, 0),
+        Duplicates("rm", 2, 0, 1, 0, 1, 0),
+        Duplicates("rl", 2, 1, 1, 0, 0, 2),
+        Duplicates("heldout", 1, 0, 0, 0, 0, 0),
     ]
 
 

@@ -1,5 +1,6 @@
 """What a row means, by layout. The rows are those that the data sets' cards show, shortened."""
 
+import json
 from typing import Any
 
 import pytest
@@ -7,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pit_jax.batch import Triple
-from pit_jax.data.layouts import LAYOUTS, Unusable, hh, pairs, synthetic_instruct, tldr, ultrafeedback
+from pit_jax.data.layouts import LAYOUTS, Unusable, hh, pairs, synthetic_instruct, tldr, ultrafeedback, with_lists
+from pit_jax.data.text.transcripts import messages_of
 from pit_jax.errors import UserError
 from tests.data.rows import PAIR, turns
 
@@ -37,6 +39,30 @@ def test_strings_survive_exactly_and_other_columns_are_ignored() -> None:
 def test_message_lists_become_a_transcript(row: dict[str, Any]) -> None:
     text = "\n\nHuman: one\n\nAssistant: two\n\nHuman: three\n\nAssistant:"
     assert pairs(row) == Triple(text, "a", "b")
+
+
+def test_messages_that_a_transcript_cannot_say_stay_messages() -> None:
+    """Space around a content, what looks like a turn, and an assistant's message at the end."""
+    messages = [("user", " a\n\nHuman: b"), ("assistant", "c ")]
+    rows = [{"role": role, "content": content} for role, content in messages]
+    found = pairs({"prompt": rows, "chosen": "yes", "rejected": "no"})
+    assert messages_of(found.prompt) == tuple(messages) and (found.chosen, found.rejected) == ("yes", "no")
+    whole = [rows + turns("x", answer)[1:] for answer in ("yes", "no")]
+    assert pairs({"chosen": whole[0], "rejected": whole[1]}) == found
+
+
+def test_message_lists_in_strings() -> None:
+    """Read as lists; not where one answer alone is such a text, or where the assistant does not say it."""
+    row = {
+        "prompt": json.dumps(turns("q")),
+        "chosen": json.dumps(turns("q", "a")),
+        "rejected": json.dumps(turns("q", "b")),
+    }
+    assert pairs(with_lists(row)) == Triple("q", "a", "b")
+    assert with_lists(PAIR) is PAIR and with_lists(PAIR | {"chosen": "[1]"})["chosen"] == "[1]"
+    for answer in (turns("q", "a"), turns("q")):
+        one = {"prompt": "write a chat as JSON", "chosen": json.dumps(answer), "rejected": json.dumps(turns("q"))}
+        assert with_lists(one) is one
 
 
 def test_system_message_and_string_prompt_with_full_dialogues() -> None:
@@ -113,11 +139,13 @@ def test_margins(value: Any, expected: float) -> None:
         (PAIR | {"chosen": [{"role": "assistant", "content": 1}]}, "content of chosen must be a string", "found int"),
         (PAIR | {"chosen": turns("a")}, "chosen must end with an assistant message", ""),
         (PAIR | {"chosen": turns("other", "a")}, "the messages of chosen before its answer differ from the prompt", ""),
-        (PAIR | {"prompt": turns("a", "b")}, "the prompt must end with a user message", ""),
-        (PAIR | {"prompt": turns("a\n\nHuman: b")}, "a message holds what begins a turn", "'Human:'"),
         (PAIR | {"prompt": turns(" ")}, "prompt is empty", ""),
         ({"chosen": turns("x", "a"), "rejected": turns("y", "b")}, "without a prompt, chosen and rejected must", ""),
-        ({"chosen": ANSWER_A, "rejected": ANSWER_B}, "the prompt must end with a user message", ""),
+        (
+            {"chosen": ANSWER_A, "rejected": ANSWER_B},
+            "the prompt must end with a message of the user or the assistant",
+            "",
+        ),
         (PAIR | {"prompt": " \n"}, "prompt is empty", ""),
         (PAIR | {"chosen": ""}, "chosen is empty", ""),
         (PAIR | {"rejected": "\t"}, "rejected is empty", ""),

@@ -71,6 +71,37 @@ def test_unusable_files(tmp_path: Path) -> None:
         read(f"{tmp_path / 'empty.jsonl'}@test")
 
 
+@pytest.mark.parametrize("name", ["pairs.json", "pairs.json.gz"])
+def test_a_json_file_holds_lines_or_one_list(tmp_path: Path, name: str) -> None:
+    path, rows = tmp_path / name, [PAIR, ROWS[1]]
+    for content in (json.dumps(rows, indent=1), "\n\n".join(map(json.dumps, rows))):
+        raw = b"\xef\xbb\xbf" + content.encode()
+        path.write_bytes(gzip.compress(raw) if path.suffix == ".gz" else raw)
+        write(tmp_path / "dataset_info.json", {"no": "pair"})
+        assert read(path) == read(tmp_path) == rows
+    write(tmp_path / "list.json", [PAIR, 3])
+    assert [getattr(row, "reason", row) for row in read(tmp_path / "list.json")] == [PAIR, "a JSON int"]
+    for bad, message in ((b"[{]", "begins as a JSON list and is none"), (b"[]", "the file is empty")):
+        write(tmp_path / "list.json", bad)
+        with pytest.raises(UserError, match=message):
+            read(tmp_path / "list.json")
+
+
+def test_columns_of_messages_and_bytes_are_the_same_rows_everywhere(tmp_path: Path) -> None:
+    """A struct of lists, as tensorflow-datasets and parquet hold messages, and text as bytes."""
+    import pyarrow
+    from pyarrow import parquet
+
+    columns = {"role": ["user", "assistant"], "content": ["x", "yes"]}
+    rows = [{"prompt": "p é", "chosen": columns}, {"prompt": "p", "chosen": {"role": ["user"], "content": "x"}}]
+    expected = [{"prompt": "p é", "chosen": turns("x", "yes")}, rows[1]]
+    assert read(write(tmp_path / "a.jsonl", *rows)) == expected
+    binary = [{"prompt": "p é".encode(), "chosen": columns}, {"prompt": b"\xff", "chosen": columns}]
+    parquet.write_table(pyarrow.Table.from_pylist(binary), tmp_path / "a.parquet")
+    good, bad = read(tmp_path / "a.parquet")
+    assert good == expected[0] and bad.reason == "not valid UTF-8"
+
+
 def to_parquet(path: Path, rows: list[dict[str, Any]]) -> Path:
     import datasets
 

@@ -58,8 +58,10 @@ def test_every_pair_lands_in_the_fold_of_its_prompt(prepared: Prepared) -> None:
     for fold, rows in kept.items():
         assert {fold_of(row.prompt, 0.2) for row in rows} == {fold}
         assert prepared.report["folds"][fold] == {"examples": len(rows), "by source": {"notes": len(rows)}}
+    tokens = sum(int(prepared.rows(fold, FOLD_KINDS[fold][0]).feature_lengths.sum()) for fold in FOLDS)
     assert prepared.report["sources"]["notes"] == {
-        **{"read": 300, "dropped": {}, "first dropped at": {}, "kept": 300, "left out by rates": 0}
+        **{"read": 300, "dropped": {}, "first dropped at": {}, "kept": 300, "left out by rates": 0},
+        **{"message lists in strings": 0, "tokens": tokens, "unknown tokens": 0},
     }
 
 

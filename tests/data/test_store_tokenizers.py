@@ -6,12 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import tokenizers
 
 from pit_jax.config import DataConfig, TokenizerConfig
 from pit_jax.data.folds import FOLDS
 from pit_jax.data.store import Prepared, prepare
 from pit_jax.data.text.tokenizers import load_tokenizer, train_tokenizer
-from pit_jax.data.text.transcripts import transcript
+from pit_jax.data.text.transcripts import stored
 from pit_jax.errors import UserError
 from tests.data.rows import write
 from tests.data.text.chat_tokenizers import written
@@ -65,7 +66,7 @@ def test_rows_that_the_chat_template_refuses_are_counted(tmp_path: Path) -> None
     folder = written(tmp_path / "gemma", "bytes", PUBLISHED["gemma"])
     turns = [("user", "hello"), ("assistant", "yes?"), ("user", "are you there")]
     rows = [
-        {"prompt": transcript([(role, f"{text} {i}") for role, text in chosen]), "chosen": f"yes {i}", "rejected": "no"}
+        {"prompt": stored([(role, f"{text} {i}") for role, text in chosen]), "chosen": f"yes {i}", "rejected": "no"}
         for i in range(60)
         for chosen in (turns, [turns[0], turns[2]], [("system", "be kind"), turns[0]])
     ]
@@ -88,6 +89,34 @@ def test_a_chat_template_that_raises_is_named_by_the_user_s_folder(tmp_path: Pat
     with pytest.raises(UserError, match=rf"tokenizer folder {folder}: .* raises 'not today', so .*change chat_templ"):
         prepare(DATA, TokenizerConfig(path=str(folder)), tmp_path / "data", say=quiet)
     assert not (tmp_path / "data").exists()
+
+
+def test_contradicting_pairs_and_unknown_tokens_are_counted(tmp_path: Path) -> None:
+    """Pairs that stand there in both orders teach nothing: all of them are left out, kept, or refused."""
+    from transformers import PreTrainedTokenizerFast
+
+    words = {"<unk>": 0, "</s>": 1, "question": 2, "yes": 3, "no": 4}
+    backend = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, "<unk>"))
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>").save_pretrained(tmp_path / "words")
+    source, given = tmp_path / "pairs.jsonl", TokenizerConfig(path=str(tmp_path / "words"))
+    rows = [{"prompt": f"question {i}", "chosen": f"yes {i}", "rejected": "no"} for i in range(80)]
+    swapped = [row | {"chosen": row["rejected"], "rejected": row["chosen"]} for row in rows[10:30]]
+    swapped[0] = {name: json.dumps([{"role": "assistant", "content": text}]) for name, text in swapped[0].items()}
+    swapped[0]["prompt"] = rows[10]["prompt"]
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows + swapped))
+    data, why = replace(DATA, sources=(f"pairs:{source}",)), "the same pair with its answers swapped stands there too"
+    dropped = prepare(data, given, tmp_path / "dropped", say=quiet).report["sources"][f"pairs:{source}"]
+    assert (dropped["read"], dropped["kept"], dropped["dropped"]) == (100, 60, {why: 40})
+    assert dropped["first dropped at"] == {why: "pair 11 of the source, 'question 10'"}
+    assert dropped["message lists in strings"] == 1
+    assert (dropped["tokens"], dropped["unknown tokens"]) == (60 * 9, 60 * 3), "question i <answer> twice, yes i, no"
+    kept = prepare(replace(data, contradictions="keep"), given, tmp_path / "kept", say=quiet)
+    assert kept.report["sources"][f"pairs:{source}"]["kept"] == 100
+    with pytest.raises(UserError, match=rf"40 x {why} \(first at pair 11 .*--data.contradictions=drop"):
+        prepare(replace(data, contradictions="refuse"), given, tmp_path / "refused", say=quiet)
+    with pytest.raises(UserError, match="words has no chat template; leave it out"):
+        prepare(data, replace(given, template_arguments=("a=1",)), tmp_path / "refused", say=quiet)
 
 
 def test_real_transcripts_end_to_end(repository: Path, tmp_path: Path) -> None:

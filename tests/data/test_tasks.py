@@ -11,7 +11,8 @@ from pit_jax.data import tasks
 from pit_jax.data.features import FEATURES
 from pit_jax.data.folds import FOLDS
 from pit_jax.data.text.templates import Template
-from pit_jax.data.text.tokenizers import SEPARATORS, hf_vocabulary, load_tokenizer, train_tokenizer
+from pit_jax.data.text.tokenizers import SEPARATORS, load_tokenizer, train_tokenizer
+from pit_jax.data.text.vocabulary import hf_vocabulary
 from pit_jax.data.tf import tensorflow_and_seqio
 from tests.data.text.sentencepiece_models import SETTINGS, train
 from tests.world import ragged

@@ -8,14 +8,14 @@ from pit_jax.config import DataConfig
 from pit_jax.data.features import FEATURES
 from pit_jax.data.text.templates import Template
 from pit_jax.data.text.tokenizers import load_tokenizer, train_tokenizer
-from pit_jax.data.text.transcripts import transcript
+from pit_jax.data.text.transcripts import stored
 from pit_jax.data.tokens import Tokeniser, admit
 from tests.data.text.chat_tokenizers import written
 from tests.data.text.published_templates import PUBLISHED
 
 TEXTS = ["write a kind note to anna", "hello anna, see you at noon"] * 20
-DIALOGUE = transcript([("user", "hi"), ("assistant", "hello you"), ("user", "who are you?")])
-TWICE = transcript([("user", "hello you"), ("user", "who are you?")])
+DIALOGUE = stored([("user", "hi"), ("assistant", "hello you"), ("user", "who are you?")])
+TWICE = stored([("user", "hello you"), ("user", "who are you?")])
 
 
 @pytest.fixture(scope="module", params=["plain", "chatml", "mistral"])

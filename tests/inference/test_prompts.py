@@ -10,7 +10,7 @@ from pit_jax.batch import PromptBatch, Triple
 from pit_jax.data.features import Layout, build
 from pit_jax.data.text.templates import Template
 from pit_jax.data.text.tokenizers import load_tokenizer, train_tokenizer
-from pit_jax.data.text.transcripts import transcript
+from pit_jax.data.text.transcripts import stored
 from pit_jax.errors import UserError
 from pit_jax.inference.prompts import SLOTS, prompt_arrays, response_arrays
 from tests.data.text.chat_tokenizers import written
@@ -70,7 +70,7 @@ def test_a_prompt_is_never_cut(world: Any) -> None:
 def test_a_prompt_that_the_chat_template_refuses_is_named(tmp_path: Path) -> None:
     """Gemma's takes turns of user and assistant alone."""
     template = Template(load_tokenizer(written(tmp_path, "bytes", PUBLISHED["gemma"])))
-    twice = transcript([("user", "hello"), ("user", "are you there?")])
+    twice = stored([("user", "hello"), ("user", "are you there?")])
     message = r"prompt 2, .*are you there.*: the chat template raises .*; change or remove it"
     with pytest.raises(UserError, match=message):
         prompt_arrays(template, ["hello", twice], longest=99)

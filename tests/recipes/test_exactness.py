@@ -26,7 +26,7 @@ from pit_jax.config import DataConfig
 from pit_jax.data.features import KINDS, Arrays, Example, Layout, build, row_lengths
 from pit_jax.data.text.templates import Template
 from pit_jax.data.text.tokenizers import load_tokenizer, train_tokenizer
-from pit_jax.data.text.transcripts import transcript
+from pit_jax.data.text.transcripts import stored
 from pit_jax.data.tokens import SAME, Tokeniser, admit
 from pit_jax.errors import UserError
 from pit_jax.inference.engine import improver_prompt
@@ -43,7 +43,7 @@ TURNS = st.lists(st.tuples(CONTENT, CONTENT), max_size=2).flatmap(
         lambda last: [*[m for u, a in earlier for m in (("user", u), ("assistant", a))], ("user", last)]
     )
 )
-PROMPT = TURNS.map(transcript) | ANSWER
+PROMPT = TURNS.map(stored) | ANSWER
 TRIPLES = st.lists(st.builds(Triple, PROMPT, ANSWER, ANSWER), min_size=1, max_size=3)
 
 
@@ -135,7 +135,7 @@ def test_prompts_of_any_text_are_those_of_the_data(template: Template, prompts: 
 @settings(max_examples=10)
 @given(turns=TURNS)
 def test_prompts_keep_their_turns(template: Template, turns: list[tuple[str, str]]) -> None:
-    backend, x = template.tokenizer.backend, transcript(turns)
+    backend, x = template.tokenizer.backend, stored(turns)
     for ids in (template.policy_prompt(x), template.improver_prefix(x)):
         spelled, place = backend.decode(ids, skip_special_tokens=False), 0
         for _, content in turns:
@@ -161,7 +161,7 @@ def test_a_prompt_that_was_admitted_is_answered(template: Template) -> None:
 
 def test_a_prompt_that_the_template_refuses_is_named(tmp_path: Path) -> None:
     template = Template(load_tokenizer(written(tmp_path, "bytes", PUBLISHED["gemma"])))
-    twice = transcript([("user", "hello"), ("user", "are you there?")])
+    twice = stored([("user", "hello"), ("user", "are you there?")])
     with pytest.raises(
         ValueError, match=r"prompt 2, .*are you there.*: the chat template raises .*; change or remove it"
     ):

@@ -16,10 +16,16 @@ REPORT = {
             "read": 1200,
             "kept": 1197,
             "left out by rates": 7,
+            "message lists in strings": 4,
+            "tokens": 4000,
+            "unknown tokens": 50,
             "dropped": {"prompt is empty": 2, "too long": 1},
             "first dropped at": {"prompt is empty": "a.jsonl, line 5: found ''"},
         },
-        "notes": {"read": 3, "kept": 3, "left out by rates": 0, "dropped": {}, "first dropped at": {}},
+        "notes": {
+            **{"read": 3, "kept": 3, "left out by rates": 0, "dropped": {}, "first dropped at": {}},
+            **{"message lists in strings": 0, "tokens": 9, "unknown tokens": 0},
+        },
     },
     "lengths before drops": {
         "prompt": {"50%": 7, "90%": 12, "99%": 30, "100%": 44},
@@ -37,6 +43,8 @@ def printed(what: RenderableType) -> str:
 def test_every_drop_has_a_count_a_reason_and_a_place() -> None:
     assert source_lines(REPORT) == [
         "pairs:a.jsonl: 1,200 read, 1,197 kept, 7 of them left out by rates; dropped:",
+        "  4 rows with message lists as JSON strings, read as lists",
+        "  1.25% of the tokens are unknown to the tokenizer (50)",
         "  2 x prompt is empty (first at a.jsonl, line 5: found '')",
         "  1 x too long",
         "notes: 3 read, 3 kept, 0 of them left out by rates; dropped: none",
@@ -62,8 +70,8 @@ def test_lengths_stand_beside_their_limit() -> None:
 
 
 def test_duplicates_and_overlaps() -> None:
-    text = printed(folds_table([Duplicates("sft", 1000, 5, 6, 3, 4)]))
-    assert text.splitlines()[1].split() == ["sft", "1,000", "5", "6", "3", "4"]
+    text = printed(folds_table([Duplicates("sft", 1000, 5, 6, 3, 4, 2)]))
+    assert text.splitlines()[1].split() == ["sft", "1,000", "5", "6", "3", "4", "2"]
     text = printed(overlap_table([Overlap("rl", 50, 2, 3, "[red]near\x1b")]))
     assert text.splitlines()[1].split() == ["rl", "50", "2", "3", "[red]near␛"]
 

@@ -8,12 +8,11 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import tokenizers
 
 from pit_jax.data.text import chat, sentencepiece
@@ -21,9 +20,6 @@ from pit_jax.data.text.backends import inside, keep_specials_out
 from pit_jax.errors import UserError
 from pit_jax.files import whole_folder
 from pit_jax.paths import local, to_path
-
-if TYPE_CHECKING:
-    import seqio
 
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx")  # what a tokenizer does not need
 UNREAD = tuple(end for end in WEIGHTS if end != ".safetensors")  # weights in other formats, beside those that are read
@@ -41,7 +37,8 @@ class Tokenizer:
 
     backend: Any  # tokenizers.Tokenizer
     inside: Any  # `backend` for text that goes on: no space in front; `backend` itself where that puts none
-    texts: Any  # which of the two encodes prompts and answers
+    texts: Any  # which of the two encodes answers, and prompts without a chat template
+    follows: Any  # which of the two encodes text behind a special token as the whole sequence would be
     chat: Any  # PreTrainedTokenizerFast if the folder brings a chat template, else None
     pad_id: int
     eos_id: int  # what ends an answer: under a chat template the token that ends the assistant's turn, if it has one
@@ -68,21 +65,41 @@ class Tokenizer:
         return [item.ids for item in self.texts.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     def encode_markup(self, text: str, *, begins: bool = True) -> list[int]:
-        """Ids of text of our own (a chat template's frame), in which special tokens count as such.
+        """Ids of text of our own (what a chat template writes), in which special tokens count as such.
 
-        Markup that does not begin the sequence takes no space in front of it, up to its first special token.
+        Text that does not begin the sequence takes no space in front of it.
         """
-        start = 0
-        if not begins and self.inside is not self.backend:
-            tokens = (re.escape(token.content) for token in self.backend.get_added_tokens_decoder().values())
-            first = re.search("|".join(tokens), text)
-            start = first.start() if first else len(text)
-        head = self.inside.encode(text[:start], add_special_tokens=False).ids
-        self.backend.encode_special_tokens = False
-        try:
-            return [*head, *self.backend.encode(text[start:], add_special_tokens=False).ids]
-        finally:
-            self.backend.encode_special_tokens = True
+        ids, backend = list[int](), self.backend if begins else self.inside
+        for piece in self.split_markup(text):
+            if isinstance(piece, int):
+                ids.append(piece)
+                backend = self.follows
+            else:
+                ids += backend.encode(piece, add_special_tokens=False).ids
+        return ids
+
+    def split_markup(self, text: str) -> list[int | str]:
+        """Text of our own as the ids of its special tokens, with the space that they take, and what is between."""
+        pattern, ids = self._specials
+        return [
+            ids.get(piece.strip(), piece) if i % 2 else piece for i, piece in enumerate(pattern.split(text)) if piece
+        ]
+
+    @functools.cached_property
+    def _specials(self) -> tuple[re.Pattern[str], dict[str, int]]:
+        """(what matches a special token in markup, ids by their words)."""
+        special = {i: token for i, token in self.backend.get_added_tokens_decoder().items() if token.special}
+        longest = sorted(special.values(), key=lambda token: -len(token.content))
+        words = (r"\s*" * t.lstrip + re.escape(t.content) + r"\s*" * t.rstrip for t in longest)
+        return re.compile(f"({'|'.join(words)})"), {token.content.strip(): i for i, token in special.items()}
+
+    @functools.cached_property
+    def unknown_id(self) -> int | None:
+        """What stands for a piece that the vocabulary lacks; None where it lacks none."""
+        model = json.loads(self.backend.to_str())["model"]
+        if model["type"] == "Unigram":
+            return None if model["byte_fallback"] or model["unk_id"] is None else int(model["unk_id"])
+        return self.backend.token_to_id(model["unk_token"]) if model.get("unk_token") else None
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text up to the first EOS, special tokens left out.
@@ -134,14 +151,31 @@ def train_tokenizer(texts: Iterable[str], *, vocab_size: int, folder: Path) -> T
     return load_tokenizer(folder)
 
 
-def load_tokenizer(folder: str | Path) -> Tokenizer:
+def load_tokenizer(folder: str | Path, arguments: Sequence[str] = ()) -> Tokenizer:
     """Load the folder of a Hugging Face fast tokenizer or of a SentencePiece model; local files only, no remote code.
 
-    A PAD token is added where it is missing or equals an EOS, our separators where they are missing.
-    Raises UserError for a missing folder, missing or broken files, and a tokenizer without EOS.
+    A PAD token is added where it is missing or equals an EOS, our separators where they are missing. `arguments` of the
+    chat template (NAME=VALUE) and the day that it shows become part of it, here and in what `save` writes.
+    Raises UserError for a missing folder, missing or broken files, a tokenizer without EOS, and for arguments that its
+    chat template does not read.
     """
     found = local(to_path(folder), but=WEIGHTS)
-    return _tokenizer(_read(found), found)
+    fast = _read(found)
+    if arguments and not fast.chat_template:
+        raise UserError(
+            f"tokenizer.template_arguments={','.join(arguments)}: {folder} has no chat template; leave it out"
+        )
+    _fix_template(fast, chat.arguments_of(arguments))
+    return _tokenizer(fast, found)
+
+
+def _fix_template(fast: Any, arguments: Mapping[str, Any]) -> None:
+    """Make `arguments` and the day part of the chat template, of the default one where there are several."""
+    templates = fast.chat_template
+    if isinstance(templates, dict) and "default" in templates:
+        fast.chat_template = {**templates, "default": chat.fixed(templates["default"], arguments)}
+    elif isinstance(templates, str):
+        fast.chat_template = chat.fixed(templates, arguments)
 
 
 def ids_of_folder(folder: str | Path) -> int:
@@ -226,6 +260,8 @@ def _tokenizer(fast: Any, folder: Path) -> Tokenizer:
     eos_id = fast.convert_tokens_to_ids(end)
     if not backend.get_added_tokens_decoder()[eos_id].special:
         _add_special(fast, [end])  # or a text that spells it would end an answer
+    if fast.chat_template:
+        _make_special(fast, chat.controls(fast))  # or a text that spells one would begin a turn
     if fast.pad_token is None or fast.pad_token_id in (fast.eos_token_id, eos_id):
         name = next(name for name in (PAD, "<padding>", "<|padding|>") if name not in (fast.eos_token, end))
         fast.add_special_tokens({"pad_token": name})
@@ -241,10 +277,10 @@ def _tokenizer(fast: Any, folder: Path) -> Tokenizer:
     fingerprint = hashlib.sha256((backend.to_str() + named).encode()).hexdigest()[:12]
     going_on = inside(backend)
     texts = going_on if fast.chat_template and _answers_begin_a_line(fast) else backend
+    follows = _text_after_special(backend, going_on, end)
     backend.encode_special_tokens = going_on.encode_special_tokens = True
-    return Tokenizer(
-        backend, going_on, texts, fast if fast.chat_template else None, fast.pad_token_id, eos_id, bos_id, fingerprint
-    )
+    own_chat = fast if fast.chat_template else None
+    return Tokenizer(backend, going_on, texts, follows, own_chat, fast.pad_token_id, eos_id, bos_id, fingerprint)
 
 
 def _add_special(fast: Any, tokens: Sequence[str]) -> None:
@@ -252,6 +288,22 @@ def _add_special(fast: Any, tokens: Sequence[str]) -> None:
         fast.add_tokens(
             [tokenizers.AddedToken(token, normalized=False, special=True) for token in tokens], special_tokens=True
         )
+
+
+def _make_special(fast: Any, names: Set[str]) -> None:
+    """Of added tokens."""
+    for token in fast.added_tokens_decoder.values():
+        if token.content in names and not token.special:
+            kept = {name: getattr(token, name) for name in ("single_word", "lstrip", "rstrip", "normalized")}
+            changed = tokenizers.AddedToken(token.content, special=True, **kept)
+            fast.add_tokens([changed], special_tokens=True)
+
+
+def _text_after_special(backend: tokenizers.Tokenizer, going_on: tokenizers.Tokenizer, special: str) -> Any:
+    """Which of the two gives the ids of a text behind a special token; `backend` where neither does."""
+    expected = backend.encode(special + "a b", add_special_tokens=False).ids[1:]
+    found = [either.encode("a b", add_special_tokens=False).ids for either in (backend, going_on)]
+    return going_on if expected == found[1] else backend
 
 
 def _answers_begin_a_line(fast: Any) -> bool:
@@ -288,50 +340,3 @@ def without_advice() -> Iterator[None]:
             del os.environ[switch]
         else:
             os.environ[switch] = before
-
-
-def hf_vocabulary(tokenizer: Tokenizer) -> "seqio.Vocabulary":
-    """`tokenizer` as a seqio vocabulary. Equal tokenizers give equal vocabularies, as mixtures require."""
-    return _vocabulary_class()(tokenizer)
-
-
-@functools.cache
-def _vocabulary_class() -> Any:
-    import seqio
-    import tensorflow as tf
-
-    class HfVocabulary(seqio.Vocabulary):
-        def __init__(self, tokenizer: Tokenizer) -> None:
-            super().__init__(extra_ids=0)
-            self.tokenizer = tokenizer
-
-        bos_id = property(lambda self: self.tokenizer.bos_id)
-        eos_id = property(lambda self: self.tokenizer.eos_id)
-        pad_id = property(lambda self: self.tokenizer.pad_id)
-        unk_id = property(lambda self: None)
-        _base_vocab_size = property(lambda self: self.tokenizer.vocab_size)
-
-        def _encode(self, s: str) -> list[int]:
-            return self.tokenizer.encode(s)
-
-        def _decode(self, ids: Iterable[int]) -> str:
-            return self.tokenizer.decode(ids)
-
-        def _encode_tf(self, s: Any) -> Any:
-            def ids(text: Any) -> np.ndarray:
-                text = text.item() if isinstance(text, np.ndarray) else text  # eagerly an array, bytes in a graph
-                return np.array(self.tokenizer.encode(text.decode()), np.int32)
-
-            return tf.ensure_shape(tf.numpy_function(ids, [s], tf.int32), [None])
-
-        def _decode_tf(self, ids: Any) -> Any:
-            text = tf.numpy_function(lambda row: self.tokenizer.decode(row).encode(), [ids], tf.string)
-            return tf.ensure_shape(text, [])
-
-        def __eq__(self, other: object) -> bool:
-            return isinstance(other, HfVocabulary) and other.tokenizer == self.tokenizer
-
-        def __hash__(self) -> int:
-            return hash(self.tokenizer)
-
-    return HfVocabulary

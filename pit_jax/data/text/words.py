@@ -13,8 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from pit_jax.data.text.tokenizers import Tokenizer
-
 _MOST_WORDS = 1 << 19  # in memory at once, about 100 MB
 _TOGETHER = 64  # texts, whose words are looked up while they are in the cache
 _LOOSE = re.compile(r" (?=\s)")  # a space that does not stand right in front of a word
@@ -63,11 +61,11 @@ def _known(step: Any) -> bool:
 
 
 class Encoder:
-    """Texts to tokens, many at a time, with the ids of `tokenizer.encode`."""
+    """Texts to tokens, many at a time, with the ids of a fast tokenizer: no BOS, no EOS."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
-        self._by_word = cuts_at_spaces(tokenizer.texts)
+    def __init__(self, backend: Any) -> None:
+        self._backend = backend
+        self._by_word = cuts_at_spaces(backend)
         self._words = _Numbers()
         self._ids = np.zeros(0, np.int32)
         self._starts, self._lengths = np.zeros(0, np.int64), np.zeros(0, np.int64)
@@ -75,7 +73,7 @@ class Encoder:
     def __call__(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """(ids [total] int32 end to end, lengths [texts])."""
         if not self._by_word:
-            return _flat(self._tokenizer.encode_batch(texts))
+            return self._ask(texts)
         if len(self._words) > _MOST_WORDS:
             self._words = _Numbers()
             self._ids, self._starts, self._lengths = self._ids[:0], self._starts[:0], self._lengths[:0]
@@ -90,10 +88,13 @@ class Encoder:
         lengths = self._lengths[every]
         return self._ids[places(self._starts[every], lengths)], sums(lengths, np.array(counts, np.int64))
 
+    def _ask(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        return _flat([item.ids for item in self._backend.encode_batch_fast(list(texts), add_special_tokens=False)])
+
     def _learn(self) -> None:
         """Tokenise the words that were met for the first time."""
         new, self._words.new = self._words.new, []
-        ids, lengths = _flat(self._tokenizer.encode_batch([_spelled(word) for word in new]))
+        ids, lengths = self._ask([_spelled(word) for word in new])
         self._starts = np.concatenate([self._starts, len(self._ids) + np.cumsum(lengths) - lengths])
         self._lengths = np.concatenate([self._lengths, lengths])
         self._ids = np.concatenate([self._ids, ids])

@@ -14,7 +14,7 @@ from pit_jax.errors import UserError
 from pit_jax.evaluation.answers import AnswerRow
 from pit_jax.evaluation.systems import Output, pit
 from pit_jax.files import digest_of, file_digest, write_jsonl
-from pit_jax.inference.prompts import check_length
+from pit_jax.inference.prompts import check_length, check_texts
 from pit_jax.inference.sampling import Sampling, check_sampling
 from pit_jax.inference.stopping import check_stop, chosen_round
 from pit_jax.inference.texts import written
@@ -75,6 +75,7 @@ def asked_prompts(context: Context) -> Prompts:
     if not texts:
         raise UserError(f"--improve.prompts={config.prompts} holds no prompt; give one JSON object a line")
     slot, template = context.data.response_slot, context.data.template
+    check_texts(template, config.prompts, texts, [answer or "" for answer in given])
     for number, answer in enumerate(given, 1):
         if answer is not None:
             tokens = len(written(template, answer).ids)

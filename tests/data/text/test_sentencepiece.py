@@ -14,7 +14,7 @@ from pit_jax.data.notes import pairs
 from pit_jax.data.text.sentencepiece import convert, model_file
 from pit_jax.data.text.templates import Template
 from pit_jax.data.text.tokenizers import Tokenizer, ids_of_file, ids_of_folder, load_tokenizer
-from pit_jax.data.text.transcripts import transcript
+from pit_jax.data.text.transcripts import stored
 from pit_jax.errors import UserError
 from tests.data.text.published_templates import PUBLISHED
 from tests.data.text.sentencepiece_models import SETTINGS, library, train
@@ -92,7 +92,7 @@ def test_a_configuration_beside_the_model_is_heard(llama: Path, tmp_path: Path) 
     tokenizer = load_tokenizer(tmp_path)
     assert (tokenizer.bos_id, tokenizer.id_of("<|im_start|>"), tokenizer.eos_id) == (1, 400, 401)
     assert (ids_of_file(tmp_path), ids_of_folder(tmp_path)) == (400, 402)
-    x = transcript([("user", "hello"), ("assistant", "see you"), ("user", "write a note")])
+    x = stored([("user", "hello"), ("assistant", "see you"), ("user", "write a note")])
     prompt = Template(tokenizer).policy_prompt(x)
     assert prompt.count(401) == 3 and Template(tokenizer).text(Template(tokenizer).response("see you")) == "see you"
     tokenizer.save(tmp_path / "saved")

@@ -59,25 +59,20 @@ def test_pieces_do_not_depend_on_their_neighbours(plain: Template, x: str, y: st
 
 
 def test_an_example_is_the_four_pieces(plain: Template, chat: Template) -> None:
-    """Tokenised here, or looked up in a table of the texts: in training as in inference."""
     triple = Triple("an x", "better", "worse", margin=0.5)
     for template in (plain, chat):
         example = template.example(triple)
         assert example.prompt == template.policy_prompt("an x") and example.prefix == template.improver_prefix("an x")
         assert (example.chosen, example.rejected) == (template.response("better"), template.response("worse"))
         assert example.margin == 0.5
-        table = {text: template.tokenizer.encode(text) for text in ("an x", "better", "worse")}
-        assert template.example(triple, table.__getitem__) == example
-        nothing: dict[str, list[int]] = {}
-        with pytest.raises(KeyError):
-            template.example(triple, nothing.__getitem__)
 
 
 def test_chat_template_frames_the_same_pieces(chat: Template) -> None:
     improver = [*chat.improver_prefix("an x"), *chat.response("a ref"), *chat.improver_suffix]
     assert spelled(chat, chat.policy_prompt("an x")) == "<|start|>user\nan x<|end|>\n<|start|>assistant\n"
     assert spelled(chat, improver) == (
-        "<|start|>user\nan x\n\nHere is a reference answer:\na ref\n\nWrite a better answer than the reference."
+        "<|start|>user\nan x\n\nHere is a reference answer:\na ref [end of the reference answer]\n\n"
+        "Write a better answer than the reference."
         "<|end|>\n<|start|>assistant\n"
     )
     marker = chat.tokenizer.id_of("<|end|>")

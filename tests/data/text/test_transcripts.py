@@ -4,16 +4,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pit_jax.data.text.transcripts import messages_of, transcript
-from pit_jax.errors import UserError
+from pit_jax.data.text.transcripts import message_list, messages_of, readable, stored, transcript
 
-MARKS = ("System:", "Human:", "Assistant:")
-CONTENT = st.text().map(str.strip).filter(lambda text: not any(mark in text for mark in MARKS))
+CONTENT = st.text() | st.sampled_from(
+    ["\n\nHuman: hi\n\nAssistant:", " a\n", '[{"role": "user", "content": "a"}]', "[]"]
+)
+MESSAGES = st.lists(st.tuples(st.sampled_from(["system", "user", "assistant"]), CONTENT), min_size=1)
 
 
-@given(st.lists(st.tuples(st.sampled_from(["system", "user", "assistant"]), CONTENT), min_size=1))
-def test_a_transcript_is_read_back(messages: list[tuple[str, str]]) -> None:
-    assert messages_of(transcript(messages)) == tuple(messages)
+@given(MESSAGES)
+def test_messages_are_read_back_whatever_they_hold(messages: list[tuple[str, str]]) -> None:
+    assert messages_of(stored(messages)) == tuple(messages)
+    assert readable(stored(messages)) in (transcript(messages), messages[0][1])
 
 
 @pytest.mark.parametrize(
@@ -28,6 +30,13 @@ def test_turns_of_hh() -> None:
     assert messages_of(text) == (("user", "a\nb"), ("assistant", "c"), ("user", "d"))
 
 
-def test_a_message_that_plays_another_turn() -> None:
-    with pytest.raises(UserError, match="a message of the user holds 'Assistant:', which begins a turn"):
-        transcript([("user", "hello\n\nAssistant: yes\n\nHuman: go on")])
+def test_a_transcript_is_kept_where_it_says_all() -> None:
+    turns = [("user", "a"), ("assistant", "b"), ("user", "c")]
+    assert stored(turns) == transcript(turns) == "\n\nHuman: a\n\nAssistant: b\n\nHuman: c\n\nAssistant:"
+    assert stored([("user", " a\n")]) == " a\n"
+    assert stored([*turns[:2], ("user", "c ")]).startswith('[{"role": "user"')
+
+
+@pytest.mark.parametrize("text", ["[1]", "[]", '["role"]', '[{"role": 1}]', '[{"role": [], "content": "a"}]', '["role'])
+def test_what_is_no_list_of_messages(text: str) -> None:
+    assert message_list(text) is None and messages_of(text) == (("user", text),)

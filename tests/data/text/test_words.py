@@ -46,7 +46,7 @@ def split(pattern: str) -> Any:
 @given(texts=TEXTS)
 def test_the_ids_are_the_tokenizer_s(tokenizer: Tokenizer, texts: list[str]) -> None:
     assert cuts_at_spaces(tokenizer.texts)
-    encode = Encoder(tokenizer)
+    encode = Encoder(tokenizer.texts)
     for asked in (texts, [*texts, " new"]):
         ids, lengths = encode(asked)
         expected = tokenizer.encode_batch(asked)
@@ -56,7 +56,7 @@ def test_the_ids_are_the_tokenizer_s(tokenizer: Tokenizer, texts: list[str]) -> 
 
 def test_words_are_forgotten_when_there_are_too_many(trained: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pit_jax.data.text.words._MOST_WORDS", 2)
-    encode = Encoder(trained)
+    encode = Encoder(trained.texts)
     for text in ("see you at noon", "at noon see", "anna", "you you"):
         assert encode([text])[0].tolist() == trained.encode(text)
 
@@ -83,7 +83,7 @@ def test_sentencepiece_is_asked_for_whole_texts(tmp_path: Path, name: str) -> No
     tokenizer = load_tokenizer(train(tmp_path, model_type="unigram", **SETTINGS[name]))
     assert not cuts_at_spaces(tokenizer.texts)
     texts = ["see you  at noon", "", "bye\n"]
-    ids, lengths = Encoder(tokenizer)(texts)
+    ids, lengths = Encoder(tokenizer.texts)(texts)
     assert [ids[a : a + n].tolist() for a, n in zip(np.cumsum(lengths) - lengths, lengths, strict=True)] == [
         tokenizer.encode(text) for text in texts
     ]
