@@ -11,7 +11,7 @@ class AdapterConfig:
     alpha: float = 16.0
     """An adapter's update counts alpha / rank times."""
     targets: tuple[str, ...] = ("query", "key", "value", "out", "gate", "up", "down")
-    """Matrices of a layer that have adapters; a family without a gate has none there."""
+    """Matrices of a layer that have adapters; a family without a gate has none there, and experts have none."""
     full: tuple[str, ...] = ()
     """What is trained in full all the same: sft-policy, rm-improver, rl-policy and so on, or value."""
 
@@ -30,6 +30,12 @@ class TransformerConfig:
     """Head size H."""
     ffn: int = 192
     """Feed-forward width F."""
+    experts: int = 0
+    """Feed-forwards of a layer, each of width ffn, of which a token takes some; 0 = one, which all take."""
+    experts_per_token: int = 0
+    """How many experts a token takes: those to which its router gives most weight."""
+    experts_renormed: bool = False
+    """The weights of a token's experts add up to 1; else they are shares of the softmax over all experts."""
     activation: Literal["swiglu", "geglu", "gelu"] = "swiglu"
     """Feed-forward with a silu or gelu (tanh) gate, or with gelu (erf) and no gate."""
     tied: bool = True
@@ -40,16 +46,27 @@ class TransformerConfig:
     """Base of the rotary position frequencies."""
     rope_share: float = 1.0
     """Share of every head that is rotated, from its first component on."""
-    rope_scaling: Literal["none", "linear", "llama3"] = "none"
-    """Frequencies as they are, all divided by rope_factor, or the slow ones alone (Llama 3.1)."""
+    rope_layers: tuple[bool, ...] = ()
+    """Which layers rotate queries and keys; empty = all of them."""
+    rope_scaling: Literal["none", "linear", "llama3", "yarn", "longrope"] = "none"
+    """Frequencies as they are, all divided by rope_factor, the slow ones alone, in two ways (Llama 3.1, YaRN), or each
+    divided by its own of rope_divisors."""
+    rope_divisors: tuple[float, ...] = ()
+    """longrope: what each frequency is divided by, in rows of at most rope_length slots; there are no others."""
     rope_factor: float = 1.0
     """How much longer rows are than those of pre-training."""
     rope_low: float = 1.0
-    """llama3: frequencies with fewer turns than this in rope_length are divided by rope_factor."""
+    """llama3, yarn: frequencies with fewer turns than this in rope_length are divided by rope_factor."""
     rope_high: float = 4.0
-    """llama3: frequencies with more turns than this in rope_length stay; between the two they are blended."""
+    """llama3, yarn: frequencies with more turns than this in rope_length stay; between the two they are blended."""
     rope_length: int = 8192
-    """llama3: longest row of pre-training."""
+    """llama3, yarn, longrope: longest row of pre-training."""
+    rope_whole: bool = True
+    """yarn: the blend reaches from one component to another; else from the very numbers of turns."""
+    rope_gain: float = 1.0
+    """Rotated components of queries and keys are this many times as large (attention factor of yarn and longrope)."""
+    query_growth: float = 0.0
+    """Queries times 1 + query_growth log(1 + floor(position / rope_length))."""
     window: int = 0
     """Tokens that a layer of `windowed` sees, its own included; 0 = no such layer."""
     windowed: tuple[bool, ...] = ()
@@ -63,7 +80,9 @@ class TransformerConfig:
     ffn_bias: bool = False
     """A bias on the matrices of the feed-forward."""
     qk_norm: bool = False
-    """RMSNorm of every query and key head."""
+    """RMSNorm of queries and keys."""
+    qk_norm_over: Literal["head", "layer"] = "head"
+    """What qk_norm makes alike: every head, or all heads of a layer together."""
     attention_scale: float = 0.0
     """Factor of query times key; 0 = head_size ** -0.5."""
     attention: Literal["auto", "dense", "chunks", "splash", "cudnn"] = "auto"
@@ -74,16 +93,24 @@ class TransformerConfig:
     """Scores c tanh(scores / c) before the softmax; 0 = as they are."""
     logit_softcap: float = 0.0
     """Logits c tanh(logits / c); 0 = as they are."""
+    logit_divisor: float = 1.0
+    """Logits divided by this, behind the cap."""
     embedding_scale: bool = True
     """Embeddings times sqrt(width)."""
+    embedding_factor: float = 1.0
+    """Embeddings times this."""
+    residual_factor: float = 1.0
+    """What attention and feed-forward add to the residual stream, times this."""
     norm: Literal["rms", "layer"] = "rms"
     """RMSNorm, or LayerNorm with a bias."""
     norm_offset: float = 0.0
     """Added to the weights of every RMSNorm; 1 in Gemma."""
     norm_eps: float = 1e-6
     """Epsilon of the norms."""
+    pre_norms: bool = True
+    """Norms before attention and feed-forward."""
     post_norms: bool = False
-    """Norms behind attention and feed-forward too."""
+    """Norms behind attention and feed-forward."""
     parallel: bool = False
     """Attention and feed-forward of a layer read the same input."""
     pooled_head: bool = False

@@ -19,10 +19,12 @@ TRAINED = ("adapter", "head")  # what is trained beside frozen weights
 
 
 def matrix_sizes(config: TransformerConfig) -> dict[str, tuple[int, int]]:
-    """(in, out) of every matrix of a layer that an adapter can update."""
+    """(in, out) of every matrix of a layer that an adapter can update: those of experts have none."""
     d, f = config.width, config.ffn
     queries, keys = config.query_heads * config.head_size, config.kv_heads * config.head_size
     sizes = {"query": (d, queries), "key": (d, keys), "value": (d, keys), "out": (queries, d)}
+    if config.experts:
+        return sizes
     sizes |= {"gate": (d, f), "up": (d, f), "down": (f, d)}
     return {name: size for name, size in sizes.items() if name != "gate" or config.activation != "gelu"}
 

@@ -113,8 +113,9 @@ class Attention(nnx.Module):
         if config.out_bias:
             self.out_bias = nnx.Param(jnp.zeros((d,)))
         if config.qk_norm:
-            self.query_norm = RmsNorm(h, config.norm_eps, config.norm_offset)
-            self.key_norm = RmsNorm(h, config.norm_eps, config.norm_offset)
+            together = config.qk_norm_over == "layer"
+            self.query_norm = RmsNorm(n * h if together else h, config.norm_eps, config.norm_offset)
+            self.key_norm = RmsNorm(k * h if together else h, config.norm_eps, config.norm_offset)
 
     def __call__(
         self,
@@ -136,6 +137,7 @@ class Attention(nnx.Module):
         if isinstance(rows, Continuation):
             assert cache is not None, "a continuation needs the cache it continues"
             key_BKSH, value_BKSH = cache.keys_UBKSH[layer], cache.values_UBKSH[layer]
+        self._check_length(key_BKSH.shape[2])
         b, length, n, h = query.shape
         k, dtype = key_BKSH.shape[1], x_BLD.dtype
         scale = self.config.attention_scale or h**-0.5
@@ -167,16 +169,38 @@ class Attention(nnx.Module):
             key = add_bias(key, self.key_bias)
             value = add_bias(value, self.value_bias)
         if self.config.qk_norm:
-            query, key = self.query_norm(query), self.key_norm(key)
-        frequencies_H = self._frequencies(layer)
-        return rope(query, positions_BL, frequencies_H), rope(key, positions_BL, frequencies_H), value
+            query, key = (
+                norm(heads.reshape(*heads.shape[:2], -1, norm.scale.shape[0])).reshape(heads.shape)
+                for norm, heads in ((self.query_norm, query), (self.key_norm, key))
+            )
+        rotation = self._rotation(layer)
+        query, key = rope(query, positions_BL, *rotation), rope(key, positions_BL, *rotation)
+        if self.config.query_growth:
+            times_BL = jnp.log1p(jnp.floor(positions_BL.astype(jnp.float32) / self.config.rope_length))
+            growth_BL = 1.0 + self.config.query_growth * times_BL
+            query = query * growth_BL[:, :, None, None].astype(dtype)
+        return query, key, value
 
-    def _frequencies(self, layer: jax.Array) -> jax.Array:
-        usual_H = rope_frequencies(self.config, windowed=False)
-        if not self.config.window_rope_theta:
-            return usual_H
-        own_H = rope_frequencies(self.config, windowed=True)
-        return jnp.where(jnp.asarray(windowed_layers(self.config))[layer], own_H, usual_H)
+    def _check_length(self, slots: int) -> None:
+        if self.config.rope_scaling == "longrope" and slots > self.config.rope_length:
+            raise UserError(
+                f"rows of {slots} slots for a model with longrope, which turns those of more than "
+                f"{self.config.rope_length} otherwise than is done here; ask for shorter prompts and answers "
+                "(--data.prompt-length, --data.response-length)"
+            )
+
+    def _rotation(self, layer: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """(frequencies_H, gain) of a layer; frequencies of 0 leave queries and keys as they are."""
+        config = self.config
+        frequencies_H, gain = rope_frequencies(config, windowed=False), jnp.float32(config.rope_gain)
+        if config.window_rope_theta:
+            windowed = jnp.asarray(windowed_layers(config))[layer]
+            frequencies_H = jnp.where(windowed, rope_frequencies(config, windowed=True), frequencies_H)
+            gain = jnp.where(windowed, 1.0, gain)
+        if config.rope_layers:
+            rotated = jnp.asarray(config.rope_layers)[layer]
+            frequencies_H, gain = jnp.where(rotated, frequencies_H, 0.0), jnp.where(rotated, gain, 1.0)
+        return frequencies_H, gain
 
     def _mixed(
         self, query_BLKGH: jax.Array, key_BKSH: jax.Array, value_BKSH: jax.Array, rows: Rows, layer: jax.Array

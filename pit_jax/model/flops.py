@@ -3,7 +3,8 @@
 A multiplication and an addition are two operations. Per token, with the dimension key of pit_jax/batch.py:
 
     block(S)  = 2 (2 D N H + 2 D K H + 3 D F) + 4 N H S     query, out, key, value, feed-forward; scores and mixing
-                                                             (2 D F where the feed-forward has no gate)
+                                                             (2 D F where the feed-forward has no gate; of experts
+                                                             those that a token takes, and their router, D E)
     trunk(S)  = U block(S)                                   over S slots, masked ones too: they are computed
     logits    = 2 D V                                        only at the slots that get logits
     head(S)   = 2 D, with a pooled head 4 D + 2 S            at every slot of a scalar model
@@ -56,7 +57,10 @@ class Passes:
         inner = shape.query_heads * shape.head_size
         keys = shape.kv_heads * shape.head_size
         gated = shape.activation != "gelu"
-        matrices = 2 * shape.width * (inner + keys) + (2 + gated) * shape.width * shape.ffn
+        fed = (2 + gated) * shape.width * shape.ffn
+        if shape.experts:
+            fed = shape.experts_per_token * fed + shape.width * shape.experts
+        matrices = 2 * shape.width * (inner + keys) + fed
         return float(shape.layers * (2 * matrices + 4 * inner * slots))
 
     def logits(self) -> float:

@@ -77,6 +77,36 @@ def mixed_on_devices(
     return on_devices(query_BLNH, key_BLKH, value_BLKH, segments_BL)
 
 
+def experts_on_devices(
+    mix: Callable[..., jax.Array],
+    x_BLD: jax.Array,
+    chosen_BLX: jax.Array,
+    weights_BLX: jax.Array,
+    *matrices: jax.Array,
+    step: bool,
+) -> jax.Array:
+    """mix(x, chosen, weights, *matrices) -> mixed_BLD, summed over the devices, each of which has some of the experts.
+
+    Over the tensor axis, with all of its tokens there; in a step over all parts of the weights. Experts that an axis
+    does not divide are on all of it.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return mix(x_BLD, chosen_BLX, weights_BLX, *matrices)
+    axes: tuple[str, ...] = PARTS if step else PARTS[:1]
+    while axes and len(matrices[0]) % math.prod(mesh.shape[axis] for axis in axes):
+        axes = axes[:-1]
+
+    def of_own(x_BLD: jax.Array, chosen_BLX: jax.Array, weights_BLX: jax.Array, *matrices: jax.Array) -> jax.Array:
+        first = jax.lax.axis_index(axes) * len(matrices[0]) if axes else 0
+        return jax.lax.psum(mix(x_BLD, chosen_BLX - first, weights_BLX, *matrices), axes)
+
+    place = P("data" if step else BATCH_AXES)
+    specs = (place,) * 3 + (P(axes or None),) * len(matrices)
+    on_devices = jax.shard_map(of_own, in_specs=specs, out_specs=place, check_vma=False)
+    return on_devices(x_BLD, chosen_BLX, weights_BLX, *matrices)
+
+
 def platform() -> str:
     """What programs are traced for: "cpu", "gpu" or "tpu", by the mesh that is set, else by this process's devices."""
     device = jax.sharding.get_abstract_mesh().abstract_device

@@ -24,7 +24,7 @@ class Reading:
     """How the logits of a program's rows are made: all that is fixed when it is traced."""
 
     cap: float  # logit softcap; 0 = none
-    divisor: float  # the temperature
+    divisor: float  # of the capped logits: the temperature, and the model's own
     rows: tuple[str, ...]  # mesh axes that rows are split over; () = one device, or left to the partitioner
     vocabulary: str | None  # mesh axis that the vocabulary is split over
     width: str | None  # mesh axis that the unembedding's gradient is scattered over

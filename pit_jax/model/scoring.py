@@ -36,7 +36,7 @@ def slot_logprobs(
     (model/readout.py), with the same result.
     """
     config, matrix_DV = model.config, model.unembedding(params)
-    divided = temperature if temperature > 0 else 1.0
+    divided = config.logit_divisor * (temperature if temperature > 0 else 1.0)
     reading = Reading.of(
         hidden_BTD, matrix_DV, cap=config.logit_softcap, divisor=divided, logits_bytes=config.logits_bytes
     )

@@ -8,6 +8,7 @@ from pit_jax.architecture import AdapterConfig, TransformerConfig
 from pit_jax.errors import UserError
 from pit_jax.model.adapters import Adapter, updated
 from pit_jax.model.attention import Attention, Cache, add_bias
+from pit_jax.model.experts import ExpertFfn
 from pit_jax.model.mixing import softcap
 from pit_jax.model.norms import make_norm
 from pit_jax.model.placement import between_weights, to_rows, to_weights
@@ -71,11 +72,13 @@ class PlainFfn(nnx.Module):
 
 class Block(nnx.Module):
     def __init__(self, config: TransformerConfig, adapter: AdapterConfig | None, *, rngs: nnx.Rngs):
-        self.parallel, self.post_norms = config.parallel, config.post_norms
-        self.attention_norm = make_norm(config)
+        self.parallel, self.factor = config.parallel, config.residual_factor
+        self.pre_norms, self.post_norms = config.pre_norms, config.post_norms
+        if config.pre_norms:
+            self.attention_norm, self.ffn_norm = make_norm(config), make_norm(config)
         self.attention = Attention(config, rngs=rngs)
-        self.ffn_norm = make_norm(config)
-        self.ffn = (PlainFfn if config.activation == "gelu" else GatedFfn)(config, rngs=rngs)
+        gated = ExpertFfn if config.experts else GatedFfn
+        self.ffn = (PlainFfn if config.activation == "gelu" else gated)(config, rngs=rngs)
         if config.post_norms:
             self.attention_post_norm, self.ffn_post_norm = make_norm(config), make_norm(config)
         self.adapted = adapter is not None
@@ -90,16 +93,23 @@ class Block(nnx.Module):
         layer: jax.Array,
     ) -> tuple[jax.Array, Cache | None]:
         adapter = self.adapter if self.adapted else None
-        mixed_BLD, cache = self.attention(self.attention_norm(x_BLD), rows, cache, layer, adapter)
+        normed_BLD = self.attention_norm(x_BLD) if self.pre_norms else x_BLD
+        mixed_BLD, cache = self.attention(normed_BLD, rows, cache, layer, adapter)
         if self.post_norms:
             mixed_BLD = self.attention_post_norm(mixed_BLD)
+        mixed_BLD = self._scaled(mixed_BLD)
         if self.parallel:
-            return constrain_batch(x_BLD + mixed_BLD + self.ffn(self.ffn_norm(x_BLD), rows, adapter)), cache
+            return constrain_batch(x_BLD + mixed_BLD + self._fed(x_BLD, rows, adapter)), cache
         x_BLD = constrain_batch(x_BLD + mixed_BLD)
-        fed_BLD = self.ffn(self.ffn_norm(x_BLD), rows, adapter)
-        if self.post_norms:
-            fed_BLD = self.ffn_post_norm(fed_BLD)
-        return constrain_batch(x_BLD + fed_BLD), cache
+        return constrain_batch(x_BLD + self._fed(x_BLD, rows, adapter)), cache
+
+    def _fed(self, x_BLD: jax.Array, rows: Rows, adapter: Adapter | None) -> jax.Array:
+        """What the feed-forward adds to the residual stream."""
+        fed_BLD = self.ffn(self.ffn_norm(x_BLD) if self.pre_norms else x_BLD, rows, adapter)
+        return self._scaled(self.ffn_post_norm(fed_BLD) if self.post_norms else fed_BLD)
+
+    def _scaled(self, x_BLD: jax.Array) -> jax.Array:
+        return x_BLD if self.factor == 1.0 else x_BLD * jnp.asarray(self.factor, x_BLD.dtype)
 
 
 class Transformer(nnx.Module):
@@ -114,6 +124,10 @@ class Transformer(nnx.Module):
         output: bool = True,
         rngs: nnx.Rngs,
     ):
+        if config.experts and (config.activation == "gelu" or config.ffn_bias):
+            raise UserError("experts have a gate and no biases; choose another activation, or no ffn_bias")
+        if config.experts and not 0 < config.experts_per_token <= config.experts:
+            raise UserError(f"experts_per_token={config.experts_per_token} of experts={config.experts}; take 1 or more")
         if config.query_heads % config.kv_heads:
             raise UserError(
                 f"query_heads={config.query_heads} is not a multiple of kv_heads={config.kv_heads}; change one of them"
@@ -143,6 +157,8 @@ class Transformer(nnx.Module):
         x_BLD = self.embedding[...].astype(self.config.dtype)[tokens_BL]
         if self.config.embedding_scale:
             x_BLD = x_BLD * jnp.asarray(self.config.width**0.5, self.config.dtype)
+        if self.config.embedding_factor != 1.0:
+            x_BLD = x_BLD * jnp.asarray(self.config.embedding_factor, self.config.dtype)
         x_BLD = constrain_batch(to_weights(x_BLD, is_step(rows)))
 
         def block(block: Block, carry: Carry, layer: jax.Array) -> Carry:
@@ -160,4 +176,4 @@ class Transformer(nnx.Module):
         logits_BLV = jnp.einsum(
             "BLD,DV->BLV", hidden_BLD, matrix_DV.astype(hidden_BLD.dtype), preferred_element_type=jnp.float32
         )
-        return softcap(logits_BLV, self.config.logit_softcap)
+        return softcap(logits_BLV, self.config.logit_softcap) / self.config.logit_divisor

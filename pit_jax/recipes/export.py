@@ -21,12 +21,12 @@ from pit_jax.files import whole_folder, write_json, write_text
 from pit_jax.model.adapters import has_adapters, merge
 from pit_jax.model.networks import Params
 from pit_jax.model.pretrained import weights
-from pit_jax.model.pretrained.families import family_of
+from pit_jax.model.pretrained.families import family_of, text_part
 from pit_jax.model.pretrained.peft import HEAD, peft_config, peft_tensors
 from pit_jax.model.pretrained.tensors import Entry, row
 from pit_jax.parallel.hosts import whole
 from pit_jax.paths import resolved, to_path
-from pit_jax.run.base import base_entries
+from pit_jax.run.base import base_entries, described
 from pit_jax.run.code import package_code
 from pit_jax.run.context import Context
 from pit_jax.run.params import Models, ground
@@ -67,9 +67,10 @@ def run(context: Context) -> None:
     """Write every model; a folder appears when it is whole."""
     folder, models = context.folder, Models(context)
     lineage = folder.begin(context.config, data_fingerprint=context.data.fingerprint, package=package_code())
-    bar = context.screen.bar(folder.name, len(EXPORTS))
+    exports = exported(context.config)
+    bar = context.screen.bar(folder.name, len(exports))
     written = set()
-    for name, id in EXPORTS.items():
+    for name, id in exports.items():
         params = models.load(id)
         if context.config.export.adapters == "peft" and has_adapters(params):
             below = backbone_name(context, id)
@@ -82,7 +83,15 @@ def run(context: Context) -> None:
             write(context, folder.path / name, name, merge(params, context.config.adapter))
         bar.advance(1)
     folder.finish(round=0, digest=lineage["config"])
-    context.screen.say(f"export: {folder.path} ({', '.join([*EXPORTS, *sorted(written)])})")
+    context.screen.say(f"export: {folder.path} ({', '.join([*exports, *sorted(written)])})")
+    if len(exports) < len(EXPORTS):
+        context.screen.say("export: transformers has no sequence classifier of this family, so no reward and no gap")
+
+
+def exported(config: Config) -> dict[str, StageId]:
+    """The models of EXPORTS for which transformers has a class in the family of the base."""
+    classifier = family_of(described(to_path(config.base))).classifier
+    return {name: id for name, id in EXPORTS.items() if classifier is not None or id.name != "rm"}
 
 
 def backbone_name(context: Context, id: StageId) -> str:
@@ -133,10 +142,13 @@ def scalar_entries(entries: list[Entry]) -> list[Entry]:
 
 
 def hf_config(context: Context, *, scalar: bool) -> dict[str, Any]:
-    """config.json: that of the base, with the class, vocabulary, dtype and special tokens of what is written."""
+    """config.json: that of the base or of its text part, with the class, vocabulary, dtype and special tokens of what
+    is written."""
     labels = {"id2label": {"0": "score"}, "label2id": {"score": 0}} if scalar else {}
-    raw = json.loads((to_path(context.config.base) / "config.json").read_text(encoding="utf-8"))
-    family = family_of(raw)
+    fields = described(to_path(context.config.base))
+    family, raw = family_of(fields), text_part(fields)
+    if raw is fields:
+        raw = json.loads((to_path(context.config.base) / "config.json").read_text(encoding="utf-8"))
     return {
         **{name: value for name, value in raw.items() if name not in ("torch_dtype", "dtype")},
         "architectures": [family.classifier if scalar else family.causal],

@@ -1,5 +1,6 @@
 """The checkpoint that a run starts from (--base): architecture, weights, tokenizer, and rows for new tokens."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,10 @@ from pit_jax.model.pretrained import weights
 from pit_jax.model.pretrained.families import architecture, family_of
 from pit_jax.model.pretrained.tensors import Entry
 from pit_jax.parallel.sharding import param_sharding
-from pit_jax.paths import local, resolved, to_path
+from pit_jax.paths import is_remote, local, resolved, to_path
+
+# Of these numbers a config makes a list of as many entries when it is read.
+COUNTED, MOST = ("num_hidden_layers", "num_labels"), 10_000
 
 # Knobs of the transformer that no checkpoint sets.
 OURS = ("attention", "dtype", "params_dtype", "frozen_dtype", "unroll", "remat", "logits_bytes", "pooled_head")
@@ -27,8 +31,8 @@ def with_base(config: Config) -> Config:
     """`config` with the transformer and the tokenizer of its base, if it has one.
 
     Raises:
-        UserError: no such folder, a config that is none or that the transformer cannot follow, a tokenizer from
-            elsewhere or with more ids than the embedding has rows.
+        UserError: no such folder, a config that is none, that the transformer cannot follow or that describes far more
+            than the weights hold, a tokenizer from elsewhere or with more ids than the embedding has rows.
     """
     if not config.base:
         return config
@@ -39,6 +43,8 @@ def with_base(config: Config) -> Config:
             "alone; leave --tokenizer.path out"
         )
     transformer = architecture(described(folder))
+    if not is_remote(folder) and weights.is_in(folder):
+        weights.check_sizes(folder, transformer)
     ids = ids_of_file(folder)
     if ids > transformer.vocab_rows:
         raise UserError(
@@ -62,12 +68,27 @@ def described(folder: Path) -> Mapping[str, Any]:
     with without_advice():
         from transformers import AutoConfig
 
+    _check_counts(found / "config.json")
     try:
         read = AutoConfig.from_pretrained(str(found), local_files_only=True, trust_remote_code=False)
         fields: dict[str, Any] = read.to_dict()
     except Exception as error:  # transformers checks types with errors of its own
         raise UserError(f"{folder / 'config.json'}: asked for the config of a model, found {error}") from error
     return fields
+
+
+def _check_counts(path: Path) -> None:
+    """UserError for numbers that would fill the memory while the config is read."""
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: asked for the config of a model, found {error}") from error
+    outer: dict[str, Any] = fields if isinstance(fields, dict) else {}
+    inner = outer.get("text_config")
+    for part in (outer, inner if isinstance(inner, dict) else {}):
+        for name in COUNTED:
+            if isinstance(part.get(name), int) and part[name] > MOST:
+                raise UserError(f"{path}: {name}={part[name]}, asked for {MOST} at most; no model has so many")
 
 
 def base_entries(config: Config) -> list[Entry]:
@@ -88,7 +109,9 @@ def load_base(config: Config, mesh: Mesh, key: jax.Array, *, ids: int, rows: int
     model = LanguageModel(config.transformer, config.transformer.vocab_rows)
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     tied = "lm_head.weight" if config.transformer.tied else None
-    params = weights.load(local(folder, but=UNREAD), base_entries(config), shapes, mesh, tied=tied)
+    found = local(folder, but=UNREAD)
+    weights.check_sizes(found, config.transformer)
+    params = weights.load(found, base_entries(config), shapes, mesh, tied=tied)
 
     def grow(tables: Params) -> Params:
         grown = {"embedding": with_new_rows(tables["embedding"], key, known, ids, rows)}

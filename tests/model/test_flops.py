@@ -78,6 +78,11 @@ def test_a_feed_forward_without_a_gate_has_two_matrices() -> None:
     assert Passes(replace(HAND, activation="gelu"), 10).trunk(0) == 2 * 192
 
 
+def test_a_token_passes_through_its_experts_and_their_router() -> None:
+    """By hand, block(0) = 2 (2 * 16 + 2 * 8 + 2 * 3 * 24 + 4 * 5) = 424, twice."""
+    assert Passes(replace(HAND, experts=5, experts_per_token=2), 10).trunk(0) == 2 * 424
+
+
 @pytest.mark.parametrize("changes", [{}, {"pooled_head": True}, {"activation": "gelu"}], ids=["last", "pooled", "neox"])
 def test_reading_and_scoring_are_the_products_of_the_networks(changes: dict[str, Any]) -> None:
     shape = replace(SHAPE, **changes)

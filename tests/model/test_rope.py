@@ -6,12 +6,20 @@ import numpy as np
 import pytest
 
 from pit_jax.config import TransformerConfig
+from pit_jax.errors import UserError
+from pit_jax.model.networks import LanguageModel
 from pit_jax.model.rope import rope, rope_frequencies
+from pit_jax.model.rows import Sequences
 
 
 @jax.jit
 def turn(x_BLNH: jax.Array, positions_BL: jax.Array) -> jax.Array:
-    return rope(x_BLNH, positions_BL, rope_frequencies(TransformerConfig(head_size=x_BLNH.shape[-1]), windowed=False))
+    return rope(
+        x_BLNH,
+        positions_BL,
+        rope_frequencies(TransformerConfig(head_size=x_BLNH.shape[-1]), windowed=False),
+        jnp.float32(1),
+    )
 
 
 @pytest.mark.parametrize("shift", [1, 5, 100])
@@ -38,3 +46,17 @@ def test_rotary_positions_turn_and_do_not_stretch() -> None:
 def test_rotary_positions_keep_the_dtype() -> None:
     x_BLNH = jnp.ones((1, 2, 1, 4), jnp.bfloat16)
     assert turn(x_BLNH, np.asarray([[0, 1]], np.int32)).dtype == jnp.bfloat16
+
+
+def test_longrope_takes_no_longer_rows_than_it_knows() -> None:
+    config = TransformerConfig(rope_scaling="longrope", rope_divisors=(1.0,) * 8, rope_length=8)
+    model = LanguageModel(config, 20)
+    params = jax.eval_shape(model.init, jax.random.key(0))
+
+    def read(length: int) -> object:
+        tokens_BL = jnp.ones((1, length), jnp.int32)
+        return jax.eval_shape(lambda params: model.hidden(params, tokens_BL, Sequences.alone(tokens_BL)), params)
+
+    read(8)
+    with pytest.raises(UserError, match="rows of 9 slots for a model with longrope, .* more than 8 otherwise"):
+        read(9)

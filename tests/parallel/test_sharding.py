@@ -75,6 +75,14 @@ def test_every_parameter_of_both_networks_is_covered(mesh: Mesh) -> None:
 
 
 BIASED = replace(CONFIG, norm="layer", qkv_bias=True, out_bias=True, ffn_bias=True)
+OF_EXPERTS = replace(CONFIG, experts=4, experts_per_token=2)
+
+
+def test_experts_lie_over_tensor(mesh: Mesh) -> None:
+    found = specs(shapes(LanguageModel(OF_EXPERTS, 40)), mesh)
+    assert found["blocks/ffn/expert_gate"] == found["blocks/ffn/expert_up"] == P(None, "tensor", "fsdp", None)
+    assert found["blocks/ffn/expert_down"] == P(None, "tensor", None, "fsdp")
+    assert found["blocks/ffn/router"] == P(None, "fsdp", None)
 
 
 def test_biases_lie_with_what_they_are_added_to(mesh: Mesh) -> None:
@@ -89,7 +97,7 @@ def test_biases_lie_with_what_they_are_added_to(mesh: Mesh) -> None:
 def test_every_rule_is_used() -> None:
     model = ScalarModel(BIASED, 40, AdapterConfig(rank=2))
     adapters = jax.eval_shape(model.init_adapter, jax.random.key(0))
-    trees = shapes(model), shapes(LanguageModel(BIASED, 40)), adapters
+    trees = shapes(model), shapes(LanguageModel(BIASED, 40)), shapes(LanguageModel(OF_EXPERTS, 40)), adapters
     places = jax.tree_util.tree_leaves_with_path(trees)
     names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in places]
     assert [pattern for pattern, _ in RULES if not any(re.search(pattern, name) for name in names)] == []
@@ -217,7 +225,7 @@ def test_decoding_splits_no_matrix_along_what_a_token_brings(mesh: Mesh) -> None
 
 
 def test_every_rule_of_decoding_is_used() -> None:
-    names = named_leaves(shapes(LanguageModel(BIASED, 40)))
+    names = [name for config in (BIASED, OF_EXPERTS) for name in named_leaves(shapes(LanguageModel(config, 40)))]
     assert [pattern for pattern, _ in DECODE_RULES if not any(re.search(pattern, name) for name in names)] == []
 
 

@@ -27,9 +27,9 @@ from pit_jax.model.rows import Sequences
 from pit_jax.model.scoring import end_scores
 from pit_jax.parallel.sharding import init_sharded
 from pit_jax.recipes.catalogue import catalogue
-from pit_jax.recipes.export import EXPORTS, run, write
+from pit_jax.recipes.export import EXPORTS, exported, hf_config, run, write
 from pit_jax.run import params as run_params
-from pit_jax.run.base import load_base, with_base
+from pit_jax.run.base import described, load_base, with_base
 from pit_jax.run.context import Context
 from pit_jax.run.folders import Run
 from pit_jax.run.params import Models
@@ -123,6 +123,26 @@ def test_what_is_exported_is_a_base_again(context: Context, policy: Any, tmp_pat
     assert load_tokenizer(tmp_path / "policy").vocab_size == context.vocab_size
     next_run = with_base(replace(Config(), base=str(tmp_path / "policy")))
     assert next_run.transformer.vocab_rows == context.vocab_size
+
+
+def test_a_text_part_is_written_as_a_model_of_its_own(context: Context, tmp_path: Path) -> None:
+    """With what its config leaves to the defaults within the other one."""
+    text = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "sliding_window_pattern": 2}
+    outer = {"model_type": "gemma3", "text_config": text, "vision_config": {}, "image_token_index": 3}
+    (tmp_path / "config.json").write_text(json.dumps(outer))
+    images = replace(context, config=replace(context.config, base=str(tmp_path)))
+    expected = architecture(described(tmp_path))
+    written = hf_config(images, scalar=False)
+    assert written["architectures"] == ["Gemma3ForCausalLM"] and written["model_type"] == "gemma3_text"
+    (tmp_path / "config.json").write_text(json.dumps(written))
+    assert architecture(described(tmp_path)) == replace(expected, vocab_rows=context.vocab_size)
+    assert expected.windowed == (True, False)
+
+
+def test_a_family_without_a_classifier_has_no_reward_to_export(context: Context, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "granite"}))
+    assert [*exported(context.config)] == [*EXPORTS]
+    assert [*exported(replace(context.config, base=str(tmp_path)))] == ["policy", "improver"]
 
 
 def test_bfloat16_and_the_card(context: Context, policy: Any, tmp_path: Path) -> None:

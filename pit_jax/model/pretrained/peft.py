@@ -41,18 +41,16 @@ def peft_tensors(adapters: Mapping[str, Any], entries: Sequence[Entry]) -> Itera
 
 def _columns(entry: Entry, names: Sequence[str], updates: Mapping[str, np.ndarray]) -> np.ndarray:
     """lora_B [out, rank] of a tensor, from the B [rank, out] of the matrices it holds."""
-    if len(names) == 1:
+    if not entry.rows:
         return np.ascontiguousarray(updates[names[0]].T)
-    rank, columns = next(iter(updates.values())).shape
-    parts, first = [], 0
-    for name in names:
-        part = np.zeros((rank * len(updates), columns), np.float32)
+    rank = len(next(iter(updates.values())))
+    parts = entry.read(np.zeros((sum(entry.rows), rank * len(updates)), np.float32))
+    first = 0
+    for name, part_RX in zip(names, parts, strict=True):
         if name in updates:
-            part[first : first + rank] = updates[name]
+            part_RX[first : first + rank] = updates[name].reshape(rank, *part_RX.shape[1:])
             first += rank
-        parts.append(part)
-    heads = entry.read(np.zeros((columns * len(names), 1), np.float32))[0].shape[1:]
-    return np.ascontiguousarray(entry.write([part.reshape(-1, *heads) for part in parts]))
+    return np.ascontiguousarray(entry.write(parts))
 
 
 def peft_config(

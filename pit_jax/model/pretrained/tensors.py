@@ -3,7 +3,7 @@
 `read` and `write` undo each other, move numbers and change none.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,16 +11,24 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Entry:
-    """`theirs` is a name with {layer} where every layer has such a tensor; `ours` the paths of what it holds."""
+    """`theirs` is a name, with {layer} where every layer has such a tensor and {expert} where every expert of it has;
+    `ours` are the paths of what it holds, and `rows` its rows of each, where they do not lie as ours do."""
 
     theirs: str
     ours: tuple[str, ...]
     read: Callable[[np.ndarray], tuple[np.ndarray, ...]]
     write: Callable[[Sequence[np.ndarray]], np.ndarray]
+    rows: tuple[int, ...] = ()
 
     @property
-    def layered(self) -> bool:
-        return "{layer}" in self.theirs
+    def stacks(self) -> int:
+        """How many leading axes of ours count such tensors."""
+        return ("{layer}" in self.theirs) + ("{expert}" in self.theirs)
+
+    def places(self, shape: Sequence[int]) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """(name, index) of each tensor, and where it lies in parameters of this shape."""
+        for index in np.ndindex(*shape[: self.stacks]):
+            yield self.theirs.format(**dict(zip(("layer", "expert"), index, strict=False))), index
 
 
 def same(theirs: str, ours: str) -> Entry:
@@ -37,13 +45,29 @@ def linear(theirs: str, ours: str) -> Entry:
     return Entry(theirs, (ours,), lambda x: (x.T,), lambda parts: parts[0].T)
 
 
-def heads(theirs: str, ours: str, count: int, size: int) -> Entry:
-    """[heads * size, D] -> [D, heads, size]."""
+def heads(theirs: str, ours: str, count: int, size: int, *, pairs: int = 0) -> Entry:
+    """[heads * size, D] -> [D, heads, size].
+
+    Of so many pairs of neighbours that are rotated together, all first ones come before all second ones, as in `rope`.
+    """
+    order = _halves(pairs, size)
 
     def read(x: np.ndarray) -> tuple[np.ndarray, ...]:
-        return (x.T.reshape(x.shape[1], count, size),)
+        return (_ordered(x.T.reshape(x.shape[1], count, size), order),)
 
-    return Entry(theirs, (ours,), read, lambda parts: parts[0].reshape(-1, count * size).T)
+    def write(parts: Sequence[np.ndarray]) -> np.ndarray:
+        return _ordered(parts[0], np.argsort(order)).reshape(-1, count * size).T
+
+    return Entry(theirs, (ours,), read, write, (count * size,) if pairs else ())
+
+
+def _halves(pairs: int, size: int) -> np.ndarray:
+    """Numbers of components: the first of every pair, the second ones, and those in no pair."""
+    return np.concatenate([np.arange(0, 2 * pairs, 2), np.arange(1, 2 * pairs, 2), np.arange(2 * pairs, size)])
+
+
+def _ordered(x: np.ndarray, order: np.ndarray) -> np.ndarray:
+    return x if np.array_equal(order, np.arange(len(order))) else x[..., order]
 
 
 def heads_out(theirs: str, ours: str, count: int, size: int) -> Entry:
@@ -55,9 +79,27 @@ def heads_out(theirs: str, ours: str, count: int, size: int) -> Entry:
     return Entry(theirs, (ours,), read, lambda parts: parts[0].reshape(count * size, -1).T)
 
 
-def heads_bias(theirs: str, ours: str, count: int, size: int) -> Entry:
-    """[heads * size] -> [heads, size]."""
-    return Entry(theirs, (ours,), lambda x: (x.reshape(count, size),), lambda parts: parts[0].reshape(-1))
+def heads_bias(theirs: str, ours: str, count: int, size: int, *, pairs: int = 0) -> Entry:
+    """[heads * size] -> [heads, size]; `pairs` as for `heads`."""
+    order = _halves(pairs, size)
+
+    def read(x: np.ndarray) -> tuple[np.ndarray, ...]:
+        return (_ordered(x.reshape(count, size), order),)
+
+    return Entry(theirs, (ours,), read, lambda parts: _ordered(parts[0], np.argsort(order)).reshape(-1))
+
+
+def joined(theirs: str, parts: Sequence[Entry], rows: tuple[int, ...]) -> Entry:
+    """Tensors below one another in one: so many rows of each."""
+
+    def read(x: np.ndarray) -> tuple[np.ndarray, ...]:
+        pieces = np.split(x, np.cumsum(rows)[:-1])
+        return tuple(ours for part, piece in zip(parts, pieces, strict=True) for ours in part.read(piece))
+
+    def write(values: Sequence[np.ndarray]) -> np.ndarray:
+        return np.concatenate([part.write([value]) for part, value in zip(parts, values, strict=True)])
+
+    return Entry(theirs, tuple(part.ours[0] for part in parts), read, write, rows)
 
 
 def fused_heads(theirs: str, ours: Sequence[str], count: int, size: int) -> Entry:
@@ -73,4 +115,4 @@ def fused_heads(theirs: str, ours: Sequence[str], count: int, size: int) -> Entr
         stacked = np.stack(turned, axis=1)
         return stacked.reshape(count * 3 * size, *stacked.shape[3:])
 
-    return Entry(theirs, tuple(ours), read, write)
+    return Entry(theirs, tuple(ours), read, write, (count * size,) * 3)

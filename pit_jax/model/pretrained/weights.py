@@ -5,6 +5,7 @@ safetensors only: no pickle is ever opened. Every name, shape and dtype is check
 
 import functools
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,21 +19,28 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from pit_jax.architecture import TransformerConfig
 from pit_jax.errors import UserError
+from pit_jax.model.adapters import matrix_sizes
 from pit_jax.model.pretrained.tensors import Entry
 from pit_jax.parallel.hosts import is_main, whole
 from pit_jax.parallel.sharding import named_leaves, param_sharding
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 DTYPES = {"F32": np.dtype(np.float32), "BF16": np.dtype(jnp.bfloat16), "F16": np.dtype(np.float16)}
-# Buffers that older checkpoints hold beside their weights; they follow from the config.
-BUFFERS = re.compile(r"\.(rotary_emb\.inv_freq|attention\.(bias|masked_bias))$")
+# Buffers that older checkpoints hold beside their weights, which follow from the config, and what reads images.
+UNREAD = re.compile(r"\.(rotary_emb\.inv_freq|attention\.(bias|masked_bias))$|^(model\.)?(vision_tower|multi_modal_)")
+# A text part's names within a model of images and text, as they are alone.
+OF_TEXT_PART = ((r"^(model\.language_model|language_model\.model)\.", "model."), (r"^language_model\.", ""))
+FEW = 10**7  # parameters, of which all is made and named in a moment
+HEADS = ("lm_head.", "embed_out.")
 
 
 @dataclass(frozen=True)
 class Tensor:
     """Where a tensor lies and what its file says of it."""
 
+    name: str
     file: Path
     shape: tuple[int, ...]
     dtype: str
@@ -58,11 +66,33 @@ def tensors_in(folder: Path) -> dict[str, Tensor]:
             names = file.keys()
             for name in names:
                 piece = file.get_slice(name)
-                tensors[name] = Tensor(path, tuple(piece.get_shape()), piece.get_dtype())
+                tensors[name] = Tensor(name, path, tuple(piece.get_shape()), piece.get_dtype())
     lost = [name for name, path in placed.items() if name and (name not in tensors or tensors[name].file != path)]
     if lost:
         raise UserError(f"{folder / INDEX} puts {_some(lost)} into files that do not hold them; download them again")
     return tensors
+
+
+def is_in(folder: Path) -> bool:
+    """Whether a folder has weights that `tensors_in` looks for."""
+    return (folder / SINGLE).is_file() or (folder / INDEX).is_file()
+
+
+def check_sizes(folder: Path, config: TransformerConfig) -> None:
+    """UserError for a config that describes far more parameters than the files hold, before memory is taken for them.
+
+    Smaller differences are named by `check_tensors`, tensor by tensor.
+    """
+    matrices = sum(rows * columns for rows, columns in matrix_sizes(config).values())
+    matrices += 3 * config.experts * config.width * config.ffn
+    described = config.layers * matrices + config.vocab_rows * config.width
+    held = sum(math.prod(tensor.shape) for tensor in tensors_in(folder).values())
+    if described > max(2 * held, FEW):
+        raise UserError(
+            f"{folder}: config.json describes {described:,} parameters (layers={config.layers}, width={config.width}, "
+            f"ffn={config.ffn}, heads of {config.head_size}, vocabulary={config.vocab_rows}), the files hold {held:,}; "
+            "the two do not belong together"
+        )
 
 
 def _index(folder: Path) -> dict[str | None, Path]:
@@ -92,8 +122,19 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def _names(entry: Entry, layers: int) -> list[str]:
-    return [entry.theirs.format(layer=layer) for layer in range(layers)] if entry.layered else [entry.theirs]
+def as_causal(tensors: Mapping[str, Tensor], entries: Sequence[Entry]) -> dict[str, Tensor]:
+    """The tensors by the names that they have in a causal language model.
+
+    A text part loses what surrounds it, and those of a file saved from the base model alone get their prefix.
+    """
+    (norm,) = (entry.theirs for entry in entries if entry.ours == ("final_norm/scale",))
+    prefix = norm[: norm.index(".") + 1]
+    named = dict(tensors)
+    for pattern, replacement in OF_TEXT_PART:
+        named = {re.sub(pattern, replacement, name): tensor for name, tensor in named.items()}
+    if norm.removeprefix(prefix) not in named:
+        return named
+    return {name if name.startswith(HEADS) else prefix + name: tensor for name, tensor in named.items()}
 
 
 def tensor_shapes(entries: Sequence[Entry], params: Any) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -101,9 +142,9 @@ def tensor_shapes(entries: Sequence[Entry], params: Any) -> Iterator[tuple[str, 
     leaves = named_leaves(params)
     for entry in entries:
         shapes = [leaves[path].shape for path in entry.ours]
-        zeros = [np.broadcast_to(np.float32(0), shape[1:] if entry.layered else shape) for shape in shapes]
+        zeros = [np.broadcast_to(np.float32(0), shape[entry.stacks :]) for shape in shapes]
         shape = entry.write(zeros).shape
-        for name in _names(entry, shapes[0][0] if entry.layered else 1):
+        for name, _ in entry.places(shapes[0]):
             yield name, shape
 
 
@@ -123,7 +164,13 @@ def check_tensors(tensors: Mapping[str, Tensor], entries: Sequence[Entry], param
             wrong.append(f"{name} has shape {list(tensor.shape)}, asked for {list(shape)}")
         elif tensor.dtype not in DTYPES:
             wrong.append(f"{name} has dtype {tensor.dtype}, asked for one of {', '.join(DTYPES)}")
-    extra = [name for name in sorted(tensors.keys() - expected.keys()) if not BUFFERS.search(name) and name != tied]
+    extra = [name for name in sorted(tensors.keys() - expected.keys()) if not UNREAD.search(name) and name != tied]
+    if len(missing) == 1 and missing[0].startswith(HEADS) and not extra and not wrong:
+        raise UserError(
+            f"the config says that the output is a matrix of its own, and the weights hold no {missing[0]}: saved from "
+            "a base model alone, they have no output to start from; write tie_word_embeddings=true into config.json "
+            "where the model ties it to the embedding, else take the checkpoint of the causal language model"
+        )
     problems = [
         *([f"missing {_some(missing)}"] if missing else []),
         *([f"nothing reads {_some(extra)}"] if extra else []),
@@ -148,11 +195,11 @@ def load(folder: Path, entries: Sequence[Entry], shapes: Any, mesh: Mesh, *, tie
     Raises:
         UserError: as `tensors_in` and `check_tensors`, and for another matrix than the embedding under `tied`.
     """
-    tensors = tensors_in(folder)
+    tensors = as_causal(tensors_in(folder), entries)
     check_tensors(tensors, entries, shapes, tied=tied)
     if tied in tensors:
         (embedding,) = (entry.theirs for entry in entries if entry.ours == ("embedding",))
-        if not np.array_equal(_array(embedding, tensors[embedding]), _array(tied, tensors[tied])):
+        if not np.array_equal(_array(tensors[embedding]), _array(tensors[tied])):
             raise UserError(
                 f"{folder}: the config ties the output to the embedding, and {tied} is another matrix than "
                 f"{embedding}; write tie_word_embeddings=false into config.json to use both, or remove {tied}"
@@ -161,39 +208,35 @@ def load(folder: Path, entries: Sequence[Entry], shapes: Any, mesh: Mesh, *, tie
     zeros = jax.jit(lambda: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes), out_shardings=shardings)
     placed, places = named_leaves(zeros()), named_leaves(shardings)
     for entry in entries:
-        names = _names(entry, placed[entry.ours[0]].shape[0] if entry.layered else 1)
-        for layer, name in enumerate(names):
-            parts = entry.read(_array(name, tensors[name]))
+        for name, index in entry.places(placed[entry.ours[0]].shape):
+            parts = entry.read(_array(tensors[name]))
             for path, part in zip(entry.ours, parts, strict=True):
-                put = _put_layer if entry.layered else _put_whole
-                placed[path] = put(placed[path], part, layer, places[path])
+                placed[path] = _put(placed[path], part, index, places[path])
     return jax.tree.unflatten(jax.tree.structure(shapes), list(placed.values()))
 
 
-def _array(name: str, tensor: Tensor) -> np.ndarray:
+def _array(tensor: Tensor) -> np.ndarray:
     with _open(tensor.file) as file:  # opened for one tensor, so that no more of it stays mapped
-        array: np.ndarray = file.get_tensor(name)
+        array: np.ndarray = file.get_tensor(tensor.name)
     return array.view(DTYPES[tensor.dtype]) if array.dtype != DTYPES[tensor.dtype] else array
 
 
-def _put_whole(old: jax.Array, part: np.ndarray, layer: int, sharding: NamedSharding) -> jax.Array:
-    return jax.make_array_from_callback(part.shape, sharding, lambda index: part[index].astype(old.dtype))
-
-
-def _put_layer(stack: jax.Array, part: np.ndarray, layer: int, sharding: NamedSharding) -> jax.Array:
-    spec = PartitionSpec(*tuple(sharding.spec)[1:])
-    whole = _put_whole(stack, part, layer, NamedSharding(sharding.mesh, spec))
-    return _fill(sharding)(stack, whole, np.int32(layer))
+def _put(old: jax.Array, part: np.ndarray, index: tuple[int, ...], sharding: NamedSharding) -> jax.Array:
+    """`old` with a part at an index of its leading axes."""
+    part_sharding = NamedSharding(sharding.mesh, PartitionSpec(*tuple(sharding.spec)[len(index) :]))
+    new = jax.make_array_from_callback(part.shape, part_sharding, lambda shard: part[shard].astype(old.dtype))
+    return _fill(sharding)(old, new, tuple(np.int32(i) for i in index)) if index else new
 
 
 @functools.cache
 def _fill(sharding: NamedSharding) -> Callable[..., jax.Array]:
-    """fill(stack, part, layer): one layer of a stack replaced, in its own memory."""
-    return jax.jit(
-        lambda stack, part, layer: jax.lax.dynamic_update_index_in_dim(stack, part, layer, 0),
-        donate_argnums=0,
-        out_shardings=sharding,
-    )
+    """fill(stack, part, index): one part of a stack replaced, in its own memory."""
+
+    def fill(stack: jax.Array, part: jax.Array, index: tuple[jax.Array, ...]) -> jax.Array:
+        start = (*index, *(jnp.zeros_like(index[0]) for _ in part.shape))
+        return jax.lax.dynamic_update_slice(stack, part.reshape((1,) * len(index) + part.shape), start)
+
+    return jax.jit(fill, donate_argnums=0, out_shardings=sharding)
 
 
 def unloaded(params: Any, entries: Sequence[Entry], dtype: Any) -> Iterator[tuple[str, np.ndarray]]:
@@ -201,8 +244,8 @@ def unloaded(params: Any, entries: Sequence[Entry], dtype: Any) -> Iterator[tupl
     leaves = named_leaves(params)
     for entry in entries:
         stacks = [leaves[path] for path in entry.ours]
-        for layer, name in enumerate(_names(entry, stacks[0].shape[0] if entry.layered else 1)):
-            parts = [whole(stack[layer] if entry.layered else stack) for stack in stacks]
+        for name, index in entry.places(stacks[0].shape):
+            parts = [whole(stack[index] if index else stack) for stack in stacks]
             yield name, np.ascontiguousarray(entry.write(parts).astype(dtype))
 
 

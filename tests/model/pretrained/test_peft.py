@@ -41,6 +41,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {"num_key_value_heads": 2},
     "gemma2": {"num_key_value_heads": 2, "head_dim": 12, "sliding_window": 5},
     "gpt_neox": {},
+    "phi3": {"num_key_value_heads": 2},
+    "glm4": {"num_key_value_heads": 2, "head_dim": 12},
 }
 ADAPTERS = {
     "all": AdapterConfig(rank=3, alpha=12.0),

@@ -103,6 +103,37 @@ def test_buffers_of_old_checkpoints_and_a_tied_head_are_passed_over(folder: Path
         weights.load(folder, ENTRIES, SHAPES, mesh)
 
 
+def bare(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
+
+
+def test_a_base_model_s_file_with_the_output_beside_it(folder: Path, params: Any, mesh: Mesh) -> None:
+    """And without: it is no model of language then."""
+    tensors = bare(load_file(folder / weights.SINGLE))
+    assert {"embed_tokens.weight", "lm_head.weight"} < tensors.keys()
+    save_file(tensors, folder / weights.SINGLE)
+    assert same(weights.load(folder, ENTRIES, SHAPES, mesh), params)
+    del tensors["lm_head.weight"]
+    save_file(tensors, folder / weights.SINGLE)
+    with pytest.raises(
+        UserError, match=r"the weights hold no lm_head\.weight: saved from a base model alone, they have"
+    ):
+        weights.load(folder, ENTRIES, SHAPES, mesh)
+
+
+@pytest.mark.parametrize("prefix", ["language_model.", "model.language_model."])
+def test_a_text_part_and_what_reads_images(folder: Path, params: Any, mesh: Mesh, prefix: str) -> None:
+    """As transformers 4 and 5 name them."""
+    inside, head = (prefix + "model.", "language_model.") if prefix == "language_model." else (prefix, "")
+    tensors = {
+        head + name if name.startswith("lm_head") else inside + name.removeprefix("model."): tensor
+        for name, tensor in load_file(folder / weights.SINGLE).items()
+    }
+    images = {"vision_tower.x.weight": np.zeros(2), "model.multi_modal_projector.linear.weight": np.zeros(2)}
+    save_file(tensors | images, folder / weights.SINGLE)
+    assert same(weights.load(folder, ENTRIES, SHAPES, mesh), params)
+
+
 def changed(change: Callable[[dict[str, np.ndarray]], object]) -> Callable[[Path], None]:
     def apply(folder: Path) -> None:
         tensors = load_file(folder / weights.SINGLE)
