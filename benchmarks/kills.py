@@ -1,10 +1,12 @@
 """Runs killed with SIGKILL at random moments and started again: do they end with the parameters of one left alone?
 
-    python -m benchmarks.kills --scratch=runs/kills [--config=micro] [--one=60] [--two=20]
+    python -m benchmarks.kills --scratch=runs/kills [--config=micro] [--one=60] [--two=20] [--pairs=0]
 
 Every training of the run is made once without a kill, by one process and by two. Then, in turn, each is started, killed
 after a random part of its time (of two processes one of them, or both), started again, and so on. `--one` and `--two`
-are the kills of runs of one and of two processes. What ends between kills is compared and begun anew.
+are the kills of runs of one and of two processes. What ends between kills is compared and begun anew: parameters, the
+gap model's figures, and the files that are left. `--pairs` are trainings that two commands run at once, without a kill:
+both must end well, no row be there twice.
 """
 
 import itertools
@@ -22,6 +24,8 @@ from rich.console import Console
 
 from benchmarks.command import BEFORE_IMPROVER_RL, finish, start
 from benchmarks.results import keep, parser_of
+from pit_jax.files import read_json, read_jsonl
+from pit_jax.paths import METRICS
 
 TRAININGS = (*BEFORE_IMPROVER_RL, ("rl", "improver"))
 LONGEST = 900.0  # seconds in which a start, or the end of the peers of a killed process, must come
@@ -77,11 +81,15 @@ def kill(running: Sequence[subprocess.Popen[bytes]], after: float, rng: random.R
 
 
 def state_of(workdir: Path, folder: str) -> dict[str, object]:
-    """The end of a training: its digest and the digest of every leaf of its last checkpoint."""
+    """The end of a training: its digest, those of every leaf of its last checkpoint, a gap model's figures, and the
+    names of what lies in its folder and beside it."""
     rounds = [int(path.name) for path in (workdir / folder / "checkpoints").iterdir() if path.name.isdigit()]
     (meta,) = (workdir / folder / "checkpoints" / str(max(rounds)) / "meta").glob("metadata")
     leaves = {name: leaf["digest"] for name, leaf in json.loads(meta.read_text())["leaves"].items()}
-    return {**json.loads((workdir / folder / "done.json").read_text()), "leaves": leaves, "rounds": max(rounds)}
+    figures = {name: read_json(workdir / folder / f"{name}.json") for name in ("gaps", "quality", "done")}
+    patterns = (".*", f"{folder}/*", f"{folder}/.*", f"{folder}/checkpoints/*")
+    left = sorted(str(path.relative_to(workdir)) for pattern in patterns for path in workdir.glob(pattern))
+    return {**figures, "leaves": leaves, "rounds": max(rounds), "left": left}
 
 
 def main() -> None:
@@ -90,27 +98,52 @@ def main() -> None:
     parser.add_argument("--config", default="micro")
     parser.add_argument("--one", type=int, default=60, help="kills of runs of one process")
     parser.add_argument("--two", type=int, default=20, help="kills of runs of two processes")
+    parser.add_argument("--pairs", type=int, default=0, help="trainings that two commands run at once")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     args, console = parser.parse_args(), Console()
     rng, figures = random.Random(args.seed), {}
     for processes, asked in ((1, args.one), (2, args.two)):
         whole, tally = args.scratch / f"whole-{processes}", Tally()
         trainings = [Training(args.config, stage, model, processes) for stage, model in TRAININGS]
-        for training in trainings if asked else ():
+        for training in trainings if asked or (args.pairs and processes == 1) else ():
             training.finish(whole)  # compiles
         for number, training in enumerate(itertools.cycle(trainings)):
             share = -(-asked // len(trainings))
             if tally.kills >= asked:
                 break
-            workdir = args.scratch / f"killed-{processes}-{number}"
-            for folder in ("data", "compiled", *(earlier.folder for earlier in trainings if earlier != training)):
-                if (whole / folder).exists():
-                    shutil.copytree(whole / folder, workdir / folder)
+            workdir = copied(whole, args.scratch / f"killed-{processes}-{number}", training)
             one_training(training, whole, workdir, min(share, asked - tally.kills), tally, rng)
             console.print(f"{training.folder} by {processes}: {tally}")
             shutil.rmtree(workdir)
         figures[f"{processes} process(es)"] = vars(tally)
+        if processes == 1:
+            figures["pairs"] = args.pairs
+            for number in range(args.pairs):
+                training = trainings[number % len(trainings)]
+                workdir = copied(whole, args.scratch / f"pair-{number}", training)
+                pair(training, whole, workdir)
+                console.print(f"{training.folder} by two commands at once: every row once, the same parameters")
+                shutil.rmtree(workdir)
     keep(args.results, "kills", {"config": args.config, **figures})
+
+
+def copied(whole: Path, workdir: Path, training: Training) -> Path:
+    """A workdir with all that the whole run has but one training."""
+    for path in whole.iterdir():
+        if path.is_dir() and path.name != training.folder:
+            shutil.copytree(path, workdir / path.name)
+    return workdir
+
+
+def pair(training: Training, whole: Path, workdir: Path) -> None:
+    """The same command twice at once."""
+    both = [training.start(workdir) for _ in range(2)]
+    for running in both:
+        finish(running, timeout=LONGEST)
+    rows = [(row["step"], row["phase"]) for row in read_jsonl(workdir / training.folder / METRICS)]
+    kept = [row for row in rows if row[1] != "performance"]
+    if len(kept) != len(set(kept)) or state_of(whole, training.folder) != state_of(workdir, training.folder):
+        raise SystemExit(f"{training.folder} by two commands at once: double rows or other parameters in {workdir}")
 
 
 def one_training(training: Training, whole: Path, workdir: Path, kills: int, tally: Tally, rng: random.Random) -> None:

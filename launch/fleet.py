@@ -9,6 +9,7 @@ from launch import gcloud
 from launch.gcloud import REMOTE, Answer, Command
 from launch.machines import Machine, Target
 from pit_jax.errors import UserError
+from pit_jax.terminal import tell
 
 GONE = ""  # no such queued resource
 UNKNOWN = "UNKNOWN"  # Google did not answer this time
@@ -20,21 +21,15 @@ STATE = (
     f"mkdir -p -m 700 {REMOTE}; bash {REMOTE}/tpu_worker.sh state 2>/dev/null || "
     'echo "pit-state ${PIT_HOST:-$(hostname)} $(cat ${PIT_HOME:-/opt/pit}/state 2>/dev/null || echo installing)"'
 )
-CONTROL = re.compile(r"[^\t\n\x20-\x7e\xa0-\U0010ffff]")
 
 
 class Lost(Exception):
     """A slice was taken away, or the whole queued resource."""
 
 
-def clean(text: str) -> str:
-    """Without what would steer a terminal."""
-    return CONTROL.sub("?", text)
-
-
 def say(text: str) -> None:
     """One line for whoever watches, with the time."""
-    print(f"[{time.strftime('%H:%M:%S')}] {clean(text)}", flush=True)
+    tell(f"[{time.strftime('%H:%M:%S')}] {text}")
 
 
 @dataclass(frozen=True)

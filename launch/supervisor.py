@@ -12,6 +12,7 @@ from launch.gcloud import REMOTE, Command
 from launch.machines import Machine
 from pit_jax.errors import UserError
 from pit_jax.paths import STORE
+from pit_jax.terminal import tell
 
 AGAIN = 75  # os.EX_TEMPFAIL: saved after a notice of pre-emption, to be run again by the same command
 MOUNT = "/mnt/pit"  # of --nfs, on every worker
@@ -231,7 +232,7 @@ def _show(job: Job, shown: int) -> int:
     head, _, text = answer.out.partition("\n")
     if answer.code or not head.startswith("pit-size "):
         return shown
-    print(fleet.clean(text), end="", flush=True)
+    tell(text, end="")
     return int(head.removeprefix("pit-size "))
 
 
@@ -256,5 +257,5 @@ def _verdict(job: Job, states: dict[str, str]) -> int:
     for line in lines:
         host, _, text = line.partition("\t")
         if host == first:
-            print(fleet.clean(text))
+            tell(text)
     return codes[first]

@@ -22,6 +22,7 @@ from launch.fleet import say
 from launch.gcloud import Command
 from launch.machines import Machine, Target
 from pit_jax.errors import UserError
+from pit_jax.terminal import tell, visible
 
 LOG_LINES = 1_000_000  # of a whole log
 
@@ -102,15 +103,15 @@ def run(asked: Run, flags: Sequence[str]) -> int:
 
 def status(asked: Status) -> int:
     now = fleet.standing(asked)
-    print(f"{asked.name}: {now.state or 'not there'}{now.reason and f' ({fleet.clean(now.reason)})'}")
+    tell(f"{asked.name}: {now.state or 'not there'}{now.reason and f' ({now.reason})'}")
     if now.state == "ACTIVE":
         for node in gcloud.parsed(gcloud.run(gcloud.nodes(asked))) or ():
             name = node["name"].rpartition("/")[2]
             if name == asked.name or name.rpartition("-")[0] == asked.name:
-                print(f"  {name}: {node.get('state')} {node.get('health', '')}".rstrip())
+                tell(f"  {name}: {node.get('state')} {node.get('health', '')}".rstrip())
         states, answer = fleet.ask(asked, fleet.STATE)
         for host, word in sorted(states.items()):
-            print(f"  {host}: {fleet.clean(word)}")
+            tell(f"  {host}: {word}")
         if answer.code:
             raise gcloud.refused("some workers do not answer", answer.reason)
     return 0
@@ -128,16 +129,16 @@ def logs(asked: Logs) -> int:
     for line in answer.out.splitlines():
         host, tab, text = line.partition("\t")
         if tab:
-            by_host.setdefault(host, []).append(fleet.clean(text))
+            by_host.setdefault(host, []).append(visible(text))
     for host, texts in sorted(by_host.items()):
         if asked.output:
             # gcloud's --output-directory names files by worker alone, so that slices overwrite each other's.
             folder = asked.output / Path(host).name
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "log").write_text("\n".join(texts) + "\n", encoding="utf-8")
-            print(f"{folder / 'log'}: {len(texts)} lines")
+            tell(f"{folder / 'log'}: {len(texts)} lines")
         else:
-            print(f"== {host}", *texts, sep="\n")
+            tell("\n".join([f"== {host}", *texts]))
     if answer.code or not by_host:
         raise gcloud.refused("logs of some workers are missing", answer.reason)
     return 0
@@ -181,7 +182,7 @@ def obey(asked: Target, rest: Sequence[str]) -> int:
     elif rest and not isinstance(asked, Ssh):
         raise UserError(f"did not expect {' '.join(rest)!r} behind --: only run and ssh take a command there")
     if asked.dry_run:
-        print(*(gcloud.show(command) for command in planned(asked, rest)), sep="\n")
+        tell("\n".join(gcloud.show(command) for command in planned(asked, rest)))
         return 0
     match asked:
         case Create():
@@ -216,10 +217,10 @@ def main(argv: Sequence[str]) -> int:
         asked: Target = tyro.cli(verbs, prog="tpu_vm.py", description=__doc__, args=words[:cut])
         return obey(asked, words[cut + 1 :])
     except KeyboardInterrupt:
-        print("\nstopped; the run goes on on the workers, and the same command follows it", file=sys.stderr)
+        tell("\nstopped; the run goes on on the workers, and the same command follows it", error=True)
         return 130
     except UserError as error:
-        print(f"error: {fleet.clean(str(error))}", file=sys.stderr)
+        tell(f"error: {error}", error=True)
         return 2
 
 

@@ -7,7 +7,6 @@ from functools import cached_property
 
 import jax
 import jax.numpy as jnp
-from rich.console import Console
 
 from pit_jax.batch import Answer
 from pit_jax.config import Config, MeshConfig
@@ -30,6 +29,7 @@ from pit_jax.run.params import Models
 from pit_jax.run.provenance import Provenance, StageId
 from pit_jax.run.record import read_record, recorded_forks
 from pit_jax.run.screen import Screen
+from pit_jax.terminal import Terminal
 
 Message = Mapping[str, str]  # {"role": ..., "content": ...}
 Text = str | Sequence[Message]
@@ -190,7 +190,7 @@ class Pit:
     def _context(self) -> Context:
         asking = Provenance(name="api", parents=lambda config: (POLICY, IMPROVER, REWARD, GAP))
         data: Prepared = open_data(self._run.data_folder)
-        return Context(self.config, self._run, asking, data, make_mesh(_mesh(self.config)), Screen(Console()))
+        return Context(self.config, self._run, asking, data, make_mesh(_mesh(self.config)), Screen(Terminal()))
 
 
 def _mesh(config: Config) -> MeshConfig:

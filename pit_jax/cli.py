@@ -1,24 +1,24 @@
 """The command line: parse, show the resolved config, run; errors of the user in one sentence, exit code 2."""
 
+import io
 import logging
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pit_jax import signals
 from pit_jax.config import Config, config_hash, flatten
 from pit_jax.errors import Preempted, UserError
 from pit_jax.flags import parse
 from pit_jax.forks import fault_of
 from pit_jax.parallel.host_memory import keep_freed_memory
 from pit_jax.paths import to_path
-
-STOPPED = "\nstopped; the same command resumes"
+from pit_jax.signals import STOPPED
+from pit_jax.terminal import Terminal, tell, tell_traceback
 
 
 def resolved(config: Config) -> Table:
@@ -66,19 +66,23 @@ def main(argv: Sequence[str]) -> int:
     other hosts did not come; 130 if stopped from the keyboard.
     """
     try:
-        config = parse(argv)
+        try:
+            config = parse(argv)
+        except Exception as error:
+            if (sentence := sentence_of(error)) is None:
+                raise
+            return told(2, sentence)
+        return run(config)
     except KeyboardInterrupt:
         return told(130, STOPPED)
-    except Exception as error:
-        if (sentence := sentence_of(error)) is None:
-            raise
-        return told(2, sentence)
-    return run(config)
 
 
 def run(config: Config) -> int:
     """Start this host's part, run, and end with the other hosts. Returns the exit code."""
     from pit_jax.parallel import hosts, preemption  # jax, which --help and a wrong flag do not need
+    from pit_jax.recipes import pipeline, seeds
+
+    signals.start()
 
     def ended(code: int, message: str) -> int:
         """On every host, said by main."""
@@ -97,15 +101,11 @@ def run(config: Config) -> int:
         preemption.heed()
         keep_compiled(to_path(config.workdir) / "compiled")
         if hosts.is_main():
-            Console().print(resolved(config))
+            Terminal().print(resolved(config))
         logging.getLogger("absl").setLevel(logging.ERROR)  # orbax warns of what is meant: what a killed save left goes
         if config.seeds:
-            from pit_jax.recipes import seeds
-
             seeds.run(config)
         else:
-            from pit_jax.recipes import pipeline
-
             pipeline.run(config)
         hosts.finish()
     except KeyboardInterrupt:
@@ -117,7 +117,7 @@ def run(config: Config) -> int:
         if (sentence := sentence_of(error)) is not None:
             return ended(2, sentence)
         if hosts.count() > 1:
-            traceback.print_exc()
+            tell_traceback(error)
             hosts.fail(1, f"{type(error).__name__}: {error}; the traceback is in the log of that host")
         raise
     return 0
@@ -131,16 +131,22 @@ def sentence_of(error: Exception) -> str | None:
 
 def told(code: int, message: str) -> int:
     """Say why the command ends; its exit code."""
-    print(message, file=sys.stderr)
+    tell(message, error=True)
     return code
 
 
 def entry() -> None:
     """The `pit-jax` command."""
+    signals.guard()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # of a terminal that has not all characters
     try:
         code = main(sys.argv[1:])
         sys.stdout.flush()
     except BrokenPipeError:  # whoever read the output, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
-    sys.exit(code)
+    except Exception as error:
+        tell_traceback(error)
+        code = 1
+    signals.leave(code)

@@ -8,8 +8,9 @@ class UserError(ValueError):
     """What was asked, what was found, what to change. The command line shows the text, without a traceback."""
 
 
-class Preempted(Exception):
-    """The run has ended early, at a point where everything is saved: the same command goes on."""
+class Preempted(BaseException):
+    """The run has ended early, at a point where everything is saved: the same command goes on. No Exception, as Ctrl-C
+    is none: it may come anywhere, and what handles errors must not take it for one."""
 
 
 def did_you_mean(word: str, known: Iterable[str], *, cutoff: float = 0.5) -> str:

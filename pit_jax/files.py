@@ -13,7 +13,9 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
+
+import msgspec
 
 from pit_jax import paths
 from pit_jax.errors import UserError
@@ -129,23 +131,41 @@ def cannot_write(path: Path) -> Iterator[None]:
         ) from error
 
 
-def read_json(path: Path) -> Any | None:
-    """The content of a JSON file, None where there is none. UserError when it is not JSON."""
+def read_json(
+    path: Path, kind: Any = Any, *, cure: str = "delete the file and run the stage that wrote it again"
+) -> Any | None:
+    """The content of a JSON file, None where there is none.
+
+    Raises:
+        UserError: it is not JSON, or not of the type `kind` (of a TypedDict other keys are free); ends with the `cure`.
+    """
     if not path.is_file():
         return None
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(
-            f"{path}: asked for JSON, found {error}; delete the file and run the stage that wrote it again"
-        ) from error
+        content = json.loads(path.read_text(encoding="utf-8"))
+        msgspec.convert(content, kind)
+    except (ValueError, RecursionError) as error:
+        asked = "what a stage writes" if isinstance(error, msgspec.ValidationError) else "JSON"
+        raise UserError(f"{path}: asked for {asked}, found {error or 'an empty file'}; {cure}") from error
+    return content
 
 
-def read_jsonl(path: Path) -> list[Row]:
+class _Metrics(TypedDict):
+    step: int
+    phase: str
+    time: NotRequired[float]
+
+
+def read_metrics(path: Path) -> list[Row]:
+    """The rows of a training's metrics.jsonl. As `read_jsonl`."""
+    return read_jsonl(path, _Metrics)
+
+
+def read_jsonl(path: Path, kind: Any = Any) -> list[Row]:
     """The objects of a JSONL file, [] where there is none. A last line that a kill cut off is left out.
 
     Raises:
-        UserError: a finished line is not a JSON object; the message names the line.
+        UserError: a finished line is not a JSON object, or not of the type `kind`; the message names the line.
     """
     if not path.is_file():
         return []
@@ -154,7 +174,8 @@ def read_jsonl(path: Path) -> list[Row]:
     for number, line in enumerate(lines[:-1], start=1):
         try:
             row = json.loads(line)
-        except ValueError as error:
+            msgspec.convert(row, kind)
+        except (ValueError, RecursionError) as error:
             raise UserError(
                 f"{path}, line {number}: asked for a JSON object, found {line[:80]!r} ({error}); mend or remove it"
             ) from error

@@ -141,6 +141,32 @@ def put(path: Path, content: bytes) -> None:
         _store().pipe_file(str(path), content)
 
 
+def create(path: Path, content: bytes) -> bool:
+    """Make an object with this content; False, and nothing is done, where there is one of this name."""
+    with reaching(path):
+        try:
+            _store().pipe_file(str(path), content, mode="create")
+        except FileExistsError:
+            return False
+    return True
+
+
+def content_of(path: Path) -> tuple[bytes, str] | None:
+    """What an object holds, and the generation that it is of; None where there is none."""
+    with reaching(path):
+        try:
+            return _store().cat_file(str(path)), _store().info(str(path))["generation"]
+        except FileNotFoundError:
+            return None
+
+
+def remove_generation(path: Path, generation: str) -> None:
+    """Remove an object that nobody has written since; otherwise nothing is done."""
+    bucket, _, name = str(path).removeprefix(STORE).partition("/")
+    with reaching(path), contextlib.suppress(FileNotFoundError, FileExistsError):  # it is gone, or another
+        _store().call("DELETE", "b/{}/o/{}", bucket, name, ifGenerationMatch=generation)
+
+
 def append(path: Path, content: bytes) -> None:
     """Content at the end of an object, without reading what it holds: the store joins two objects."""
     with reaching(path):

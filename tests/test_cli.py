@@ -1,6 +1,9 @@
 """The command line: the table it shows, what it runs, exit codes, and whose fault an error is."""
 
+import contextlib
 import io
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,8 +12,9 @@ import jax
 import pytest
 from rich.console import Console
 
-from pit_jax import cli, flags
+from pit_jax import cli, flags, signals
 from pit_jax.config import Config
+from pit_jax.parallel import preemption
 from pit_jax.recipes import pipeline as real_pipeline
 from pit_jax.recipes import seeds
 from pit_jax.report import figures
@@ -72,6 +76,20 @@ def test_bugs_keep_their_traceback(pipeline: Callable[[Run], None], bug: Excepti
         cli.main([])
 
 
+def test_a_bug_ends_the_command_with_code_1_and_commands_no_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(argv: Any) -> int:
+        raise ValueError("\x9b2J")
+
+    monkeypatch.setattr(signals, "guard", lambda: None)
+    monkeypatch.setattr(cli, "main", broken)
+    with pytest.raises(SystemExit) as end:
+        cli.entry()
+    said = capsys.readouterr().err
+    assert end.value.code == 1 and said.startswith("Traceback") and "\x9b" not in said
+
+
 def test_a_slip_of_our_own_is_a_bug(pipeline: Callable[[Run], None]) -> None:
     wrong: Any = {"a": ["x"]}
     pipeline(lambda config: figures.distributions(wrong, xlabel=""))  # numpy: could not convert
@@ -92,6 +110,27 @@ def test_ctrl_c_says_how_to_go_on(pipeline: Callable[[Run], None], capsys: pytes
     pipeline(run)
     assert cli.main([]) == 130
     assert "the same command resumes" in capsys.readouterr().err
+
+
+def test_sigterm_ends_what_saves_nothing_with_a_code_of_its_own(
+    pipeline: Callable[[Run], None], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While data are prepared, say; where it falls into what handles errors it is none of them."""
+
+    def run(config: Config) -> None:
+        with contextlib.suppress(Exception):
+            os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("it went on")
+
+    monkeypatch.setattr(preemption._Notice, "came", False)
+    monkeypatch.setattr(signals._State, "interrupted", False)
+    handler = signal.getsignal(signal.SIGTERM)
+    pipeline(run)
+    try:
+        assert cli.main([]) == os.EX_TEMPFAIL
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    assert "what is finished is saved, and the same command goes on" in capsys.readouterr().err
 
 
 def test_a_negative_number_of_devices(capsys: pytest.CaptureFixture[str]) -> None:

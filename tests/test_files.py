@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import pytest
 
@@ -150,6 +150,41 @@ def test_a_garbled_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text("{")
     with pytest.raises(UserError, match=r"a\.json: asked for JSON"):
         files.read_json(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("", "asked for JSON, found"),
+        ('{"round": 3, "dig', "asked for JSON, found"),
+        ("\udcff\udcfe", "asked for JSON, found"),
+        ("[" * 100_000, "asked for JSON, found"),
+        ("[1]", "asked for what a stage writes, found Expected `object`, got `array`"),
+        ('{"round": "3"}', r"asked for what a stage writes, found Expected `int`, got `str` - at `\$.round`"),
+        ("{}", "asked for what a stage writes, found Object missing required field `round`"),
+    ],
+)
+def test_a_file_of_another_form_is_named_with_its_cure(tmp_path: Path, text: str, found: str) -> None:
+    class Asked(TypedDict):
+        round: int
+
+    path = tmp_path / "a.json"
+    path.write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(UserError, match=rf"{path}: {found}.*; do this") as error:
+        files.read_json(path, Asked, cure="do this")
+    assert "\n" not in str(error.value)
+    path.write_text('{"round": 3, "more": [1]}')
+    assert files.read_json(path, Asked) == {"round": 3, "more": [1]}
+
+
+@pytest.mark.parametrize(
+    "bad", ['{"step": "1", "phase": "train"}', '{"step": 1, "phase": "train", "time": "1"}', '{"step": 1}']
+)
+def test_a_row_that_is_none_of_a_training_is_named(tmp_path: Path, bad: str) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(f'{{"step": 1, "phase": "eval", "time": 1.0, "loss": 2.0}}\n{bad}\n')
+    with pytest.raises(UserError, match=r"metrics\.jsonl, line 2: asked for .*; mend or remove it"):
+        files.read_metrics(path)
 
 
 def test_a_digest_tells_parts_apart() -> None:

@@ -12,8 +12,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from pit_jax.contract.calls import Check, check_algorithm, check_judge, check_layout, check_text_reward
 from pit_jax.contract.trials import World, lower, own_folder, resumes, trains
 from pit_jax.data.layouts import LAYOUTS
@@ -25,8 +23,10 @@ from pit_jax.rl.algorithms import ALGORITHMS
 from pit_jax.rl.references import REFERENCES
 from pit_jax.rl.rewards import TEXT_REWARDS
 from pit_jax.run.provenance import StageId
+from pit_jax.run.screen import Screen
 from pit_jax.run.stage import Stage
 from pit_jax.table import Table, source_of
+from pit_jax.terminal import Terminal
 
 RL_IMPROVER = StageId("rl", "improver")
 
@@ -40,20 +40,20 @@ def main(argv: Sequence[str]) -> int:
         "--parent-run", type=Path, help="a finished run of configs/micro.py to take the stages before from"
     )
     asked = parser.parse_args(argv)
-    console, broken = Console(), 0
+    screen, broken = Screen(Terminal()), 0
     with tempfile.TemporaryDirectory(prefix="pit_jax-fork-") as folder:
         world = World(Path(folder), asked.parent_run)
         for file in asked.files:
-            console.print(f"{file}", style="bold", soft_wrap=True, markup=False)
+            screen.say(f"{file}", style="bold")
             for name, check in checks(world, file):
                 try:
                     check()
                 except Exception as error:  # whatever a fork's code does is told, and the next check is made
                     broken += 1
                     text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-                    console.print(f"  fails  {name}: {text}", style="red", soft_wrap=True, markup=False)
+                    screen.warn(f"  fails  {name}: {text}")
                 else:
-                    console.print(f"  holds  {name}", soft_wrap=True, markup=False)
+                    screen.say(f"  holds  {name}")
             unload_forks()
     return 1 if broken else 0
 

@@ -29,6 +29,7 @@ from pit_jax.errors import UserError
 from pit_jax.files import content_digest, read_json, whole_folder
 from pit_jax.paths import DONE, local, to_path
 from pit_jax.seal import check_file, check_files, read_seal, seal
+from pit_jax.terminal import tell
 
 _VERSION = 5  # of the rows and files written here
 _SHOWN = 5  # of the inputs that have changed
@@ -91,7 +92,7 @@ class Prepared:
 
 
 def prepare(
-    data: DataConfig, tokenizer: TokenizerConfig, folder: Path, *, say: Callable[[str], None] = print
+    data: DataConfig, tokenizer: TokenizerConfig, folder: Path, *, say: Callable[[str], None] = tell
 ) -> Prepared:
     """Build the data set of a run in `folder`, or read it if it is there.
 

@@ -9,6 +9,8 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
+from pit_jax.terminal import tell
+
 
 @functools.cache
 def tensorflow_and_seqio() -> tuple[Any, Any]:
@@ -27,15 +29,16 @@ def tensorflow_and_seqio() -> tuple[Any, Any]:
 def _native_stderr_held_back() -> Iterator[None]:
     """Hold back what native code prints while TensorFlow starts (CPU features, no GPU); show it if the start fails."""
     sys.stderr.flush()
-    stderr = os.dup(2)
+    stderr, said = os.dup(2), ""
     with tempfile.TemporaryFile() as held:
         os.dup2(held.fileno(), 2)
         try:
             yield
         except BaseException:
             held.seek(0)
-            os.write(stderr, held.read())
+            said = held.read().decode(errors="replace")
             raise
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
+            tell(said, error=True, end="")

@@ -22,6 +22,7 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from pit_jax.config import HostsConfig
 from pit_jax.errors import Preempted, UserError
 from pit_jax.files import leave_writing_to_main
+from pit_jax.terminal import tell
 
 FAILURES = "pit_jax/failures"
 GRACE = 3.0  # seconds in which main may fail for the same reason, and say it itself
@@ -79,11 +80,10 @@ def start(config: HostsConfig, *, simulated: bool) -> None:
 
 
 def _give_up(seconds: int) -> None:
-    print(
+    tell(
         f"\nerror: the hosts of the run did not come together within {seconds} s; {TOGETHER}, or raise "
         "--hosts.start-timeout",
-        file=sys.stderr,
-        flush=True,
+        error=True,
     )
     os._exit(os.EX_TEMPFAIL)  # the main thread waits in a call of JAX's that nothing else ends
 
@@ -290,7 +290,7 @@ def _watch_failures() -> None:
             key, value = sorted(failures)[0]
             code, _, message = value.partition(" ")
             if is_main():
-                print(f"host {key.rpartition('/')[2]}: {message}", file=sys.stderr, flush=True)
+                tell(f"host {key.rpartition('/')[2]}: {message}", error=True)
             os._exit(int(code))
 
 

@@ -8,6 +8,7 @@ from types import FrameType
 
 from jax.experimental import multihost_utils
 
+from pit_jax import signals
 from pit_jax.errors import Preempted
 from pit_jax.parallel import hosts
 
@@ -22,7 +23,8 @@ class _Notice:
 
 
 def heed() -> None:
-    """Take SIGTERM, and the metadata server's events, as a notice. A second SIGTERM ends a run of one process.
+    """Take SIGTERM, and the metadata server's events, as a notice. A second SIGTERM ends a run of one process, and the
+    first one does where nothing is to be saved: it raises Preempted in what is not `signals.deferring`.
 
     To be called by the main thread, after hosts.start: of several processes JAX listens to the signal, and tells all.
     """
@@ -55,6 +57,8 @@ def noticed() -> bool:
 def _note(number: int, frame: FrameType | None) -> None:
     _Notice.came = True
     signal.signal(number, signal.SIG_DFL)
+    if not signals.deferring():
+        signals.interrupt(preempted("what is finished is saved"))
 
 
 def _poll() -> None:

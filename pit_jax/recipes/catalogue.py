@@ -266,6 +266,7 @@ STAGES: Table[Stage] = Table(
         needs_devices=False,
         needs_data=False,
         always_runs=True,
+        alone=False,
     ),
     key=lambda stage: str(stage.id),
 )

@@ -9,7 +9,7 @@ from pit_jax.run.stage import Recipe
 
 def run(context: Context) -> None:
     """The pairs were prepared before; show them."""
-    data_page.build(context.config, context.data, context.screen.console)
+    data_page.build(context.config, context.data, context.screen)
 
 
 def check(config: Config, role: str) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
-from typing import Any
+from typing import Any, TypedDict
 
 import jax
 import numpy as np
@@ -127,9 +127,15 @@ def write_quality(context: Context, quality: GapQuality, checked_gates: list[Gat
         write_json(folder.path / "quality.json", content)
 
 
+class _Quality(TypedDict):
+    quality: dict[str, Any]
+
+
 def read_quality(context: Context) -> dict[str, Any] | None:
     """The figures in quality.json; None where nobody has measured them."""
-    content: dict[str, Any] | None = read_json(context.folder_of(GAP).path / "quality.json")
+    content: dict[str, Any] | None = read_json(
+        context.folder_of(GAP).path / "quality.json", _Quality, cure="delete it to measure it again"
+    )
     return content and content["quality"]
 
 
@@ -154,7 +160,7 @@ def require_gates(context: Context) -> dict[str, str]:
         return {}
     listed = "; ".join(verdict(gate) for gate in failed)
     if context.config.rl.ignore_gates:
-        context.screen.say(f"[red]rl-improver: gates of the gap model ignored: {listed}[/]")
+        context.screen.warn(f"rl-improver: gates of the gap model ignored: {listed}")
         return {"gates": f"ignored: {listed}"}
     first, others = failed[0], ", ".join(gate.name for gate in failed[1:])
     raise UserError(

@@ -1,17 +1,18 @@
 """One command: check everything that can be checked, prepare the data, run the stages that were asked for."""
 
 import contextlib
+import math
 from dataclasses import replace
 from pathlib import Path
 
 import jax
-from rich.console import Console
 
 from pit_jax.config import Config
 from pit_jax.data.store import Prepared, prepare
 from pit_jax.errors import UserError
 from pit_jax.files import check_writable
 from pit_jax.parallel import hosts, preemption
+from pit_jax.parallel.lock import owned
 from pit_jax.parallel.mesh import check_batch, make_mesh
 from pit_jax.paths import resolved, to_path
 from pit_jax.recipes.catalogue import catalogue, selected
@@ -21,6 +22,7 @@ from pit_jax.run.params import check_adapters
 from pit_jax.run.record import write_record
 from pit_jax.run.screen import Screen, make_progress
 from pit_jax.run.stage import Stage
+from pit_jax.terminal import Terminal
 from pit_jax.training.trace import asked_rounds
 
 
@@ -30,24 +32,35 @@ def run(config: Config, data: Path | None = None) -> None:
     Raises UserError for everything the user can mend.
     """
     assert not config.seeds, "recipes/seeds.py runs several seeds, one config each"
-    console = Console(quiet=not hosts.is_main())
-    this, stages = Run(config, catalogue()), check(config)
-    prepared = None
+    screen = Screen(Terminal(quiet=not hosts.is_main()))
+    stages = check(config)
+    if not any(stage.alone for stage in stages):
+        run_stages(config, stages, data, screen)
+        return
+    with owned(to_path(config.workdir), screen.say) as waited:
+        run_stages(config, check(config) if waited else stages, data, screen)
+
+
+def run_stages(config: Config, stages: list[Stage], data: Path | None, screen: Screen) -> None:
+    """Prepare the data where a stage needs them, and run the stages in the workdir that is this command's own."""
+    this, prepared = Run(config, catalogue()), None
     if any(stage.needs_data for stage in stages):
-        with hosts.main_first("data"):
-            prepared = prepare(config.data, config.tokenizer, data or this.data_folder, say=console.print)
+        # Runs of other seeds may prepare the same data now.
+        alone = owned(data.parent, screen.say, patience=math.inf) if data else contextlib.nullcontext()
+        with alone, hosts.main_first("data"):
+            prepared = prepare(config.data, config.tokenizer, data or this.data_folder, say=screen.say)
     write_record(config)
     if prepared is not None and any(stage.name != "data" for stage in stages):
         for line in data_summary(prepared):
-            console.print(line, soft_wrap=True)
+            screen.say(line)
     mesh = make_mesh(config.mesh) if any(stage.needs_devices for stage in stages) else None
-    with make_progress(console) as progress:
-        screen = Screen(console, progress)
+    with make_progress(screen.console) as progress:
         for stage in stages:
-            context = Context(config, this, stage, prepared, mesh if stage.needs_devices else None, screen)
+            devices, shown = mesh if stage.needs_devices else None, Screen(screen.console, progress)
+            context = Context(config, this, stage, prepared, devices, shown)
             run_stage(context, stage)
     if hosts.is_main():
-        stages[-1].show(Context(config, this, stages[-1], prepared, mesh, Screen(console)))
+        stages[-1].show(Context(config, this, stages[-1], prepared, mesh, screen))
 
 
 def check(config: Config) -> list[Stage]:
@@ -88,9 +101,11 @@ def run_stage(context: Context, stage: Stage) -> None:
     preemption.check(f"what stands before {stage.id} is saved")
     for other, id in stage.branches(config):
         first = stages[id]
-        if other.workdir != config.workdir:
+        if elsewhere := other.workdir != config.workdir:
             context.screen.say(f"{stage.id}: {id}, in {other.workdir}")
-        run_stage(replace(context, config=other, run=Run(other, stages), stage=first), first)
+        branch = replace(context, config=other, run=Run(other, stages), stage=first)
+        with owned(to_path(other.workdir), context.screen.say) if elsewhere else contextlib.nullcontext():
+            run_stage(branch, first)
     if not stage.always_runs and folder.done() is not None and not is_stale(context, stage):
         same_workdir = folder.run.workdir == context.run.workdir
         context.screen.say(

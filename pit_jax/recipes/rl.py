@@ -86,7 +86,7 @@ def train(context: Context, roles: Roles) -> tuple[tuple[int, str] | None, list[
         frozen=roles.under,
     )
     screen = RlScreen(context.screen, context.folder.name, rounds, config.epochs * config.minibatches)
-    watch = Watch(config.monitors, context.folder.name, context.screen.say)
+    watch = Watch(config.monitors, context.folder.name, context.screen.warn)
     session = Session(
         context.folder.path,
         plan.abstract,

@@ -5,18 +5,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from pit_jax.config import Config
 from pit_jax.errors import UserError
 from pit_jax.evaluation.results import PaperResults, Results, by_name, read_results
 from pit_jax.evaluation.stats.seeds import aggregate
 from pit_jax.files import Row, write_json
 from pit_jax.parallel import hosts
+from pit_jax.parallel.lock import owned
 from pit_jax.paths import to_path
 from pit_jax.recipes import pipeline
 from pit_jax.recipes.catalogue import catalogue
 from pit_jax.report import seeds as seeds_page
+from pit_jax.run.screen import Screen
+from pit_jax.terminal import Terminal
 
 KINDS: dict[str, type[Any]] = {"evaluate": Results, "paper": PaperResults}  # what results.json of a stage holds
 
@@ -31,7 +32,7 @@ def run(config: Config) -> None:
         UserError: what a run of one seed raises; a workdir that holds such a run itself; seeds that differ in what
             they compared.
     """
-    console, workdir = Console(quiet=not hosts.is_main()), to_path(config.workdir)
+    screen, workdir = Screen(Terminal(quiet=not hosts.is_main())), to_path(config.workdir)
     folders = {seed: workdir / f"seed-{seed}" for seed in config.seeds}
     check_shared(workdir)
     first = config.seeds[0]
@@ -40,18 +41,17 @@ def run(config: Config) -> None:
     for seed_config in configs:
         pipeline.check(seed_config)
     for number, seed_config in enumerate(configs, start=1):
-        console.print(
-            f"seed {seed_config.seed} ({number} of {len(configs)}): {seed_config.workdir}", style="bold", soft_wrap=True
-        )
+        screen.say(f"seed {seed_config.seed} ({number} of {len(configs)}): {seed_config.workdir}", style="bold")
         pipeline.run(seed_config, workdir / "data")
-    if not hosts.is_main():
-        return
-    tables = collect(folders, console)
-    write_json(workdir / "seeds.json", {"seeds": list(config.seeds), **tables})
-    page = seeds_page.build(workdir, tables, folders)
+    with owned(workdir, screen.say):
+        if not hosts.is_main():
+            return
+        tables = collect(folders, screen)
+        write_json(workdir / "seeds.json", {"seeds": list(config.seeds), **tables})
+        page = seeds_page.build(workdir, tables, folders)
     if tables:
-        console.print(seeds_page.summary_table(tables, config.seeds))
-    console.print(f"report over {len(configs)} seeds: {page}", soft_wrap=True)
+        screen.say(seeds_page.summary_table(tables, config.seeds))
+    screen.say(f"report over {len(configs)} seeds: {page}")
 
 
 def check_shared(workdir: Path) -> None:
@@ -64,7 +64,7 @@ def check_shared(workdir: Path) -> None:
         )
 
 
-def collect(folders: Mapping[int, Path], console: Console) -> dict[str, dict[str, list[Row]]]:
+def collect(folders: Mapping[int, Path], screen: Screen) -> dict[str, dict[str, list[Row]]]:
     """By stage, the rows over seeds of its results.json; a stage that some seeds have not run is named and left out."""
     tables = {}
     for stage, kind in KINDS.items():
@@ -72,7 +72,7 @@ def collect(folders: Mapping[int, Path], console: Console) -> dict[str, dict[str
         by_seed = {seed: by_name(results) for seed, results in read.items() if results is not None}
         missing = [str(seed) for seed in folders if seed not in by_seed]
         if missing and by_seed:
-            console.print(f"{stage}: not compared, seed {', '.join(missing)} has not run it yet", soft_wrap=True)
+            screen.say(f"{stage}: not compared, seed {', '.join(missing)} has not run it yet")
         elif by_seed and (lists := aggregate(by_seed, file=f"{stage}/results.json")):
             tables[stage] = lists
     return tables

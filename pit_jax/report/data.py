@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -16,31 +15,33 @@ from pit_jax.data.inspection import Duplicates, Overlap, Padding, Span, duplicat
 from pit_jax.data.preparation import FOLD_KINDS
 from pit_jax.data.store import Prepared
 from pit_jax.paths import resolved, to_path
-from pit_jax.report.render import plain_text, render, visible
+from pit_jax.report.render import render
+from pit_jax.run.screen import Screen
+from pit_jax.terminal import plain_text, visible
 
 EXAMPLES = 10  # of a page: what a person reads
 OPEN, CLOSE = "⟦", "⟧"
 KINDS = {"sft-policy": "policy", "sft-improver": "improver"}
 
 
-def build(config: Config, data: Prepared, console: Console) -> Path:
+def build(config: Config, data: Prepared, screen: Screen) -> Path:
     """Show counts, drops, lengths, duplicates, overlaps and examples; returns the page. Needs no device."""
     folds = {fold: data.triples(fold) for fold in FOLDS}
     repeated, shared, padded = duplicates(folds), overlaps(folds), padded_kinds(config, data)
     rows = examples(data)
     for line in source_lines(data.report):
-        console.print(plain_text(line), soft_wrap=True)
+        screen.say(line)
     for title, table in (
         ("rows of each fold that repeat an earlier one (near: the same words)", folds_table(repeated)),
         ("held-out rows whose prompt a training fold holds", overlap_table(shared)),
         ("tokens before drops", lengths_table(config, data)),
         ("share of padding in training rows, by data.buckets", padding_table(padded)),
     ):
-        console.print(f"\n[bold]{title}")
-        console.print(table)
+        screen.say(f"\n{title}", style="bold")
+        screen.say(table)
     for name, row in rows[0].items():
-        console.print(f"\n[bold]{name} SFT, an example; the loss counts what is in {OPEN}{CLOSE}")
-        console.print(marked(row), soft_wrap=True)
+        screen.say(f"\n{name} SFT, an example; the loss counts what is in {OPEN}{CLOSE}", style="bold")
+        screen.say(marked(row))
     page = render(
         "data.html.j2",
         to_path(config.workdir) / "inspect" / "index.html",
@@ -56,7 +57,7 @@ def build(config: Config, data: Prepared, console: Console) -> Path:
         buckets=config.data.buckets,
         examples=rows,
     )
-    console.print(f"data report: {page}", soft_wrap=True)
+    screen.say(f"data report: {page}")
     return page
 
 

@@ -4,7 +4,7 @@ import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,13 @@ class Step:
 class Trail:
     prompt: str
     steps: list[Step]
+
+
+class Written(TypedDict):
+    """What every row of trails.jsonl holds."""
+
+    prompt: str
+    answers: list[str]
 
 
 def changes(before: str, after: str) -> list[Change]:

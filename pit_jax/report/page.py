@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pit_jax import files
 from pit_jax.errors import UserError
@@ -18,6 +19,7 @@ from pit_jax.run.folders import Run
 from pit_jax.run.provenance import StageId
 
 TRAILS_SHOWN = 8
+MEASURE = "delete gaps.json and quality.json, which the improver's RL measures again, for a page without these figures"
 EVALUATE, IMPROVE, GAP = StageId("evaluate"), StageId("improve"), StageId("rm", "improver")
 
 
@@ -59,7 +61,7 @@ def build(run: Run) -> Path:
         paper=paper.build(workdir, run.folder(StageId("rl", "improver")).path),
         curves=_curves(run),
         performance=performance.of_run(run),
-        trails=diffs.sample(files.read_jsonl(run.folder(IMPROVE).path / "trails.jsonl"), TRAILS_SHOWN),
+        trails=diffs.sample(files.read_jsonl(run.folder(IMPROVE).path / "trails.jsonl", diffs.Written), TRAILS_SHOWN),
         documents=_documents(run),
     )
 
@@ -115,13 +117,15 @@ def _curves(run: Run) -> list[Section]:
 
     done = {role: run.folder(StageId("rl", role)).done() for role in ("policy", "improver")}
     gap, evaluate = run.folder(GAP).path, run.folder(EVALUATE).path
-    outputs = files.read_json(evaluate / "gap_outputs.json")
+    outputs = files.read_json(
+        evaluate / "gap_outputs.json", dict[str, Any], cure=f"delete {evaluate}, and evaluate again"
+    )
     sections = [
         curves.reinforcement("improver", metrics("rl", "improver"), done["improver"]),
         curves.gaps(
-            files.read_json(gap / "gaps.json"),
+            files.read_json(gap / "gaps.json", dict[str, list[float]], cure=MEASURE),
             metrics("rm", "improver"),
-            files.read_json(gap / "quality.json"),
+            files.read_json(gap / "quality.json", dict[str, Any], cure=MEASURE),
             outputs and outputs["sets"],
         ),
         curves.reinforcement("policy", metrics("rl", "policy"), done["policy"]),

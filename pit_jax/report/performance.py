@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pit_jax.files import Row, read_jsonl
+from pit_jax.files import Row, read_metrics
 from pit_jax.paths import METRICS
 from pit_jax.report.render import GIB
 from pit_jax.run.folders import Run
@@ -73,7 +73,7 @@ def of_run(run: Run) -> list[Performance]:
 
 def performance_rows(path: Path) -> list[Row]:
     """Those of a metrics.jsonl; [] where there is none."""
-    return [row for row in read_jsonl(path) if row["phase"] == "performance"]
+    return [row for row in read_metrics(path) if row["phase"] == "performance"]
 
 
 def _trainings(run: Run) -> Iterator[tuple[str, Path]]:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from rich.table import Table
 
-from pit_jax.report.render import GIB, number, plain_text, render, scaled
+from pit_jax.report.render import GIB, number, render, scaled
 from pit_jax.run.plan import Plan, ProgramPlan, StagePlan
+from pit_jax.terminal import plain_text
 
 ANSWERS = {True: "fits", False: "does not fit", None: "not known"}
 TONES = {True: "good", False: "bad", None: "even"}

@@ -3,12 +3,13 @@
 import math
 from pathlib import Path
 
-from pit_jax.files import Row, read_jsonl
+from pit_jax import files
+from pit_jax.files import Row
 
 
 def read_metrics(path: Path) -> list[Row]:
     """Rows of a metrics.jsonl in the order of their steps; of a step repeated after a resume, the last one."""
-    latest = {(row["step"], row["phase"]): row for row in read_jsonl(path)}
+    latest = {(row["step"], row["phase"]): row for row in files.read_metrics(path)}
     return [latest[key] for key in sorted(latest)]
 
 

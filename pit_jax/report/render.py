@@ -5,16 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from rich.text import Text
 
 from pit_jax.files import write_text
 
 GIB = 2**30
 PREFIXES = ("", "k", "M", "G", "T", "P", "E")
-PICTURES = {
-    **{code: chr(0x2400 + code) for code in range(32) if chr(code) not in "\t\n"},
-    **dict.fromkeys(range(0x7F, 0xA0), "\N{REPLACEMENT CHARACTER}"),
-}
 
 
 def render(template: str, target: Path, **values: Any) -> Path:
@@ -58,13 +53,3 @@ def scaled(value: Any) -> str:
     rounded = float(f"{value:.3g}")
     thousands = min(int(math.log10(max(abs(rounded), 1.0)) // 3), len(PREFIXES) - 1)
     return f"{rounded / 1000**thousands:g} {PREFIXES[thousands]}".rstrip()
-
-
-def visible(text: str) -> str:
-    """Text of data or of a fork for a terminal: characters that would command it become pictures of themselves."""
-    return text.translate(PICTURES)
-
-
-def plain_text(text: str) -> Text:
-    """A cell or a line for a terminal of text from data or a fork: no markup, and `visible`."""
-    return Text(visible(text))

@@ -11,8 +11,9 @@ from pit_jax.files import Row
 from pit_jax.paths import METRICS, resolved
 from pit_jax.report import figures, records
 from pit_jax.report.figures import COLORS, Line, Panel, Repeated
-from pit_jax.report.render import number, plain_text, render, signed
+from pit_jax.report.render import number, render, signed
 from pit_jax.report.tables import STYLES
+from pit_jax.terminal import plain_text
 
 Tables = Mapping[str, Mapping[str, list[Row]]]  # by stage and name of the list: what seeds.aggregate returns
 INK = {"good": COLORS[2], "bad": COLORS[3], "even": COLORS[5]}

@@ -9,7 +9,8 @@ from rich.text import Text
 from pit_jax.evaluation.gap_quality import Gate
 from pit_jax.evaluation.results import ComparisonRow, PaperResults, Results
 from pit_jax.evaluation.systems import POLICY
-from pit_jax.report.render import number, plain_text, signed
+from pit_jax.report.render import number, signed
+from pit_jax.terminal import plain_text
 
 STYLES = {"good": "green", "bad": "red", "even": ""}
 

@@ -197,7 +197,7 @@ class Watch:
         for monitor in self.over:
             if monitor.round == round:
                 what = "the stage ends here" if self.stops else "the stage goes on"
-                self._say(f"[red]{self._stage}: {sentence(monitor)}; {what}[/]")
+                self._say(f"{self._stage}: {sentence(monitor)}; {what}")
 
     def stepped(self, metrics: Mapping[str, Mean]) -> dict[str, np.ndarray]:
         """What the next checkpoint must hold, after a round with these metrics of its updates."""

@@ -42,7 +42,7 @@ def compile_program(program: Program, mesh: Mesh, folder: Path, slices: int = 1,
     lowered = program.lower(mesh, compiler)
     options = EFFORTS[effort] if compiler == "tpu" else UNTUNED
     path = folder / f"{_digest(lowered, compiler, mesh, options)}.json"
-    known = read_json(path)
+    known = read_json(path, Compiled, cure="delete it, and the program is compiled again")
     if known is not None:
         return msgspec.convert(known, Compiled)
     compiled = _compiled(program, lowered, compiler, options, begun, slices)

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from pit_jax.config import Config, config_hash, flatten
 from pit_jax.errors import UserError
@@ -16,6 +16,20 @@ from pit_jax.run.provenance import Provenance, StageId, is_shared
 Catalogue = Mapping[StageId, Provenance]
 CONFIG, LINEAGE = "config.json", "lineage.json"
 NOT_INPUTS = {"notes", "config", "package"}  # of a lineage: the folder's config.json names the knobs themselves
+
+
+class Done(TypedDict):
+    """What every done marker says."""
+
+    round: int
+    digest: str
+
+
+class Lineage(TypedDict, total=False):
+    """The parts of a lineage that are read one by one."""
+
+    ancestors: dict[str, Any]
+    notes: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -85,7 +99,7 @@ class StageFolder:
 
     def done(self) -> dict[str, Any] | None:
         """The done marker of a finished stage."""
-        marker: dict[str, Any] | None = read_json(self.path / DONE)
+        marker: dict[str, Any] | None = read_json(self.path / DONE, Done, cure=self._cure)
         return marker
 
     def begun(self) -> bool:
@@ -93,8 +107,12 @@ class StageFolder:
 
     def lineage(self) -> dict[str, Any]:
         """What this folder was made from; empty before the stage has begun."""
-        lineage: dict[str, Any] = read_json(self.path / LINEAGE) or {}
+        lineage: dict[str, Any] = read_json(self.path / LINEAGE, Lineage, cure=self._cure) or {}
         return lineage
+
+    @property
+    def _cure(self) -> str:
+        return f"put back a copy, or delete {self.path} to run the stage again"
 
     def parents(self, config: Config) -> tuple["StageFolder", ...]:
         """Beside this folder, or in the run that it branches off."""
@@ -163,7 +181,7 @@ class StageFolder:
 
         A knob that the folder is too old to hold had the value that is now its default.
         """
-        before = read_json(self.path / CONFIG) or {}
+        before = read_json(self.path / CONFIG, dict[str, Any], cure=self._cure) or {}
         now = self.stage.depends_on(config)
         before = {name: value for name, value in flatten(type(config)()).items() if name in now} | before
         names = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))

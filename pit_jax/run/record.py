@@ -3,7 +3,7 @@
 import os
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import msgspec
 
@@ -13,6 +13,11 @@ from pit_jax.files import read_json, write_json
 from pit_jax.paths import is_remote, to_path
 
 RECORD = "run.json"
+CURE = "delete it and run any stage of that run again, which writes it"
+
+
+class _Forks(TypedDict, total=False):
+    forks: list[str]
 
 
 def write_record(config: Config) -> None:
@@ -29,7 +34,7 @@ def read_record(workdir: Path, kind: type[Config]) -> Config:
 
     Raises UserError for a folder that is no run, or of another version.
     """
-    content = read_json(workdir / RECORD)
+    content = read_json(workdir / RECORD, dict[str, Any], cure=CURE)
     if content is None:
         raise UserError(f"{workdir}: asked for the workdir of a run, found no {RECORD} in it; run a stage there first")
     try:
@@ -42,7 +47,7 @@ def read_record(workdir: Path, kind: type[Config]) -> Config:
 
 def recorded_forks(workdir: Path) -> tuple[str, ...]:
     """The forks of a run, which must be loaded before its config can be read."""
-    content = read_json(workdir / RECORD) or {}
+    content = read_json(workdir / RECORD, _Forks, cure=CURE) or {}
     return tuple(_from_there(workdir, fork) for fork in content.get("forks", ()))
 
 

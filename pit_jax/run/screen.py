@@ -8,27 +8,46 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TaskID,
-    TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
+
+from pit_jax.terminal import Terminal, plain_text, visible
+
+
+class _Words(ProgressColumn):
+    """A field of a task as it is: of TextColumn it would be a format."""
+
+    def __init__(self, field: str):
+        super().__init__()
+        self._field = field
+
+    def render(self, task: Task) -> Text:
+        return plain_text(task.fields.get(self._field, task.description))
 
 
 def make_progress(console: Console) -> Progress:
     """Bars with what is done, of how much, how long it took and takes, and a note."""
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    return Progress(TextColumn("{task.description}"), *columns, TextColumn("{task.fields[note]}"), console=console)
+    return Progress(_Words("description"), *columns, _Words("note"), console=console)
 
 
 @dataclass(frozen=True)
 class Screen:
     console: Console
-    progress: Progress = field(default_factory=lambda: make_progress(Console(quiet=True)))
+    progress: Progress = field(default_factory=lambda: make_progress(Terminal(quiet=True)))
 
     def say(self, text: RenderableType, style: str | None = None) -> None:
         """A line or a table; long lines are left to the terminal."""
-        self.console.print(text, style=style, soft_wrap=isinstance(text, str))
+        self.console.print(text, style=style, soft_wrap=isinstance(text, str | Text))
+
+    def warn(self, text: str) -> None:
+        """A line that nobody should miss."""
+        self.say(text, style="red")
 
     def bar(self, name: str, total: int, done: int = 0, note: str = "") -> "Bar":
         """A new progress bar."""
@@ -37,7 +56,8 @@ class Screen:
     def row(self, name: str, row: dict[str, Any]) -> None:
         """One row of metrics in one line: the stage, the step and the row's numbers."""
         numbers = (f"{key} {value:.3f}" for key, value in row.items() if key not in ("step", "phase", "time"))
-        self.say(f"[bold]{name}[/] {row['phase']} {row['step']} ({row['time']:.0f} s): {', '.join(numbers)}")
+        line = f" {row['phase']} {row['step']} ({row['time']:.0f} s): {', '.join(numbers)}"
+        self.say(Text.assemble((visible(name), "bold"), visible(line)))
 
 
 @dataclass(frozen=True)

@@ -79,6 +79,8 @@ class Stage(Provenance):
     """False for a stage that reads no pairs: none are prepared for it."""
     always_runs: bool = False
     """Looks itself what is missing, and has no folder that could be finished."""
+    alone: bool = True
+    """Whether it needs its workdir for itself (parallel/lock.py): others must not write there meanwhile."""
     show: "Callable[[Context], None]" = lambda context: None
     """What a command ends with whose last stage this is."""
     branches: Callable[[Config], Iterable[tuple[Config, StageId]]] = no_branches

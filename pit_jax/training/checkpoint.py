@@ -67,7 +67,9 @@ class Checkpoints:
         if not read_only:
             check_writable(self._folder)
         with _without_advice() if read_only else contextlib.nullcontext():
-            options = ocp.CheckpointManagerOptions(create=not read_only, read_only=read_only, max_to_keep=None)
+            options = ocp.CheckpointManagerOptions(
+                create=not read_only, read_only=read_only, max_to_keep=None, cleanup_tmp_directories=not read_only
+            )
             self._manager = _Manager(self._folder, options=options)
 
     def rounds(self) -> list[int]:
@@ -116,6 +118,9 @@ class Checkpoints:
             return
         self._guard(self._manager.wait_until_finished)
         self._unfinished = None
+        self._drop_old()
+
+    def _drop_old(self) -> None:
         rounds = self.rounds()
         for round in set(rounds) - {*rounds[-self._keep :], self.best_round()}:
             self._manager.delete(round)
@@ -159,7 +164,12 @@ class Checkpoints:
         or dtypes are not those of `abstract`, UserError when there are checkpoints and none is readable.
         """
         rounds = self.rounds()
-        return self._first_readable(rounds[::-1], abstract) if rounds else None
+        if not rounds:
+            return None
+        latest = self._first_readable(rounds[::-1], abstract)
+        if not self._read_only:
+            self._drop_old()  # a kill may have come between a save and this
+        return latest
 
     def restore_params(self, abstract_params: Any, *, round: int | None = None) -> tuple[int, Any]:
         """(round, params) of a checkpoint: `round`, or else the best, or else the newest; nothing else is read.

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pit_jax.errors import UserError
-from pit_jax.files import Row, append_jsonl, read_jsonl, write_jsonl
+from pit_jax.files import Row, append_jsonl, read_metrics, write_jsonl
 from pit_jax.masked import Mean
 from pit_jax.parallel.hosts import is_main, whole
 from pit_jax.paths import METRICS, is_remote, to_path
@@ -24,6 +24,7 @@ class MetricsLog:
     Opened with `resume_round`, it drops (atomically) the rows that the resumed run will write again: train rows past
     that round and eval rows at or past it. Call `flush` before saving a checkpoint: then a train row never straddles a
     checkpoint, and a non-finite loss stops the run before its parameters are saved.
+    UserError where the rows end before `resume_round`: some were lost.
     With tensorboardX installed the same numbers go to folder/tensorboard. `on_row` hears of train and eval rows.
     """
 
@@ -35,8 +36,14 @@ class MetricsLog:
         self._path = to_path(folder) / METRICS
         self._every, self._on_row = every, on_row
         self._pending: list[tuple[int, dict[str, Mean]]] = []  # on the device until the next flush
-        rows = [row for row in read_jsonl(self._path) if not _written_again(row, resume_round)]
-        self._start = time.monotonic() - (rows[-1]["time"] if rows else 0.0)
+        known = read_metrics(self._path)
+        if resume_round and max((row["step"] for row in known), default=0) < resume_round:
+            raise UserError(
+                f"{self._path} ends before round {resume_round}, up to which its stage is saved; put back a copy, or "
+                f"delete {self._path.parent} to train anew"
+            )
+        rows = [row for row in known if not _written_again(row, resume_round)]
+        self._start = time.monotonic() - (rows[-1].get("time", 0.0) if rows else 0.0)
         self._board = None
         write_jsonl(self._path, rows)
         if is_main():

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from pit_jax import signals
 from pit_jax.errors import UserError
 from pit_jax.files import Row
 from pit_jax.parallel.preemption import noticed, preempted
@@ -66,6 +67,7 @@ class Session:
         self.performance = Performance(self.state.step.sharding.device_set)
 
     def __enter__(self) -> "Session":
+        signals.defer(True)  # `heed_notice` saves and ends
         return self
 
     def __exit__(
@@ -82,7 +84,10 @@ class Session:
             kind = type(failure)
             raise
         finally:
-            self._checkpoints.__exit__(kind)
+            try:
+                self._checkpoints.__exit__(kind)
+            finally:
+                signals.defer(False)
 
     def rounds(self) -> Iterator[int]:
         """The number of finished rounds, from that of the state to the last: train one more while it is less."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from pit_jax import signals
 from pit_jax.errors import Preempted
 from pit_jax.parallel import hosts, preemption
 from tests.parallel.test_hosts import metadata
@@ -18,11 +19,25 @@ __all__ = ["metadata"]
 def as_before() -> Iterator[None]:
     handler = signal.getsignal(signal.SIGTERM)
     yield
-    preemption._Notice.came = False
+    preemption._Notice.came = signals._State.interrupted = False
     signal.signal(signal.SIGTERM, handler)
 
 
-def test_sigterm_is_a_notice_and_a_second_one_the_end() -> None:
+@pytest.fixture
+def deferring() -> Iterator[None]:
+    """As in a training, which saves at its next step."""
+    signals.defer(True)
+    yield
+    signals.defer(False)
+
+
+def test_sigterm_ends_at_once_what_saves_nothing() -> None:
+    preemption.heed()
+    with pytest.raises(Preempted, match="what is finished is saved, and the same command goes on"):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_sigterm_is_a_notice_and_a_second_one_the_end(deferring: None) -> None:
     preemption.heed()
     assert not preemption.noticed()
     preemption.check("nothing came")
@@ -35,7 +50,7 @@ def test_sigterm_is_a_notice_and_a_second_one_the_end() -> None:
 
 @pytest.mark.parametrize("event", preemption.EVENTS)
 def test_events_of_the_machine_are_notices(
-    event: str, metadata: Callable[[dict[str, str]], str], monkeypatch: pytest.MonkeyPatch
+    event: str, deferring: None, metadata: Callable[[dict[str, str]], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Behind it the machine's own SIGTERM, which comes within seconds, still ends nothing."""
     said = {"maintenance-event": "MIGRATE_ON_HOST_MAINTENANCE", "preempted": "FALSE"}

@@ -20,12 +20,13 @@ def rows() -> list[dict[str, Any]]:
 
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
-    path = tmp_path / "pairs.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows()) + '{"prompt": "x"}\n')
+    path = tmp_path / "odd[" / "b] [x]" / "pairs.jsonl"
+    path.parent.mkdir(parents=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows()) + '{"prompt": "x", "[/b]\\u001b[2J": 1}\n')
     data = DataConfig(
         sources=(f"pairs:{path}",), heldout_fraction=0.2, prompt_length=40, response_length=20, max_bad_rows=0.01
     )
-    return Config(stage="data", workdir=str(tmp_path / "run"), data=data, tokenizer=TokenizerConfig(vocab_size=300))
+    return Config(stage="data", workdir=str(path.parent / "run"), data=data, tokenizer=TokenizerConfig(vocab_size=300))
 
 
 def test_the_page_and_the_terminal_show_the_pairs(
@@ -39,6 +40,7 @@ def test_the_page_and_the_terminal_show_the_pairs(
     pipeline.run(config)
     said = capsys.readouterr().out
     assert "164 read, 163 kept" in said and "1 x missing columns chosen, rejected (first at " in said
+    assert "found [/b]␛[2J, prompt; needed" in said and f"data report: {config.workdir}/inspect/index.html" in said
     assert re.search(r"⟦yes & \d+<eos>⟧", said)
     workdir = Path(config.workdir)
     assert sorted(path.name for path in workdir.iterdir()) == ["data", "inspect", "run.json"]
@@ -49,7 +51,7 @@ def test_the_page_and_the_terminal_show_the_pairs(
     assert page.count('<div class="label">policy</div>') == page.count('<div class="label">improver</div>') == 10
     answers = [unescape(text) for text in re.findall("<ins>(yes[^<]*)</ins>", page)]
     assert len(answers) == 20 and all(re.fullmatch(r"yes & \d+<eos>", text) for text in answers)
-    assert "pairs.jsonl, line 164: found prompt; needed chosen, rejected" in unescape(page)
+    assert "pairs.jsonl, line 164: found [/b]\x1b[2J, prompt; needed chosen, rejected" in unescape(page)
     pipeline.run(config)
     assert before == {path: path.stat().st_mtime_ns for path in (workdir / "data").rglob("*")}
 

@@ -196,9 +196,11 @@ def test_a_second_gap_model_has_another_head_and_another_order(
         begun[context.folder.name] = (task, start())
         return 1, "digest"
 
-    measured: list[str] = []
+    measured: list[tuple[str, Any]] = []
     monkeypatch.setattr(gap, "train", noted)
-    monkeypatch.setattr(gap, "measure_gates", lambda context, params: measured.append(context.folder.name))
+    monkeypatch.setattr(
+        gap, "measure_gates", lambda context, params: measured.append((context.folder.name, context.folder.done()))
+    )
     terms: list[str] = []
     monkeypatch.setattr(gap, "make_loss", lambda model, how="five": terms.append(how))
     base = Config()
@@ -210,7 +212,7 @@ def test_a_second_gap_model_has_another_head_and_another_order(
         assert context.folder.done() == {"round": 1, "digest": "digest"}
     (first, first_start), (second, second_start) = begun["rm-improver"], begun["rm-second-gap"]
     assert (first.steps, second.steps) == (7, 5) and terms == ["pair", "five"]
-    assert measured == ["rm-improver"], "the second one has no gates"
+    assert measured == [("rm-improver", None)], "before it is finished; the second one has no gates"
     assert second.score is first.score
     heads = [np.asarray(start.pop("head")["kernel"]) for start in (first_start, second_start)]
     assert np.abs(heads[0] - heads[1]).min() > 0

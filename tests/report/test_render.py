@@ -5,7 +5,7 @@ from pathlib import Path
 import jinja2
 import pytest
 
-from pit_jax.report.render import number, percent, render, scaled, signed, visible
+from pit_jax.report.render import number, percent, render, scaled, signed
 
 NAN = float("nan")
 
@@ -47,9 +47,3 @@ def test_a_value_that_the_template_lacks_is_an_error_and_leaves_the_old_page(tmp
     with pytest.raises(jinja2.UndefinedError):
         render("report.html.j2", target, name="x")
     assert target.read_text() == "old" and [path.name for path in tmp_path.iterdir()] == ["index.html"]
-
-
-def test_what_would_command_a_terminal_is_a_picture() -> None:
-    assert visible("a\x1b[31mred\x1b[0m\r\x07 \x7f\x9b2J") == "a␛[31mred␛[0m␍␇ \ufffd\ufffd2J"
-    kept = "tabs\tand\nlines, ümlaut 🎂 \u2028"
-    assert visible(kept) == kept

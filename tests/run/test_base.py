@@ -1,5 +1,6 @@
 """A run that starts from a checkpoint: what it takes from the folder, and folders that it does not take."""
 
+import ast
 import json
 import os
 import re
@@ -20,7 +21,7 @@ from pit_jax.data.text.tokenizers import ids_of_file, ids_of_folder, load_tokeni
 from pit_jax.errors import UserError
 from pit_jax.flags import parse
 from pit_jax.recipes.catalogue import REWARD, RL_POLICY, SFT_POLICY
-from pit_jax.run.base import load_base, with_base, with_new_rows
+from pit_jax.run.base import described, load_base, with_base, with_new_rows
 from tests import tiny_checkpoint
 from tests.data.text.sentencepiece_models import SETTINGS, train
 from tests.run.on_disk import folder_in, make
@@ -112,6 +113,33 @@ def test_a_folder_that_does_not_serve_is_named(tmp_path: Path, spoil: Callable[[
     spoil(tmp_path)
     with pytest.raises(UserError, match=message):
         based(tmp_path)
+
+
+def test_no_base_asks_to_run_code_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A known type that also names code is read without it; what asks on the terminal would wait for an answer."""
+
+    def asks(*_: object) -> str:
+        raise AssertionError("it asks on the terminal")
+
+    monkeypatch.setattr("builtins.input", asks)
+    tiny_checkpoint.write(tmp_path)
+    rewritten(auto_map={"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"})(tmp_path)
+    path = tmp_path / "tokenizer_config.json"
+    path.write_text(
+        json.dumps({**json.loads(path.read_text()), "auto_map": {"AutoTokenizer": ["own.Tok", "own.Fast"]}})
+    )
+    (tmp_path / "own.py").write_text("raise AssertionError('it ran')")
+    assert described(tmp_path)["model_type"] == "llama"
+    assert load_tokenizer(tmp_path).vocab_size > 256
+
+
+@pytest.mark.parametrize("folder", ["pit_jax", "launch"])
+def test_whatever_reads_a_checkpoint_says_that_no_code_is_run(repository: Path, folder: str) -> None:
+    for path in (repository / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(".from_pretrained"):
+                said = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+                assert said.get("trust_remote_code") == "False", f"{path}, line {node.lineno}"
 
 
 @pytest.mark.parametrize(

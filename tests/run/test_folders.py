@@ -53,6 +53,28 @@ def test_a_second_gap_model_is_a_parent_only_where_it_is_asked_for(tmp_path: Pat
     assert "(rm-second-gap changed)" in message(folder.begin, CONFIG, data_fingerprint="d")
 
 
+@pytest.mark.parametrize("name", ["done.json", "lineage.json", "config.json"])
+@pytest.mark.parametrize("text", ["", '{"rou', "[]", "null", '{"round": [], "ancestors": 3}'])
+def test_a_damaged_small_file_is_named_with_its_cure(tmp_path: Path, name: str, text: str) -> None:
+    """Whatever asks for it; a config may hold any names."""
+    make(tmp_path, SFT_POLICY)
+    path = tmp_path / "sft-policy" / name
+    path.write_text(text)
+    if name == "config.json" and text.endswith("}"):
+        return
+
+    def asked() -> None:
+        folder = folder_in(tmp_path, SFT_POLICY)
+        folder.check_config(CONFIG)
+        folder.changed_inputs({"data": "d"})
+        folder_in(tmp_path, SFT_IMPROVER).check_parents(CONFIG)
+        folder_in(tmp_path, SFT_IMPROVER).ancestors(CONFIG)
+
+    found = message(asked)
+    assert found.startswith(f"{path}: asked for ")
+    assert found.endswith(f"; put back a copy, or delete {tmp_path / 'sft-policy'} to run the stage again")
+
+
 def test_a_started_parent_is_not_a_finished_one(tmp_path: Path) -> None:
     folder_in(tmp_path, SFT_POLICY).begin(CONFIG, data_fingerprint="d")
     assert "needs finished sft-policy" in message(folder_in(tmp_path, REWARD).check_parents, CONFIG)

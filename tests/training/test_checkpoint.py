@@ -104,6 +104,16 @@ def test_the_newest_and_the_best_are_kept(toy: ModuleType, trained: Any, tmp_pat
         assert checkpoints.rounds() == [6, 7]
 
 
+def test_what_a_kill_left_goes_when_the_run_goes_on(toy: ModuleType, trained: Any, tmp_path: Path) -> None:
+    """A save that was not finished, and checkpoints that were to be dropped behind it."""
+    toy.saved(tmp_path, trained[0], 3, keep=3)
+    (tmp_path / "7.orbax-checkpoint-tmp").mkdir()
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        restored = checkpoints.restore_latest(abstract_state(*trained))
+    assert restored is not None and restored[0] == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["3"]
+
+
 def test_without_scores_there_is_no_best(toy: ModuleType, trained: Any, tmp_path: Path) -> None:
     state, sharding = trained
     toy.saved(tmp_path, state, 3, keep=1)

@@ -83,6 +83,15 @@ def test_resuming_drops_what_will_be_written_again(tmp_path: Path) -> None:
     assert not (tmp_path / "metrics.tmp").exists()
 
 
+@pytest.mark.parametrize("left", [0, 1, 2])
+def test_rows_that_were_lost_are_no_fresh_start(tmp_path: Path, left: int) -> None:
+    """Empty, or cut off before what is saved: the rows of the rounds between are nowhere."""
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(f'{{"step": {i}, "phase": "train", "time": 1.0}}\n' for i in range(1, left + 1)))
+    with pytest.raises(UserError, match=f"{path} ends before round 3, .* put back a copy, or delete {tmp_path} to"):
+        MetricsLog(tmp_path, every=1, resume_round=3)
+
+
 def test_a_fresh_start_empties_the_file(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "phase": "train", "time": 1.0, "loss": 2.0}\n')
     MetricsLog(tmp_path, every=1, resume_round=0).close()

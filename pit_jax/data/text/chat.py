@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from pit_jax.data.text.bounded import bounded
 from pit_jax.data.text.transcripts import Message
 from pit_jax.errors import UserError
 
 # A template that asks for the day would write another prompt tomorrow. This is the day that Llama 3 falls back to.
 _DAY = datetime(2024, 7, 26)
+LONGEST = 5.0  # seconds of a template, which take thousandths
 _DIRECTIVES = "".join(f" | replace('%{letter}', '{_DAY.strftime('%' + letter)}')" for letter in "aAbBdHmMSyY")
 _SAME_DAY = f"{{% macro strftime_now(format) %}}{{{{ format{_DIRECTIVES} }}}}{{% endmacro %}}\n"
 _GIVEN = ("messages", "add_generation_prompt")  # to every rendering
@@ -179,6 +181,9 @@ def _asked(*roles: str) -> list[Message]:
 def _render(fast: Any, messages: Sequence[Message], answer: bool) -> str:
     rows = [{"role": role, "content": content} for role, content in messages]
     try:
-        return str(fast.apply_chat_template(rows, tokenize=False, add_generation_prompt=answer))
+        asked = {"tokenize": False, "add_generation_prompt": answer}
+        return bounded(lambda: str(fast.apply_chat_template(rows, **asked)), LONGEST)
+    except TimeoutError as error:
+        raise Refusal(f"the chat template does not end within {LONGEST:g} s") from error
     except Exception as error:  # a program of others raises what it likes
         raise Refusal(f"the chat template raises {str(error) or type(error).__name__!r}") from error

@@ -29,9 +29,9 @@ def run(context: Context) -> None:
     config, say = with_model(context.config), context.screen.say
     folder = to_path(config.workdir) / "plan"
     if not has_tpu_compiler():
-        say(f"[yellow]{NO_COMPILER}[/]")
+        say(NO_COMPILER, style="yellow")
     elif config.plan.effort == "least":
-        say(f"[yellow]{LEAST}[/]")
+        say(LEAST, style="yellow")
     machine = machine_of(topology(config), config.plan.effort)
 
     make = partial(plan_of, workdir=folder, data=context.run.data_folder, say=say)
@@ -48,7 +48,8 @@ def run(context: Context) -> None:
         found = (make(search.configs[place], machine, flags=plans[place].flags) for place in cheapest_first(plans))
         plan = next((plan for plan in found if plan.fits), None)
         if plan is None:
-            say(f"[red]none of {len(plans)} plans fits; raise --plan.tries, or name a larger --plan.topology[/]")
+            none = f"none of {len(plans)} plans fits; raise --plan.tries, or name a larger --plan.topology"
+            say(none, style="red")
             plan = make(search.configs[search.closest], machine, flags=plans[search.closest].flags)
     plan = plan or make(config, machine)
     write_json(folder / "plan.json", asdict(plan))

@@ -118,6 +118,18 @@ def test_a_template_that_raises_for_any_message_is_one_clear_error(tmp_path: Pat
             template.policy_prompt("x")
 
 
+NESTED = "{% for a in range(9999) %}" * 3 + "{% set b = a %}" + "{% endfor %}" * 3
+
+
+def test_a_template_that_never_ends_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sandbox that it runs in bounds each loop, not loops in loops."""
+    monkeypatch.setattr(chat, "LONGEST", 0.1)
+    folder = written(tmp_path, "bytes", replace(PUBLISHED["chatml"], template=NESTED))
+    sentence = "its chat template for one message of the user; the chat template does not end within 0.1 s, so it"
+    with pytest.raises(UserError, match=sentence):
+        Template(load_tokenizer(folder)).policy_prompt("x")
+
+
 def test_a_suffix_that_depends_on_the_roles_is_refused(tmp_path: Path) -> None:
     body = PUBLISHED["chatml"].template + "{% if messages | length > 1 %}again{% endif %}"
     template = Template(load_tokenizer(written(tmp_path, "bytes", replace(PUBLISHED["chatml"], template=body))))

@@ -1,0 +1,34 @@
+"""A program that came with a file, such as a chat template, may never end: here it has so many seconds."""
+
+import contextlib
+import ctypes
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class _Ended(BaseException):
+    """What ends the thread; no Exception, which the program might catch."""
+
+
+def bounded(run: Callable[[], T], seconds: float) -> T:
+    """run(), in a thread of its own. TimeoutError where it takes longer: it is ended at its next step of Python."""
+    result: Future[T] = Future()
+
+    def work() -> None:
+        with contextlib.suppress(_Ended):
+            try:
+                result.set_result(run())
+            except Exception as error:
+                result.set_exception(error)
+
+    thread = threading.Thread(target=work, daemon=True, name="bounded")
+    thread.start()
+    try:
+        return result.result(seconds)
+    finally:
+        if thread.ident is not None and not result.done():
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(_Ended))

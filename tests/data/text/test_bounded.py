@@ -1,0 +1,27 @@
+"""What does not end in its time is stopped, and the thread that it ran in too."""
+
+import threading
+import time
+
+import pytest
+
+from pit_jax.data.text.bounded import bounded
+
+
+def test_what_ends_gives_its_result_or_its_error() -> None:
+    assert bounded(lambda: 7, 10.0) == 7
+    with pytest.raises(ZeroDivisionError):
+        bounded(lambda: 1 // 0, 10.0)
+
+
+def test_what_never_ends_is_stopped() -> None:
+    def forever() -> None:
+        while True:
+            pass
+
+    with pytest.raises(TimeoutError):
+        bounded(forever, 0.05)
+    deadline = time.monotonic() + 10
+    while any(thread.name == "bounded" for thread in threading.enumerate()):
+        assert time.monotonic() < deadline, "it goes on in its thread"
+        time.sleep(0.01)
