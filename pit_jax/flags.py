@@ -82,6 +82,8 @@ def parse(argv: Sequence[str]) -> Config:
         ours = {f"--transformer.{name.replace('_', '-')}" for name in OURS}
         if beside := sorted(given & theirs - ours):
             raise UserError(f"{', '.join(beside)} beside --base={config.base}: a base sets this itself; leave it out")
+        if not paths and "--transformer.pooled-head" not in given:  # of the default config's own model: not exported
+            config = replace(config, transformer=replace(config.transformer, pooled_head=False))
         config = with_base(config)
     return config
 

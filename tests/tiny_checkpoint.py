@@ -41,8 +41,13 @@ def write(
     fast = transformers.PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>")
     fast.chat_template = chat or None
     fast.save_pretrained(folder)
+    return write_model(folder, backend.get_vocab_size(), tied=tied)
+
+
+def write_model(folder: Path, ids: int, *, tied: bool = False) -> Path:
+    """Write config and weights beside a tokenizer with so many ids; returns the folder."""
     transformers.LlamaConfig(
-        vocab_size=backend.get_vocab_size() + PADDING_ROWS,
+        vocab_size=ids + PADDING_ROWS,
         hidden_size=16,
         intermediate_size=24,
         num_hidden_layers=2,

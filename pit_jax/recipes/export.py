@@ -6,7 +6,7 @@ are merged, or written for PEFT beside the weights that they update (base/, or t
 """
 
 import json
-from collections.abc import Sequence
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,9 @@ import jax.numpy as jnp
 from safetensors.numpy import save_file
 
 from pit_jax.config import Config
+from pit_jax.data.text.tokenizers import WEIGHTS
 from pit_jax.errors import UserError
-from pit_jax.evaluation.results import ComparisonRow, Results, read_results
-from pit_jax.files import whole_folder, write_json, write_text
+from pit_jax.files import read_json, whole_folder, write_json, write_text
 from pit_jax.model.adapters import has_adapters, merge
 from pit_jax.model.networks import Params
 from pit_jax.model.pretrained import weights
@@ -25,7 +25,8 @@ from pit_jax.model.pretrained.families import family_of, text_part
 from pit_jax.model.pretrained.peft import HEAD, peft_config, peft_tensors
 from pit_jax.model.pretrained.tensors import Entry, row
 from pit_jax.parallel.hosts import whole
-from pit_jax.paths import resolved, to_path
+from pit_jax.paths import local, resolved, to_path
+from pit_jax.recipes.cards import card
 from pit_jax.run.base import base_entries, described
 from pit_jax.run.code import package_code
 from pit_jax.run.context import Context
@@ -38,12 +39,6 @@ EXPORTS = {
     "improver": StageId("rl", "improver"),
     "reward": StageId("rm", "policy"),
     "gap": StageId("rm", "improver"),
-}
-ROLES = {
-    "policy": "answers a prompt",
-    "improver": "rewrites an answer to a prompt into a better one",
-    "reward": "scores an answer to a prompt",
-    "gap": "scores by how much an answer is better than a reference answer to the same prompt, up to a constant",
 }
 
 
@@ -100,11 +95,23 @@ def backbone_name(context: Context, id: StageId) -> str:
     return "base" if below is None else str(below.id)
 
 
+def published(base: str) -> tuple[str, str] | None:
+    """(name on the hub, revision) of a base that the hub's client holds: models--ORG--NAME/snapshots/REVISION."""
+    found = re.search(r"(?:^|/)models--([^/]+)/snapshots/([^/]+)/*$", base)
+    return None if found is None else (found[1].replace("--", "/"), found[2])
+
+
 def write(context: Context, target: Path, name: str, params: Params) -> None:
     """One model: weights, config.json, generation_config.json, the tokenizer and a card."""
     with whole_folder(target) as partial:
         write_weights(context, partial, params, scalar=EXPORTS[name].name == "rm")
-        write_text(partial / "README.md", card(context, name))
+        write_card(context, partial, name, adapters=False)
+
+
+def write_card(context: Context, folder: Path, name: str, *, adapters: bool) -> None:
+    """README.md of one model, which names its base as the hub does, or by its folder."""
+    base, _ = published(context.config.base) or (context.config.base, "")
+    write_text(folder / "README.md", card(context, name, stage=EXPORTS[name], base=base, adapters=adapters))
 
 
 def write_weights(context: Context, folder: Path, params: Params, *, scalar: bool) -> None:
@@ -115,12 +122,19 @@ def write_weights(context: Context, folder: Path, params: Params, *, scalar: boo
     weights.save(folder, params, scalar_entries(entries) if scalar else entries, dtype=dtype)
     write_json(folder / "config.json", hf_config(context, scalar=scalar))
     if not scalar:
-        write_json(folder / "generation_config.json", _ends(context))
+        write_json(folder / "generation_config.json", special_ids(context))
 
 
-def write_adapters(context: Context, target: Path, name: str, params: Params, base: Path) -> None:
-    """One model's adapters (and its head) in PEFT's format, the tokenizer and a card."""
+def write_adapters(context: Context, target: Path, name: str, params: Params, below: Path) -> None:
+    """One model's adapters (and its head) in PEFT's format, the tokenizer and a card.
+
+    They name the folder `below` as their base, or what the hub calls the base of the run, if it serves as well: a
+    language model that reads no token which the base lacks. A classifier does not: there PEFT makes two labels, and
+    reads the score before an EOS that is PAD too.
+    """
     config, scalar = context.config, "trunk" in params
+    hub = published(config.base) if below.name == "base" and not scalar and context.data.tokenizer.chat else None
+    base, revision = hub or (str(resolved(below)), None)
     entries = base_entries(config)
     adapters = params.get("trunk", params)["blocks"]["adapter"]
     tensors = dict(peft_tensors(adapters, entries))
@@ -130,9 +144,9 @@ def write_adapters(context: Context, target: Path, name: str, params: Params, ba
     with whole_folder(target) as partial:
         context.data.tokenizer.save(partial)
         save_file({key: x.astype(dtype) for key, x in tensors.items()}, partial / "adapter_model.safetensors")
-        described_by = peft_config(config.adapter, adapters, entries, base=str(resolved(base)), scalar=scalar)
-        write_json(partial / "adapter_config.json", described_by)
-        write_text(partial / "README.md", card(context, name))
+        described_by = peft_config(config.adapter, adapters, entries, base=base, scalar=scalar)
+        write_json(partial / "adapter_config.json", {**described_by, "revision": revision})
+        write_card(context, partial, name, adapters=True)
 
 
 def scalar_entries(entries: list[Entry]) -> list[Entry]:
@@ -144,7 +158,6 @@ def scalar_entries(entries: list[Entry]) -> list[Entry]:
 def hf_config(context: Context, *, scalar: bool) -> dict[str, Any]:
     """config.json: that of the base or of its text part, with the class, vocabulary, dtype and special tokens of what
     is written."""
-    labels = {"id2label": {"0": "score"}, "label2id": {"score": 0}} if scalar else {}
     fields = described(to_path(context.config.base))
     family, raw = family_of(fields), text_part(fields)
     if raw is fields:
@@ -154,60 +167,23 @@ def hf_config(context: Context, *, scalar: bool) -> dict[str, Any]:
         "architectures": [family.classifier if scalar else family.causal],
         "dtype": context.config.export.dtype,
         "vocab_size": context.vocab_size,
-        **_ends(context),
-        **labels,
+        **special_ids(context),
+        "id2label": {"0": "score"},  # of a language model too: adapters of a classifier are loaded over it
+        "label2id": {"score": 0},
     }
 
 
-def _ends(context: Context) -> dict[str, Any]:
-    tokenizer = context.data.tokenizer
-    return {"eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id, "bos_token_id": tokenizer.bos_id}
-
-
-def card(context: Context, name: str) -> str:
-    """README.md: what the model does, how it is asked, what it was made from and how it compares."""
-    tokenizer, frame = context.data.tokenizer, context.data.template.frame
-    improving = name in ("improver", "gap")
-    pieces = (
-        [(frame.improver[0], "{prompt}"), (frame.improver[1], "{reference}"), (frame.suffix, "")]
-        if improving
-        else [(frame.policy[0], "{prompt}"), (frame.policy[1], "")]
-    )
-    asked = "".join(tokenizer.backend.decode(list(ids), skip_special_tokens=False) + slot for ids, slot in pieces)
-    stage, end = context.folder_of(EXPORTS[name]), tokenizer.backend.id_to_token(tokenizer.eos_id)
-    lines = [
-        f"# {name}",
-        "",
-        f"{ROLES[name].capitalize()}. Trained with pit_jax (PIT, arXiv 2310.00898) from {context.config.base}.",
-        "",
-        f"A row is these pieces, each tokenised on its own, then the answer and {end}:",
-        "",
-        "```text",
-        asked,
-        "```",
-        *([] if tokenizer.chat is None else ["", "Earlier turns stand before it, as the chat template writes them."]),
-        "",
-        "Made from (hashes of config, data and parents):",
-        "",
-        "```json",
-        json.dumps(stage.lineage(), indent=1, sort_keys=True),
-        "```",
-    ]
-    results = read_results(context.folder_of(StageId("evaluate")).path / "results.json", Results)
-    if results is not None:
-        lines += ["", *_table(results.rows)]
-    return "\n".join(lines) + "\n"
-
-
-def _table(rows: Sequence[ComparisonRow]) -> list[str]:
-    """The comparisons of --stage=evaluate in Markdown."""
-    lines = [
-        f"| {row.temperature:g} | {row.judge} | {row.systems} | {row.delta:+.1f} "
-        f"| {row.low:+.1f} to {row.high:+.1f} | {row.n} |"
-        for row in rows
-    ]
-    head = "| temperature | judge | systems | win - lose, points | 95% interval | n |"
-    return [head, "| --- | --- | --- | --- | --- | --- |", *lines]
+def special_ids(context: Context) -> dict[str, Any]:
+    """The ids of PAD, BOS and EOS: what ends an answer, and of a base that names several ends the others behind it."""
+    tokenizer, folder = context.data.tokenizer, local(to_path(context.config.base), but=WEIGHTS)
+    found = (read_json(folder / name) or {} for name in ("generation_config.json", "config.json"))
+    several = (ids for settings in found if isinstance(ids := settings.get("eos_token_id"), list))
+    ends = list(dict.fromkeys([tokenizer.eos_id, *next(several, [])]))
+    return {
+        "eos_token_id": ends if len(ends) > 1 else tokenizer.eos_id,
+        "pad_token_id": tokenizer.pad_id,
+        "bos_token_id": tokenizer.bos_id,
+    }
 
 
 RECIPE = Recipe(run=run, check=check)

@@ -11,12 +11,15 @@ from pathlib import Path
 
 import pytest
 
+from pit_jax.flags import parse
 from tests import tiny_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted((ROOT / "docs" / "howto").glob("*.md"))
 EXPORT = ROOT / "docs" / "howto" / "export_and_serve.md"
 POD = ROOT / "docs" / "howto" / "pod.md"  # tests/launch/test_pod_page.py
+REAL = ROOT / "docs" / "howto" / "real_model.md"  # downloads a model
+NOT_HERE = (EXPORT, POD, REAL)
 LEFT = {  # what a page leaves behind, in the folder where its commands were run
     "improve_my_answers": ("runs/mine/improve/trails.jsonl",),
     "own_data": ("runs/mixed/inspect/index.html", "runs/ranked/inspect/index.html"),
@@ -42,7 +45,7 @@ def test_every_fork_of_the_examples_is_checked_by_a_page() -> None:
     assert sorted(checked) == sorted(str(path.relative_to(ROOT)) for path in (ROOT / "examples/forks").glob("*.py"))
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page not in (EXPORT, POD)], ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [page for page in PAGES if page not in NOT_HERE], ids=lambda page: page.stem)
 def test_the_commands_of_a_page_run(
     page: Path, finished: tuple[Path, str], environment: dict[str, str], tmp_path: Path
 ) -> None:
@@ -73,6 +76,18 @@ def test_an_export_is_made_and_served(environment: dict[str, str], tmp_path: Pat
     run_lines([f"{line} --export.adapters=peft"], environment, tmp_path)
     sizes = [(workdir / "export" / name / "adapter_model.safetensors").stat().st_size for name in models]
     assert max(sizes) < whole / 2
+
+
+def test_the_commands_for_a_real_checkpoint_can_be_given(tmp_path: Path) -> None:
+    """Every flag is one, and every benchmark has those that it is given."""
+    base = tiny_checkpoint.write(tmp_path / "base")
+    lines = [line.split() for line in "".join(blocks(REAL)).replace("=checkpoints/smollm2", f"={base}").splitlines()]
+    assert [parse(words[1:]).stage for words in lines if words[0] == "pit-jax"] == ["data", "all", "export"]
+    for words in lines:
+        if words[:2] == ["python", "-m"]:
+            source = (ROOT / f"{words[2].replace('.', '/')}.py").read_text()
+            flags = [word.partition("=")[0] for word in words[3:]]
+            assert [flag for flag in flags if f'"{flag}"' not in source] == []
 
 
 def blocks(page: Path) -> list[str]:

@@ -17,6 +17,7 @@ from rich.console import Console
 from safetensors.numpy import load_file
 
 from pit_jax.config import AdapterConfig, Config, ExportConfig
+from pit_jax.data.features import right_padded
 from pit_jax.data.text.templates import Template
 from pit_jax.data.text.tokenizers import load_tokenizer
 from pit_jax.evaluation.results import Results, write_results
@@ -70,6 +71,11 @@ def gap(context: Context, policy: Any) -> Any:
     return {**trunk_of(policy), **init_sharded(context.scalar_model.init_head, jax.random.key(1), context.mesh)}
 
 
+def python_of(card: Path) -> str:
+    """The code on a card."""
+    return card.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+
+
 def rows(context: Context) -> np.ndarray:
     return np.where(REAL > 0, ROWS, context.data.tokenizer.pad_id).astype(np.int32)
 
@@ -102,13 +108,28 @@ def test_a_language_model_has_its_logits_in_torch(context: Context, policy: Any,
     assert theirs.generation_config.eos_token_id == context.data.tokenizer.eos_id
 
 
-def test_a_gap_model_has_its_scores_in_torch(context: Context, gap: Any, tmp_path: Path) -> None:
+def test_a_gap_model_has_its_scores_in_torch(
+    context: Context, gap: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of rows, and of the texts on its card."""
     pytest.importorskip("torch")
     write(context, tmp_path / "gap", "gap", gap)
     theirs = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "gap")
     found_B = scores(context, gap)
     np.testing.assert_allclose(found_B, logits_in_torch(context, theirs)[:, 0], atol=1e-4)
     assert np.abs(found_B[0] - found_B[1]) > 1e-2
+
+    monkeypatch.chdir(tmp_path / "gap")
+    namespace: dict[str, Any] = {}
+    exec(python_of(Path("README.md")), namespace)
+    template, eos_id = context.data.template, context.data.tokenizer.eos_id
+    x, y_ref, y = namespace["prompt"], namespace["reference"], "Thank you, but I can't."
+    asked = [*template.improver_prefix(x), *template.response(y_ref), *template.improver_suffix]
+    rows = [[*asked, *template.response(answer), eos_id] for answer in (y, y_ref)]
+    tokens_BL, mask_BL = right_padded(rows, max(map(len, rows)), context.data.tokenizer.pad_id)
+    score = jax.jit(partial(end_scores, context.scalar_model))
+    better, worse = np.asarray(jax.device_get(score(gap, tokens_BL, mask_BL.astype(np.int32))))
+    assert float(capsys.readouterr().out) == pytest.approx(better - worse, abs=1e-4)
 
 
 def test_what_is_exported_is_a_base_again(context: Context, policy: Any, tmp_path: Path) -> None:
@@ -193,8 +214,7 @@ def test_adapters_lie_beside_the_weights_they_update(
     pytest.importorskip("torch")
     peft = pytest.importorskip("peft")
     params = Models(adapted).load(EXPORTS["gap"])
-    base = transformers.AutoModelForSequenceClassification.from_pretrained(folder / "base", num_labels=1)
-    theirs = peft.PeftModel.from_pretrained(base, folder / "gap")
+    theirs = peft.AutoPeftModelForSequenceClassification.from_pretrained(folder / "gap")
     np.testing.assert_allclose(scores(adapted, params), logits_in_torch(context, theirs)[:, 0], atol=1e-4)
 
 

@@ -148,8 +148,9 @@ def test_whatever_reads_a_checkpoint_says_that_no_code_is_run(repository: Path, 
 )
 def test_what_a_base_sets_cannot_be_asked_for(checkpoint: Path, flag: str) -> None:
     """What no checkpoint sets can."""
-    allowed = parse([f"--base={checkpoint}", "--transformer.no-pooled-head", "--transformer.remat=full"])
-    assert not allowed.transformer.pooled_head and allowed.transformer.layers == 2
+    allowed = parse([f"--base={checkpoint}", "--transformer.pooled-head", "--transformer.remat=full"])
+    assert allowed.transformer.pooled_head and allowed.transformer.layers == 2
+    assert not parse([f"--base={checkpoint}"]).transformer.pooled_head, "it must be asked for"
     with pytest.raises(UserError, match=r" beside --base=.*: a base sets this itself; leave it out"):
         parse([f"--base={checkpoint}", flag])
 
