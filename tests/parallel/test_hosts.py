@@ -277,6 +277,7 @@ def metadata() -> Any:
 WRITERS = {
     "files.py": "the writer",
     "paths.py": "what files.py writes into an object store, and the copies that each machine keeps",
+    "digests.py": "what each machine remembers of large files",
     "model/pretrained/weights.py": "safetensors files inside whole_folder, of main alone",
     "parallel/lock.py": "who owns a workdir, by main alone",
     "training/checkpoint.py": "what main sets aside",
