@@ -83,7 +83,7 @@ def test_rl_depends_on_the_code_that_it_uses(load: Callable[..., None], flags: t
 def test_a_stage_depends_on_its_code_and_what_all_share(load: Callable[..., None]) -> None:
     load()
     first = knobs(StageId("mine", "policy"))
-    assert {"code of stage mine-policy", "seed", "rm.batch_size", "rl.kl_coef", "data.sources"} <= first.keys()
+    assert {"code of stage mine-policy", "seed", "rm.batch_size", "rl.kl_coef", "data.heldout_fraction"} <= first.keys()
     load(beside="weight = 0.6\n")
     second = knobs(StageId("mine", "policy"))
     assert {key for key in second if first[key] != second[key]} == {"code of stage mine-policy"}

@@ -19,8 +19,7 @@ def slow(reference):  # what is raised in it is printed and forgotten
     time.sleep(60)
 
 signals.GRACE = 0.3
-if "nohup" in sys.argv:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+signal.signal(signal.SIGINT, signal.SIG_IGN if "nohup" in sys.argv else signal.default_int_handler)
 signals.guard()
 if "starting" not in sys.argv:
     signals.start()

@@ -55,9 +55,9 @@ def gradient(read: Any) -> Any:
     return jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
 
 
-def assert_equal(found: Any, expected: Any) -> None:
+def assert_equal(found: Any, expected: Any, atol: float = 1e-6) -> None:
     for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(x, y, rtol=1e-6, atol=atol)
 
 
 @pytest.mark.parametrize("slots", [1, 3])
@@ -78,7 +78,7 @@ def test_every_mesh_gives_the_same(shape: tuple[int, int, int], vocabulary: int,
     expected = gradient(partial(plain, **knobs))(*given)
     with jax.set_mesh(make_mesh(*shape)):
         found = gradient(partial(pieces, slots=2, **knobs))(*given)
-    assert_equal(found, expected)
+    assert_equal(found, expected, atol=3e-6)  # numbers up to 3, added in another order
 
 
 def test_rows_that_a_mesh_does_not_divide(make_mesh: Any) -> None:
