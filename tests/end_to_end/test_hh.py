@@ -151,4 +151,4 @@ def test_the_export_names_the_end_of_a_turn(
     settings = json.loads((workdir / "export" / "improver" / "generation_config.json").read_text())
     assert settings["eos_token_id"] == tokenizer.eos_id == tokenizer.id_of("<|im_end|>")
     card = (workdir / "export" / "improver" / "README.md").read_text()
-    assert "then the answer and <|im_end|>:" in card and "Earlier turns stand before it" in card
+    assert "An answer ends with <|im_end|>, which counts" in card and "Earlier turns are earlier messages." in card
