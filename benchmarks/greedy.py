@@ -11,7 +11,7 @@ from rich.console import Console
 
 from pit_jax.config import Config
 from pit_jax.data.store import open_data
-from pit_jax.data.text.templates import IMPROVE_WORDS, REFERENCE_WORDS
+from pit_jax.data.text.templates import improver_messages
 from pit_jax.data.text.transcripts import messages_of
 from pit_jax.inference.engine import Engine
 from pit_jax.inference.sampling import Sampling
@@ -69,12 +69,12 @@ def asked_here(
     drawn = texts.rewrite(weights, chunk, given, *greedy) if given else texts.answer(weights, chunk, *greedy)
     asked = []
     for number, (x, answer) in enumerate(zip(prompts, drawn, strict=True)):
-        messages = [{"role": role, "content": content} for role, content in messages_of(x)]
-        ids = template.policy_prompt(x)
+        messages, ids = [*messages_of(x)], template.policy_prompt(x)
         if given:
-            messages[-1]["content"] += REFERENCE_WORDS + references[number] + IMPROVE_WORDS
+            messages = improver_messages(messages, references[number])
             ids = [*template.improver_prefix(x), *given[number], *template.improver_suffix]
-        asked.append(Asked(messages, ids, list(answer.ids)))
+        rows = [{"role": role, "content": content} for role, content in messages]
+        asked.append(Asked(rows, ids, list(answer.ids)))
     return asked
 
 

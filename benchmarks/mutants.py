@@ -214,7 +214,7 @@ MUTANTS = (
     Mutant(
         "folders: an ancestor may change",
         "run/folders.py",
-        "if above[name] != before.get(name)",
+        "if digests[name] != before.get(name)",
         "if False",
         "run",
     ),

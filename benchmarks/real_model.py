@@ -21,9 +21,10 @@ from benchmarks.command import BEFORE_IMPROVER_RL, execute
 from benchmarks.greedy import asked_here, in_transformers, opened
 from benchmarks.results import keep, parser_of
 from pit_jax.batch import SftBatch
-from pit_jax.files import read_jsonl
+from pit_jax.files import read_metrics
 from pit_jax.model.networks import Params
 from pit_jax.model.scoring import counted_logprobs
+from pit_jax.paths import METRICS
 from pit_jax.run.base import load_base
 from pit_jax.run.context import Context
 from pit_jax.run.provenance import StageId
@@ -85,7 +86,7 @@ def trained(workdir: Path, flags: Sequence[str]) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     for stage, model in (*BEFORE_IMPROVER_RL, ("rl", "improver")):
         execute([f"--stage={stage}", f"--model={model}", *flags])
-        rows = list(read_jsonl(workdir / f"{stage}-{model}" / "metrics.jsonl"))
+        rows = read_metrics(workdir / f"{stage}-{model}" / METRICS)
         last = [row for row in rows if row["phase"] == "eval"][-1]
         shown = {name: round(last[name], 3) for name in HELDOUT if name in last}
         peak = max(row.get("perf/host_peak_bytes", 0) for row in rows)

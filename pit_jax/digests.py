@@ -7,6 +7,7 @@ import os
 import tempfile
 from pathlib import Path
 
+from pit_jax.files import content_digest
 from pit_jax.paths import cache_folder
 
 LARGE = 1 << 26  # bytes; what is smaller is read in less than a tenth of a second
@@ -23,8 +24,7 @@ def _digest(file: Path, state: tuple[int, ...]) -> str:
     note = cache_folder() / "digests" / hashlib.sha256(repr([str(file), state]).encode()).hexdigest()[:24]
     with contextlib.suppress(OSError):
         return note.read_text()
-    with file.open("rb") as opened:
-        digest = hashlib.file_digest(opened, "sha256").hexdigest()
+    digest = content_digest(file)
     if state[0] >= LARGE:
         with contextlib.suppress(OSError):  # a home that cannot be written: the file is read again next time
             note.parent.mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,7 @@ ROOMS: dict[str, str] = {
     "signals": "terminal",
     "paths": "errors",
     "files": "errors paths",
-    "digests": "paths",
+    "digests": "paths files",
     "seal": "errors paths files",
     "table": "errors files",
     "masked": "",

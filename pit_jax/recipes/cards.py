@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 
-from pit_jax.data.text.templates import IMPROVE_WORDS, REFERENCE_WORDS
+from pit_jax.data.text.templates import IMPROVE_WORDS, REFERENCE_WORDS, improver_messages
 from pit_jax.data.text.tokenizers import ANSWER, IMPROVE, REFERENCE, Tokenizer
 from pit_jax.evaluation.results import ComparisonRow, Results, read_results
 from pit_jax.run.context import Context
@@ -129,7 +129,8 @@ def _row(context: Context, name: str) -> str:
     tokenizer = context.data.tokenizer
     if tokenizer.chat is None:
         return "".join(_pieces(tokenizer, name))
-    content = "{prompt}" + (REFERENCE_WORDS + "{reference}" + IMPROVE_WORDS if name in WITH_REFERENCE else "")
+    messages = [("user", "{prompt}")]
+    ((_, content),) = improver_messages(messages, "{reference}") if name in WITH_REFERENCE else messages
     return str(tokenizer.backend.decode(context.data.template.policy_prompt(content), skip_special_tokens=False))
 
 

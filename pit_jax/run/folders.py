@@ -140,14 +140,22 @@ class StageFolder:
             UserError: an ancestor was trained again after a stage that was made from it, with another seed or network
                 than is asked for, or says no longer what it was made from.
         """
-        digests: dict[str, str] = {}
-        for parent in self.parents(config):
-            if (done := parent.done()) is not None:
-                digests |= {**parent._made_from(config), parent.name: done["digest"]}
+        above = self._above(config)
+        digests = {name: (folder.done() or {})["digest"] for name, folder in above.items()}
+        for folder in above.values():
+            folder._check_origin(config, digests)
         return digests
 
-    def _made_from(self, config: Config) -> dict[str, str]:
-        """The ancestors of this finished stage. UserError as `ancestors`, of this one too."""
+    def _above(self, config: Config) -> dict[str, "StageFolder"]:
+        """The finished stages above this one by name, each behind its own ancestors."""
+        found: dict[str, StageFolder] = {}
+        for parent in self.parents(config):
+            if parent.name not in found and parent.done() is not None:
+                found |= {**parent._above(config), parent.name: parent}
+        return found
+
+    def _check_origin(self, config: Config, digests: Mapping[str, str]) -> None:
+        """UserError as `ancestors`, of this finished stage; `digests` are of those above it, and of others."""
         if lost := [name for name in (CONFIG, LINEAGE) if not (self.path / name).is_file()]:
             raise UserError(
                 f"{self.path} is finished, and its {' and '.join(lost)} is gone, which said what it was made from; put "
@@ -158,23 +166,12 @@ class StageFolder:
                 f"{self.path} was made with another config ({', '.join(changed)}); restore the old values, use another "
                 f"--workdir, or delete {self.path} to run that stage again"
             )
-        above, before = self.ancestors(config), self.lineage()["ancestors"]
-        if changed := sorted(name for name in above if above[name] != before.get(name)):
+        before = self.lineage()["ancestors"]
+        if changed := sorted(name for name in self._above(config) if digests[name] != before.get(name)):
             raise UserError(
                 f"{self.path} was made from another {changed[0]} (digest {before.get(changed[0])}) than the one that "
-                f"is there now ({above[changed[0]]}); delete {self.path} to run that stage again"
+                f"is there now ({digests[changed[0]]}); delete {self.path} to run that stage again"
             )
-        return above
-
-    def _check_data(self, config: Config, fingerprint: str) -> None:
-        """UserError for an ancestor that was made from other data."""
-        for parent in self.parents(config):
-            if (before := parent.lineage()["data"]) != fingerprint:
-                raise UserError(
-                    f"{parent.path} was made from other data ({before}) than {self.run.data_folder} holds "
-                    f"({fingerprint}); put the old data back, or delete {parent.path} to run that stage again"
-                )
-            parent._check_data(config, fingerprint)
 
     def changed(self, config: Config) -> list[str]:
         """`knob: before -> now` for every knob of the stage in which `config` differs from what this folder holds.
@@ -201,7 +198,12 @@ class StageFolder:
         Raises UserError as `ancestors`, and for one that was made from other data.
         """
         knobs, ancestors = config_hash(self.stage.depends_on(config)), self.ancestors(config)
-        self._check_data(config, data_fingerprint)
+        for folder in self._above(config).values():
+            if (before := folder.lineage()["data"]) != data_fingerprint:
+                raise UserError(
+                    f"{folder.path} was made from other data ({before}) than {self.run.data_folder} holds "
+                    f"({data_fingerprint}); put the old data back, or delete {folder.path} to run that stage again"
+                )
         return {"config": knobs, "data": data_fingerprint, "ancestors": ancestors}
 
     def changed_inputs(self, lineage: Mapping[str, Any]) -> list[str]:
