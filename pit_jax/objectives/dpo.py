@@ -48,8 +48,9 @@ def dpo_loss(
         raise UserError(f"beta={beta}: the implicit reward needs a finite scale above 0 (0.1 is usual)")
     if not 0 <= label_smoothing < 0.5:
         raise UserError(f"label_smoothing={label_smoothing}: pass a chance in [0, 0.5); at 0.5 labels say nothing")
-    chosen_B = beta * (policy_chosen_B.astype(jnp.float32) - anchor_chosen_B.astype(jnp.float32))
-    rejected_B = beta * (policy_rejected_B.astype(jnp.float32) - anchor_rejected_B.astype(jnp.float32))
+    chosen_B, rejected_B = implicit_rewards(
+        policy_chosen_B, policy_rejected_B, anchor_chosen_B, anchor_rejected_B, beta=beta
+    )
     margins_B = chosen_B - rejected_B
     right_B, wrong_B = jax.nn.softplus(-margins_B), jax.nn.softplus(margins_B)
     losses_B = (1 - label_smoothing) * right_B + label_smoothing * wrong_B
@@ -61,3 +62,18 @@ def dpo_loss(
         "rewards/margins": Mean.of(margins_B),
     }
     return jnp.mean(losses_B), metrics
+
+
+def implicit_rewards(
+    policy_chosen_B: jax.Array,
+    policy_rejected_B: jax.Array,
+    anchor_chosen_B: jax.Array,
+    anchor_rejected_B: jax.Array,
+    *,
+    beta: float,
+) -> tuple[jax.Array, jax.Array]:
+    """(chosen_B, rejected_B), float32: r of `dpo_loss`, of which only differences between answers to one prompt mean
+    anything."""
+    chosen_B = beta * (policy_chosen_B.astype(jnp.float32) - anchor_chosen_B.astype(jnp.float32))
+    rejected_B = beta * (policy_rejected_B.astype(jnp.float32) - anchor_rejected_B.astype(jnp.float32))
+    return chosen_B, rejected_B
