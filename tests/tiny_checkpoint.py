@@ -44,7 +44,7 @@ def write(
     return write_model(folder, backend.get_vocab_size(), tied=tied)
 
 
-def write_model(folder: Path, ids: int, *, tied: bool = False) -> Path:
+def write_model(folder: Path, ids: int, *, tied: bool = False, seed: int = 7) -> Path:
     """Write config and weights beside a tokenizer with so many ids; returns the folder."""
     transformers.LlamaConfig(
         vocab_size=ids + PADDING_ROWS,
@@ -56,6 +56,6 @@ def write_model(folder: Path, ids: int, *, tied: bool = False) -> Path:
         tie_word_embeddings=tied,
     ).save_pretrained(folder)
     found = architecture(transformers.AutoConfig.from_pretrained(folder).to_dict())
-    params = LanguageModel(found, found.vocab_rows).init(jax.random.key(7))
+    params = LanguageModel(found, found.vocab_rows).init(jax.random.key(seed))
     weights.save(folder, params, FAMILIES["llama"].entries(found), dtype=np.float32)
     return folder

@@ -27,7 +27,7 @@ from tests.recipes.test_export import placed, python_of
 PROMPTS = ("What is a kind way to say no?", "A stranger", "I say: no", "a (friend)")
 REFERENCES = ("Thank you, but I can't.", "It depends", "- a friend,\n- a stranger.", "No!")
 TOKENS = 12
-FAMILIES = {"qwen-2.5": "bytes", "llama-3": "bytes", "gemma": "bytes"}  # chat templates, and kinds of tokenizers
+FAMILIES = {"qwen-2.5": "joined", "llama-3": "joined", "gemma": "words"}  # chat templates, and kinds of tokenizers
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -36,7 +36,7 @@ def context(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     folder = tmp_path_factory.mktemp("hub") / "models--ORG--tiny" / "snapshots" / "0123abc"
     written(folder, FAMILIES[request.param], PUBLISHED[request.param])
     tokenizer = load_tokenizer(folder)
-    tiny_checkpoint.write_model(folder, tokenizer.vocab_size)
+    tiny_checkpoint.write_model(folder, tokenizer.vocab_size, seed=1)  # whose answers differ from each other
     others = {"eos_token_id": [tokenizer.eos_id, tokenizer.vocab_size - 1], "temperature": 0.1}
     (folder / "generation_config.json").write_text(json.dumps(others))
     data: Any = SimpleNamespace(tokenizer=tokenizer, template=Template(tokenizer), response_slot=TOKENS)
