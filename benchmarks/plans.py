@@ -53,7 +53,6 @@ compiled ahead of time for the machine by its own compiler (libtpu), with the ro
   run cannot be faster, and is slower. Every row counts at its widest width, which is too much with `data.buckets`;
   compiling, saving and evaluations of supervised stages are not counted.
 - **price** is hours x chips x the price of a chip-hour, as the command was given it (not a price list): {prices}.
-- A cell that is not here was not compiled yet.
 
 Chips: {chips}.
 
