@@ -3,12 +3,14 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from pit_jax.ranges import Count, CountOrNone, Divisors, Finite, NotNegative, Positive, ShareAboveNone
+
 
 @dataclass(frozen=True)
 class AdapterConfig:
-    rank: int = 0
+    rank: CountOrNone = 0
     """Rank of low-rank adapters (LoRA) that are trained in place of the weights; 0 = train the weights."""
-    alpha: float = 16.0
+    alpha: Positive = 16.0
     """An adapter's update counts alpha / rank times."""
     targets: tuple[str, ...] = ("query", "key", "value", "out", "gate", "up", "down")
     """Matrices of a layer that have adapters; a family without a gate has none there, and experts have none."""
@@ -18,21 +20,21 @@ class AdapterConfig:
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    width: int = 64
+    width: Count = 64
     """Residual width D."""
-    layers: int = 2
+    layers: Count = 2
     """Number of stacked blocks U."""
-    query_heads: int = 4
+    query_heads: Count = 4
     """Query heads N."""
-    kv_heads: int = 4
+    kv_heads: Count = 4
     """Key/value heads K; must divide query_heads."""
-    head_size: int = 16
+    head_size: Count = 16
     """Head size H."""
-    ffn: int = 192
+    ffn: Count = 192
     """Feed-forward width F."""
-    experts: int = 0
+    experts: CountOrNone = 0
     """Feed-forwards of a layer, each of width ffn, of which a token takes some; 0 = one, which all take."""
-    experts_per_token: int = 0
+    experts_per_token: CountOrNone = 0
     """How many experts a token takes: those to which its router gives most weight."""
     experts_renormed: bool = False
     """The weights of a token's experts add up to 1; else they are shares of the softmax over all experts."""
@@ -40,38 +42,38 @@ class TransformerConfig:
     """Feed-forward with a silu or gelu (tanh) gate, or with gelu (erf) and no gate."""
     tied: bool = True
     """Share the embedding with the output projection."""
-    vocab_rows: int = 0
+    vocab_rows: CountOrNone = 0
     """Least rows of the embedding; 0 = as many as the tokenizer has ids."""
-    rope_theta: float = 10_000.0
+    rope_theta: Positive = 10_000.0
     """Base of the rotary position frequencies."""
-    rope_share: float = 1.0
+    rope_share: ShareAboveNone = 1.0
     """Share of every head that is rotated, from its first component on."""
     rope_layers: tuple[bool, ...] = ()
     """Which layers rotate queries and keys; empty = all of them."""
     rope_scaling: Literal["none", "linear", "llama3", "yarn", "longrope"] = "none"
     """Frequencies as they are, all divided by rope_factor, the slow ones alone, in two ways (Llama 3.1, YaRN), or each
     divided by its own of rope_divisors."""
-    rope_divisors: tuple[float, ...] = ()
+    rope_divisors: Divisors = ()
     """longrope: what each frequency is divided by, in rows of at most rope_length slots; there are no others."""
-    rope_factor: float = 1.0
+    rope_factor: Positive = 1.0
     """How much longer rows are than those of pre-training."""
-    rope_low: float = 1.0
+    rope_low: NotNegative = 1.0
     """llama3, yarn: frequencies with fewer turns than this in rope_length are divided by rope_factor."""
-    rope_high: float = 4.0
+    rope_high: NotNegative = 4.0
     """llama3, yarn: frequencies with more turns than this in rope_length stay; between the two they are blended."""
-    rope_length: int = 8192
+    rope_length: Count = 8192
     """llama3, yarn, longrope: longest row of pre-training."""
     rope_whole: bool = True
     """yarn: the blend reaches from one component to another; else from the very numbers of turns."""
-    rope_gain: float = 1.0
+    rope_gain: Positive = 1.0
     """Rotated components of queries and keys are this many times as large (attention factor of yarn and longrope)."""
-    query_growth: float = 0.0
+    query_growth: NotNegative = 0.0
     """Queries times 1 + query_growth log(1 + floor(position / rope_length))."""
-    window: int = 0
+    window: CountOrNone = 0
     """Tokens that a layer of `windowed` sees, its own included; 0 = no such layer."""
     windowed: tuple[bool, ...] = ()
     """Which layers see `window` tokens; empty = all of them, where there is a window."""
-    window_rope_theta: float = 0.0
+    window_rope_theta: NotNegative = 0.0
     """Base of the frequencies of those layers, which are not scaled; 0 = as in the others."""
     qkv_bias: bool = False
     """A bias on query, key and value."""
@@ -83,29 +85,29 @@ class TransformerConfig:
     """RMSNorm of queries and keys."""
     qk_norm_over: Literal["head", "layer"] = "head"
     """What qk_norm makes alike: every head, or all heads of a layer together."""
-    attention_scale: float = 0.0
+    attention_scale: NotNegative = 0.0
     """Factor of query times key; 0 = head_size ** -0.5."""
     attention: Literal["auto", "dense", "chunks", "splash", "cudnn"] = "auto"
     """How whole rows attend: with one mask; a chunk of queries after the other, in less memory; with the flash
     attention of TPUs or of cuDNN. auto = the last two where the devices, the model and the rows are such that they can,
     else chunks for long rows. A gap tree, which neither kernel can express, has chunks in their place."""
-    attention_softcap: float = 0.0
+    attention_softcap: NotNegative = 0.0
     """Scores c tanh(scores / c) before the softmax; 0 = as they are."""
-    logit_softcap: float = 0.0
+    logit_softcap: NotNegative = 0.0
     """Logits c tanh(logits / c); 0 = as they are."""
-    logit_divisor: float = 1.0
+    logit_divisor: Positive = 1.0
     """Logits divided by this, behind the cap."""
     embedding_scale: bool = True
     """Embeddings times sqrt(width)."""
-    embedding_factor: float = 1.0
+    embedding_factor: Positive = 1.0
     """Embeddings times this."""
-    residual_factor: float = 1.0
+    residual_factor: Positive = 1.0
     """What attention and feed-forward add to the residual stream, times this."""
     norm: Literal["rms", "layer"] = "rms"
     """RMSNorm, or LayerNorm with a bias."""
-    norm_offset: float = 0.0
+    norm_offset: Finite = 0.0
     """Added to the weights of every RMSNorm; 1 in Gemma."""
-    norm_eps: float = 1e-6
+    norm_eps: NotNegative = 1e-6
     """Epsilon of the norms."""
     pre_norms: bool = True
     """Norms before attention and feed-forward."""
@@ -124,10 +126,10 @@ class TransformerConfig:
     """Dtype of the matrices of frozen models: the weights under adapters; in RL anchor, reward models and samplers."""
     # 256 MiB are 256 slots of a vocabulary of 256k: enough rows for a matrix product to be bound by compute on a v5e
     # (240 operations a byte), and a few such arrays at a time still fit beside the model in its 16 GB.
-    logits_bytes: int = 2**28
+    logits_bytes: Count = 2**28
     """Most bytes of float32 logits that a device holds at a time in training and scoring, about: with more, log-probs
     are made of a few slots of every row at a time. At least one slot of every row is."""
-    unroll: int = 1
+    unroll: Count = 1
     """Blocks unrolled per scan step; a shallow stack on a CPU is faster fully unrolled."""
     remat: Literal["none", "full", "dots", "offload"] = "none"
     """What of a block is computed again in the backward pass: nothing; all of it; all but the products of activations

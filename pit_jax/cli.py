@@ -93,8 +93,6 @@ def run(config: Config) -> int:
 
     try:
         keep_freed_memory()
-        if config.mesh.simulate < 0:
-            raise UserError(f"--mesh.simulate={config.mesh.simulate}: pass a number of devices, or 0 for the real ones")
         if config.mesh.simulate:
             simulate_devices(config.mesh.simulate)
         hosts.start(config.hosts, simulated=config.mesh.simulate > 0)

@@ -5,6 +5,7 @@ import json
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal
 
+from pit_jax import ranges
 from pit_jax.architecture import AdapterConfig, TransformerConfig
 from pit_jax.cluster import Effort as Effort  # part of PlanConfig, whose names are found here
 from pit_jax.cluster import HostsConfig, MeshConfig, PlanConfig
@@ -13,26 +14,26 @@ from pit_jax.limits import GatesConfig, MonitorsConfig
 
 @dataclass(frozen=True)
 class DataConfig:
-    sources: tuple[str, ...] = ("notes",)
+    sources: ranges.Names = ("notes",)
     """Where pairs come from: `notes` (embedded), `pairs:PATH` (prompt, chosen, rejected), `hh:PATH`, .. (README)."""
-    rates: tuple[float, ...] = (1.0,)
+    rates: ranges.Rates = (1.0,)
     """Mixing rate of each source; the share of a source's examples seen per pass follows the rates."""
-    heldout_fraction: float = 0.05
+    heldout_fraction: ranges.ShareBetween = 0.05
     """Share of prompts (by hash) kept out of every training fold."""
-    max_bad_rows: float = 0.0
+    max_bad_rows: ranges.Share = 0.0
     """Largest share of a source's rows that may be left out, and counted, because they cannot be pairs."""
     contradictions: Literal["drop", "keep", "refuse"] = "drop"
     """Pairs that also stand there with their answers swapped: leave them all out, counted; train on them; or stop."""
-    prompt_length: int = 48
+    prompt_length: ranges.Count = 48
     """Most tokens of a prompt x; longer examples are counted and dropped."""
-    response_length: int = 48
+    response_length: ranges.Count = 48
     """Most tokens of an answer, EOS included; longer examples are counted and dropped."""
-    buckets: int = 1
+    buckets: ranges.Count = 1
     """Most widths that the rows of a training are padded to, each compiled once; 1 = one width, as the longest needs.
     With more, rows of like length meet in a batch."""
-    notes_pairs: int = 40_000
+    notes_pairs: ranges.Count = 40_000
     """Pairs generated for the embedded `notes` source."""
-    notes_seed: int = 0
+    notes_seed: ranges.CountOrNone = 0
     """Seed of the embedded `notes` source."""
 
 
@@ -40,7 +41,7 @@ class DataConfig:
 class TokenizerConfig:
     path: str = ""
     """Folder of a Hugging Face fast tokenizer; empty = train one on the data."""
-    vocab_size: int = 512
+    vocab_size: ranges.Count = 512
     """Most entries of a tokenizer trained on the data."""
     template_arguments: tuple[str, ...] = ()
     """What its chat template is told, as NAME=VALUE: `enable_thinking=false`. It becomes part of the template."""
@@ -48,50 +49,50 @@ class TokenizerConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    learning_rate: float = 1e-3
+    learning_rate: ranges.Positive = 1e-3
     """Peak learning rate."""
     schedule: Literal["constant", "cosine", "linear"] = "cosine"
     """Shape after warm-up."""
-    warmup: float = 0.05
+    warmup: ranges.Share = 0.05
     """Share of the updates spent warming up from 0."""
-    final: float = 0.1
+    final: ranges.Share = 0.1
     """Learning rate at the end, as a share of the peak."""
-    weight_decay: float = 0.01
+    weight_decay: ranges.NotNegative = 0.01
     """Decoupled decay of matrices; never of norms, biases or heads."""
-    beta1: float = 0.9
+    beta1: ranges.ShareBelowOne = 0.9
     """Adam beta1."""
-    beta2: float = 0.98
+    beta2: ranges.ShareBelowOne = 0.98
     """Adam beta2."""
-    eps: float = 1e-8
+    eps: ranges.Positive = 1e-8
     """Adam epsilon, inside the bias-corrected form."""
-    clip_norm: float = 1.0
+    clip_norm: ranges.Limit = 1.0
     """Largest global gradient norm."""
 
 
 @dataclass(frozen=True)
 class SftConfig:
-    policy_steps: int = 800
+    policy_steps: ranges.Count = 800
     """Updates of the policy's SFT."""
-    improver_steps: int = 1600
+    improver_steps: ranges.Count = 1600
     """Updates of the improver's SFT."""
-    batch_size: int = 64
+    batch_size: ranges.Count = 64
     """Examples per update."""
-    accumulate: int = 1
+    accumulate: ranges.Count = 1
     """Micro-batches per update; the loss is normalised over all tokens of the update."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
 
 @dataclass(frozen=True)
 class RmConfig:
-    policy_steps: int = 500
+    policy_steps: ranges.Count = 500
     """Updates of the reward model."""
-    improver_steps: int = 600
+    improver_steps: ranges.Count = 600
     """Updates of the gap model."""
-    second_gap_steps: int = 0
+    second_gap_steps: ranges.CountOrNone = 0
     """Updates of a second gap model, with its own head and order of pairs, that RL is watched with; 0 = none."""
-    batch_size: int = 64
+    batch_size: ranges.Count = 64
     """Pairs per update."""
-    accumulate: int = 1
+    accumulate: ranges.Count = 1
     """Micro-batches per update."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     gap_loss: Literal["five", "pair"] = "five"
@@ -101,15 +102,15 @@ class RmConfig:
 
 @dataclass(frozen=True)
 class CurriculumConfig:
-    references: tuple[str, ...] = ("rejected+chosen", "policy-rl")
+    references: ranges.Names = ("rejected+chosen", "policy-rl")
     """References of each phase, in order: rejected, chosen, policy-sft, policy-rl, improver; `+` shares them evenly."""
-    rounds: tuple[int, ...] = (25, 35)
+    rounds: ranges.Counts = (25, 35)
     """Rounds of each phase; a phase that ends sooner leaves its rounds to the last one."""
     switch: Literal["rounds", "plateau", "success"] = "rounds"
     """What else ends a phase: nothing, a held-out gap that stopped rising, or rollouts that beat their reference."""
-    patience: int = 3
+    patience: ranges.Count = 3
     """plateau: evaluations without a better held-out gap."""
-    success: float = 0.6
+    success: ranges.Share = 0.6
     """success: share of a round's rollouts whose gap is above 0."""
     anchor: Literal["sft", "previous"] = "sft"
     """KL against the SFT improver in every phase, or against the improver as the previous phase left it."""
@@ -117,17 +118,17 @@ class CurriculumConfig:
 
 @dataclass(frozen=True)
 class RlConfig:
-    policy_rounds: int = 30
+    policy_rounds: ranges.Count = 30
     """Rounds of the policy's RL."""
-    policy_algorithm: str = "ppo"
+    policy_algorithm: ranges.Name = "ppo"
     """RL algorithm of the policy: ppo, grpo, rloo, dr_grpo, or a fork's. Without a critic there is no value model."""
-    policy_samples: int = 0
+    policy_samples: ranges.CountOrNone = 0
     """Responses drawn side by side for each prompt of the policy's RL; 0 = as many as its algorithm asks for."""
     policy_rewards: tuple[str, ...] = ()
     """Text rewards that are added to the policy's: the names of a fork's functions, as NAME or NAME:WEIGHT."""
-    improver_algorithm: str = "ppo"
+    improver_algorithm: ranges.Name = "ppo"
     """RL algorithm of the improver."""
-    improver_samples: int = 0
+    improver_samples: ranges.CountOrNone = 0
     """Responses drawn for each (prompt, reference) of the improver's RL; 0 = as many as its algorithm asks for."""
     improver_rewards: tuple[str, ...] = ()
     """Text rewards that are added to the improver's, as NAME or NAME:WEIGHT."""
@@ -135,40 +136,40 @@ class RlConfig:
     """Mean of the policy loss: over real tokens (ppo, rloo), over responses of their token means (grpo), or all tokens
     summed and divided by the response slots (dr_grpo, arXiv 2503.20783), so that no length is favoured."""
     curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
-    batch_size: int = 128
+    batch_size: ranges.Count = 128
     """Rollouts per round."""
-    epochs: int = 2
+    epochs: ranges.Count = 2
     """Passes over a round's rollouts."""
-    minibatches: int = 4
+    minibatches: ranges.Count = 4
     """Updates per pass; rollouts are reshuffled every pass."""
-    accumulate: int = 1
+    accumulate: ranges.Count = 1
     """Micro-batches per update."""
     offload: Literal["none", "optimizer", "frozen", "both"] = "none"
     """What waits in the host's memory while it has nothing to do: the optimizer's state during rollouts, frozen models
     during updates, or both. It costs two transfers a round."""
-    score_rows: int = 0
+    score_rows: ranges.CountOrNone = 0
     """Rollouts that anchor, critic and reward models read at a time; 0 = all of a round."""
-    temperature: float = 1.0
+    temperature: ranges.Positive = 1.0
     """Sampling temperature of rollouts and references; log-probs are taken at it."""
-    kl_coef: float = 0.15
+    kl_coef: ranges.NotNegative = 0.15
     """Weight of the per-token KL against the SFT model (start value if adaptive)."""
     kl_kind: Literal["k1", "k2", "k3"] = "k1"
     """KL estimator inside the reward."""
-    kl_target: float = 0.0
+    kl_target: ranges.NotNegative = 0.0
     """KL per response, in nats, that an adaptive coefficient steers to; 0 = fixed coefficient."""
-    kl_horizon: int = 10_000
+    kl_horizon: ranges.Count = 10_000
     """Episodes over which the adaptive coefficient moves."""
-    clip_eps: float = 0.2
+    clip_eps: ranges.Positive = 0.2
     """PPO ratio clip."""
-    value_clip_eps: float = 0.2
+    value_clip_eps: ranges.Limit = 0.2
     """Clip of the value against the rollout's value."""
-    vf_coef: float = 1.0
+    vf_coef: ranges.NotNegative = 1.0
     """Weight of the value loss."""
-    gamma: float = 1.0
+    gamma: ranges.Share = 1.0
     """Discount."""
-    gae_lambda: float = 0.95
+    gae_lambda: ranges.Share = 0.95
     """GAE lambda."""
-    missing_eos_penalty: float = 1.0
+    missing_eos_penalty: ranges.NotNegative = 1.0
     """Subtracted from the score of an answer that did not end, which counts as 0 if it is above."""
     reward: Literal["gap", "difference"] = "gap"
     """The improver's reward: the gap model, or r(x, y) - r(x, y_ref) of the policy's reward model (an ablation)."""
@@ -176,13 +177,13 @@ class RlConfig:
     """Subtract r(x, y_ref, y_ref) of the gap, so that copying the reference earns 0; off = paper-literal."""
     ignore_gates: bool = False
     """Train the improver on a gap model that fails its gates (rm.gates.*); lineage.json says so."""
-    stop_kl: float = 0.1
+    stop_kl: ranges.NotNegative = 0.1
     """Stop a round's updates when the approximate KL to the sampler exceeds this; 0 = never."""
-    select_kl: float = 10.0
+    select_kl: ranges.Limit = 10.0
     """Checkpoints whose KL per response (nats) exceeds this are not selected."""
-    evaluate_every: int = 5
+    evaluate_every: ranges.Count = 5
     """Rounds between evaluations (and checkpoints) on held-out prompts."""
-    heldout_prompts: int = 256
+    heldout_prompts: ranges.Count = 256
     """Held-out prompts of such an evaluation."""
     monitors: MonitorsConfig = field(default_factory=MonitorsConfig)
     optimizer: OptimizerConfig = field(
@@ -190,21 +191,21 @@ class RlConfig:
             learning_rate=2e-4, schedule="constant", warmup=0.02, weight_decay=0.0, eps=1e-5
         )
     )
-    value_learning_rate: float = 5e-4
+    value_learning_rate: ranges.Positive = 5e-4
     """Peak learning rate of the value model."""
 
 
 @dataclass(frozen=True)
 class DpoConfig:
-    steps: int = 500
+    steps: ranges.Count = 500
     """Updates of the DPO policy, a baseline; it starts from the policy's SFT."""
-    batch_size: int = 32
+    batch_size: ranges.Count = 32
     """Pairs per update."""
-    accumulate: int = 1
+    accumulate: ranges.Count = 1
     """Micro-batches per update."""
-    beta: float = 0.1
+    beta: ranges.Positive = 0.1
     """How hard the policy is held to its SFT."""
-    label_smoothing: float = 0.0
+    label_smoothing: ranges.ShareBelowHalf = 0.0
     """Chance that a label is wrong (conservative DPO), below 0.5."""
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(learning_rate=3e-4, schedule="linear", warmup=0.1, weight_decay=0.0)
@@ -213,37 +214,37 @@ class DpoConfig:
 
 @dataclass(frozen=True)
 class ImproveConfig:
-    rounds: int = 3
+    rounds: ranges.Count = 3
     """Improvements K after the first answer."""
     stop: Literal["rounds", "threshold", "best"] = "rounds"
     """Answer returned: the last of K; the last before a centred gap below stop_threshold; the best by chained gaps."""
-    stop_threshold: float = 0.0
+    stop_threshold: ranges.Threshold = 0.0
     """Least centred gap over the answer before with which a row goes on; only under stop=threshold."""
-    temperature: float = 0.8
+    temperature: ranges.NotNegative = 0.8
     """Sampling temperature of the answer and of every improvement; 0 = greedy."""
-    top_k: int = 0
+    top_k: ranges.CountOrNone = 0
     """Sample among the k likeliest tokens; 0 = all."""
-    top_p: float = 1.0
+    top_p: ranges.ShareAboveNone = 1.0
     """Sample among the likeliest tokens that hold this probability."""
-    batch_size: int = 256
+    batch_size: ranges.Count = 256
     """Prompts improved together."""
     prompts: str = ""
     """File of rows with a `prompt`, and an `answer` where there is one to improve; empty = held-out prompts."""
-    limit: int = 0
+    limit: ranges.CountOrNone = 0
     """Most rows of that file to improve; 0 = all. Of held-out prompts there are evaluate.prompts."""
 
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    prompts: int = 1024
+    prompts: ranges.Count = 1024
     """Held-out prompts of every comparison, here and in the paper's tables."""
     judges: tuple[str, ...] = ()
     """Who compares: rubric (where the data has a known truth), gap, or a fork's judge; empty = the first two."""
-    temperatures: tuple[float, ...] = (0.4, 0.8, 1.0)
+    temperatures: ranges.Temperatures = (0.4, 0.8, 1.0)
     """Matched temperatures: originals and improvements are sampled at the same one."""
-    tie_margin: float = 0.0
+    tie_margin: ranges.NotNegative = 0.0
     """Scores that differ by no more than this are a tie."""
-    resamples: int = 2000
+    resamples: ranges.Count = 2000
     """Bootstrap resamples of an interval."""
 
 
@@ -251,15 +252,15 @@ class EvaluateConfig:
 class PaperConfig:
     ablations: tuple[str, ...] = ("first-only", "second-only", "direct-rlhf", "pair-gap", "score-difference")
     """Runs that branch off this one (recipes/comparison/ablations.py): one phase alone, more RLHF, other rewards."""
-    temperatures: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8, 1.0)
+    temperatures: ranges.Temperatures = (0.2, 0.4, 0.6, 0.8, 1.0)
     """Temperatures of the sweep."""
-    temperature: float = 1.0
+    temperature: ranges.NotNegative = 1.0
     """Temperature of every other table."""
-    rounds: int = 5
+    rounds: ranges.Count = 5
     """Improvements in a row."""
     wording: str = ""
     """Folder with feedback.txt, refine.txt, history.txt and one_line.txt of Self-Refine; empty = the built-in ones."""
-    refine_length: int = 0
+    refine_length: ranges.CountOrNone = 0
     """Most tokens of a Self-Refine prompt; 0 = data.prompt_length. Rows with a longer one keep their answer."""
 
 
@@ -273,19 +274,19 @@ class ExportConfig:
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    every: int = 200
+    every: ranges.Count = 200
     """Updates between checkpoints of SFT and reward models."""
-    keep: int = 2
+    keep: ranges.Count = 2
     """Latest checkpoints kept, beside the best."""
 
 
 @dataclass(frozen=True)
 class Config:
-    stage: str = "all"
+    stage: ranges.Name = "all"
     """What to run, of the list above; `all` runs what stands before it there, and skips what is finished."""
     model: Literal["policy", "improver", "second-gap"] = "improver"
     """Which of the two pipelines, where a stage has both; rm also trains a second gap model (rm.second_gap_steps)."""
-    workdir: str = "runs/tiny"
+    workdir: ranges.Name = "runs/tiny"
     """Folder that holds everything the run writes, on a disk or in an object store: gs://BUCKET/NAME."""
     parent_run: str = ""
     """Workdir of a run that this one branches off: its data are used, and its stages that the same knobs made."""
@@ -293,9 +294,9 @@ class Config:
     """Files, or names of installed forks, whose stages, algorithms, rewards, .. are added: --fork=FILE, repeatable."""
     base: str = ""
     """Folder, gs:// too, of a Hugging Face checkpoint whose architecture, weights and tokenizer the run starts from."""
-    seed: int = 0
+    seed: ranges.Seed = 0
     """Seed of initialisation, data order and sampling."""
-    seeds: tuple[int, ...] = ()
+    seeds: ranges.Seeds = ()
     """Run the stages once for each of these seeds, in seed-<s>/ of the workdir, and show mean and spread: 0,1,2."""
     profile: str = ""
     """START:STOP: write a trace for XProf of these rounds of RL, or updates of other trainings, to <stage>/profile."""

@@ -11,12 +11,12 @@ import tyro
 from pit_jax.config import Config
 from pit_jax.errors import UserError, did_you_mean
 from pit_jax.forks import load_forks, with_sections
+from pit_jax.ranges import check_ranges
 from pit_jax.recipes.catalogue import STAGES, stage_names
 from pit_jax.shipped import load_config
 
 SWITCH = ("true", "false")
 DEFAULT_CONFIG = "tiny"
-SEEDS = 2**32  # as many as jax.random.key tells apart
 DESCRIPTION = """Train a language model to improve answers, from preference pairs alone (PIT).
 
 Stages (--stage), in order:
@@ -42,8 +42,9 @@ def description() -> str:
 def parse(argv: Sequence[str]) -> Config:
     """The config file named by --config with the other flags on top; forks named by --fork are loaded before.
 
-    UserError names an unknown flag, choice or stray word and the nearest known one. --help, and a value that has the
-    wrong type, end the process as tyro does (codes 0 and 2). --base sets the knobs of the transformer.
+    UserError names an unknown flag, choice or stray word and the nearest known one, or a value out of its range.
+    --help, and a value that has the wrong type, end the process as tyro does (codes 0 and 2). --base sets the knobs of
+    the transformer.
     """
     paths, rest = _take("config", argv)
     named, rest = _take("fork", rest)
@@ -72,8 +73,7 @@ def parse(argv: Sequence[str]) -> Config:
         _check_seeds(config.seeds)
         if any(word.partition("=")[0] == "--seed" for word in rest):
             raise UserError(f"--seed={config.seed} beside the seeds {_listed(config.seeds)}: drop one of the two flags")
-    if not 0 <= config.seed < SEEDS:
-        raise UserError(f"--seed={config.seed} is no seed; pass a whole number from 0 to {SEEDS - 1}")
+    check_ranges(config)
     if config.base:
         from pit_jax.run.base import OURS, with_base
 
@@ -121,13 +121,11 @@ def _take_seeds(argv: Sequence[str]) -> tuple[tuple[int, ...] | None, list[str]]
 
 
 def _check_seeds(seeds: tuple[int, ...]) -> None:
-    """UserError for seeds that cannot be compared: one alone, one twice, or one that JAX would cut to another."""
+    """UserError for seeds that cannot be compared: one alone, or one twice."""
     if len(seeds) < 2:
         raise UserError(f"--seeds: asked for two or more, found {_listed(seeds) or 'none'}; write --seeds=0,1,2")
     if twice := [seed for seed in seeds if seeds.count(seed) > 1]:
         raise UserError(f"--seeds={_listed(seeds)}: {twice[0]} is there twice; name every seed once")
-    if beyond := [seed for seed in seeds if not 0 <= seed < SEEDS]:
-        raise UserError(f"--seeds={_listed(seeds)}: {beyond[0]} is no seed; pass whole numbers from 0 to {SEEDS - 1}")
 
 
 def _listed(seeds: Sequence[int]) -> str:

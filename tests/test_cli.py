@@ -135,4 +135,4 @@ def test_sigterm_ends_what_saves_nothing_with_a_code_of_its_own(
 
 def test_a_negative_number_of_devices(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--mesh.simulate=-2"]) == 2
-    assert "--mesh.simulate=-2: pass a number of devices" in capsys.readouterr().err
+    assert "error: --mesh.simulate=-2: asked for INT>=0; see --help" in capsys.readouterr().err

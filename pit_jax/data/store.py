@@ -111,18 +111,10 @@ def prepare(
 
 
 def _check(data: DataConfig) -> None:
-    if not data.sources or len(data.sources) != len(set(data.sources)):
-        raise UserError(f"data.sources must name at least one source, each once; found {data.sources}")
+    if len(data.sources) != len(set(data.sources)):
+        raise UserError(f"data.sources must name each source once; found {data.sources}")
     if len(data.rates) != len(data.sources):
         raise UserError(f"data.rates needs one rate a source: {len(data.sources)} sources, {len(data.rates)} rates")
-    if min(data.rates) <= 0.0:
-        raise UserError(f"data.rates must be positive, found {data.rates}")
-    if not 0.0 < data.heldout_fraction < 1.0:
-        raise UserError(f"data.heldout_fraction must lie between 0 and 1, found {data.heldout_fraction}")
-    if data.buckets < 1:
-        raise UserError(f"data.buckets must be at least 1, found {data.buckets}")
-    if not 0.0 <= data.max_bad_rows <= 1.0:
-        raise UserError(f"data.max_bad_rows must be a share from 0 to 1, found {data.max_bad_rows}")
 
 
 def _inputs(data: DataConfig, tokenizer: TokenizerConfig) -> dict[str, tuple[Any, str]]:

@@ -20,11 +20,6 @@ DECODE_SHARE = 1 << 30  # bytes of a copy of the weights on one device while dec
 def mesh_shape(config: MeshConfig, num_devices: int) -> tuple[int, int, int]:
     """Sizes of (data, fsdp, tensor), -1 filled in. UserError when they do not use every device exactly once."""
     data, fsdp, tensor = config.data, config.fsdp, config.tensor
-    if fsdp < 1 or tensor < 1 or (data < 1 and data != -1):
-        raise UserError(
-            f"mesh axes must be positive (data may be -1), found data={data} fsdp={fsdp} tensor={tensor}; "
-            "set --mesh.data, --mesh.fsdp and --mesh.tensor"
-        )
     if data == -1:
         data = num_devices // (fsdp * tensor)
     if data * fsdp * tensor != num_devices:
@@ -65,7 +60,7 @@ def mesh_over(shape: tuple[int, int, int], devices: Sequence[Any], slices: int =
 def check_slices(shape: tuple[int, int, int], slices: int) -> None:
     """UserError where the slices do not divide the data axis."""
     data, fsdp, tensor = shape
-    if slices < 1 or data % slices:
+    if data % slices:
         raise UserError(
             f"--mesh.slices={slices}: parameters are never split between slices, so that data={data}, beside "
             f"fsdp x tensor = {fsdp * tensor}, must be shared by them; make --mesh.data a multiple of {slices}, or "

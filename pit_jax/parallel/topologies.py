@@ -153,7 +153,7 @@ def topology_of(name: str, slices: int = 1) -> Topology:
         known = ", ".join(f"{chip.name}-{size}" for size in sizes)
         raise UserError(f"--plan.topology={name}: no slice has this size; known: {known}, or name a shape in chips")
     topology = Topology(chip, sizes[int(match[2])] if match[2] else match[3], slices)
-    if slices < 1 or topology.chips > MOST_CHIPS:
+    if topology.chips > MOST_CHIPS:
         raise UserError(
             f"--plan.topology={name} in {slices} slice(s): {topology.chips} chips; plans are for 1 to {MOST_CHIPS}"
         )

@@ -11,7 +11,6 @@ from pit_jax.batch import DpoBatch, RewardBatch
 from pit_jax.config import Config, DpoConfig
 from pit_jax.data.rows import JoinedRows, Rows, as_rows
 from pit_jax.data.stream import sequential
-from pit_jax.errors import UserError
 from pit_jax.masked import Mean
 from pit_jax.model.networks import LanguageModel, Params
 from pit_jax.model.scoring import pair_logprobs
@@ -72,16 +71,6 @@ def with_anchor(context: Context, params: Params, rows: Rows | Mapping[str, np.n
     return JoinedRows(as_rows(rows), anchor, without=("margin_B",))
 
 
-def check(config: Config, role: str) -> None:
-    """UserError for a beta or a label smoothing that the loss cannot take."""
-    dpo = config.dpo
-    if not 0 < dpo.beta < float("inf") or not 0 <= dpo.label_smoothing < 0.5:
-        raise UserError(
-            f"--dpo.beta={dpo.beta}, --dpo.label-smoothing={dpo.label_smoothing}: a finite beta above 0, a chance in "
-            "[0, 0.5)"
-        )
-
-
 def programs(shapes: Shapes, role: str) -> Iterator[Program]:
     config, network = shapes.config.dpo, shapes.language_model
     rows = dict(vars(shapes.batch("reward", config.batch_size)))
@@ -107,4 +96,4 @@ def batches(config: Config, role: str) -> Iterator[Batch]:
     yield "--dpo.batch-size", config.dpo.batch_size, config.dpo.accumulate
 
 
-RECIPE = Recipe(run=run, check=check, batches=batches, programs=programs, loads=loads)
+RECIPE = Recipe(run=run, batches=batches, programs=programs, loads=loads)

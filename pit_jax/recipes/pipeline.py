@@ -15,6 +15,7 @@ from pit_jax.parallel import hosts, preemption
 from pit_jax.parallel.lock import owned
 from pit_jax.parallel.mesh import check_batch, make_mesh
 from pit_jax.paths import resolved, to_path
+from pit_jax.ranges import check_ranges
 from pit_jax.recipes.catalogue import catalogue, selected
 from pit_jax.run.context import Context
 from pit_jax.run.folders import Run
@@ -65,6 +66,7 @@ def run_stages(config: Config, stages: list[Stage], data: Path | None, screen: S
 
 def check(config: Config) -> list[Stage]:
     """Everything that can be wrong before data are read or anything compiles. Returns the stages to run."""
+    check_ranges(config)
     stages, this = selected(config), Run(config, catalogue())
     check_parent_run(this)
     check_adapters(this)

@@ -42,7 +42,6 @@ from pit_jax.training.state import plan_state
 from pit_jax.training.step import Step, compile_step, make_train_step
 from pit_jax.training.trace import asked_rounds
 
-COUNTS = ("batch_size", "epochs", "minibatches", "evaluate_every", "heldout_prompts", "kl_horizon")
 RATIO_TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}  # of the first minibatch's mean ratio, which is 1 in theory
 
 
@@ -245,11 +244,6 @@ def heldout_prompts(context: Context, trainer: Trainer) -> Iterator[HeldoutChunk
 def check(config: Config, role: str) -> None:
     """UserError for knobs that no rollout can follow."""
     rl = config.rl
-    if not rl.temperature > 0:
-        raise UserError(f"--rl.temperature={rl.temperature}: rollouts need a temperature above 0 to explore")
-    counts = {name: getattr(rl, name) for name in COUNTS}
-    if min(counts.values()) < 1:
-        raise UserError(f"--rl: every count must be at least 1, found {counts}")
     check_algorithm(rl, role)
     check_pieces(rl, role)
     text_rewards_of(rl, role)
@@ -260,13 +254,13 @@ def check(config: Config, role: str) -> None:
 
 def check_pieces(config: RlConfig, role: str) -> None:
     """UserError for pieces that rollouts do not divide into, and for parts of a loss that cannot be summed."""
-    if config.score_rows < 0 or (config.score_rows and config.batch_size % config.score_rows):
+    if config.score_rows and config.batch_size % config.score_rows:
         raise UserError(
             f"--rl.score-rows={config.score_rows}: 0, or a divisor of --rl.batch-size={config.batch_size}; rollouts "
             "are scored in pieces of one size"
         )
     parts = config.minibatches * config.accumulate
-    if config.accumulate < 1 or config.batch_size % parts:
+    if config.batch_size % parts:
         raise UserError(
             f"--rl.accumulate={config.accumulate}: --rl.batch-size={config.batch_size} does not divide into "
             f"minibatches x accumulate = {parts} parts; change one of them"

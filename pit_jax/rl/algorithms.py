@@ -68,7 +68,7 @@ def samples_of(config: RlConfig, role: str) -> int:
 def check_algorithm(config: RlConfig, role: str) -> None:
     """UserError for an unknown algorithm, groups of one for an algorithm that compares, and rows that do not divide."""
     algorithm, samples = algorithm_of(config, role), samples_of(config, role)
-    if samples < 1 or config.batch_size % samples:
+    if config.batch_size % samples:
         raise UserError(
             f"--rl.batch-size={config.batch_size} is no multiple of the {samples} responses that {algorithm.name} "
             f"draws for a prompt; change it or --rl.{role}-samples"

@@ -27,13 +27,13 @@ def check_curriculum(config: CurriculumConfig, groups: int) -> None:
 
     `groups` are the (prompt, reference) pairs of a round.
     """
-    if not config.references or len(config.references) != len(config.rounds):
+    if len(config.references) != len(config.rounds):
         raise UserError(
             f"--rl.curriculum: every phase needs references and rounds, found {len(config.references)} references "
             f"{config.references} and {len(config.rounds)} rounds {config.rounds}"
         )
-    if min(config.rounds) < 0 or sum(config.rounds) < 1:
-        raise UserError(f"--rl.curriculum.rounds={config.rounds}: no phase below 0 rounds, at least 1 in all")
+    if not sum(config.rounds):
+        raise UserError(f"--rl.curriculum.rounds={config.rounds}: ask for at least 1 in all")
     for references in config.references:
         names = providers_of(references)
         if len(set(names)) != len(names) or any(name not in REFERENCES for name in names):

@@ -63,20 +63,8 @@ class Monitor:
 
 
 def check_monitors(config: Config) -> None:
-    """UserError for limits that nothing can keep, and for a second gap model that is asked for and not there."""
+    """UserError for a second gap model that is asked for and not there."""
     monitors, steps = config.rl.monitors, config.rm.second_gap_steps
-    limits = {name: value for name, value in vars(monitors).items() if name.startswith("max_")}
-    if not min(limits.values()) > 0:
-        raise UserError(f"--rl.monitors: every limit must be above 0, found {limits}; inf = no limit")
-    if monitors.max_disagreement < 1:
-        raise UserError(
-            f"--rl.monitors.max-disagreement={monitors.max_disagreement}: a multiple of the first disagreement, at "
-            "least 1"
-        )
-    if not 0 <= monitors.min_entropy < 1:
-        raise UserError(
-            f"--rl.monitors.min-entropy={monitors.min_entropy}: a share of the first entropy, from 0 to below 1"
-        )
     if monitors.worst_case and not (steps > 0 and config.rl.center_gap):
         raise UserError(
             f"--rl.monitors.worst-case compares the gap with a second one, found --rm.second-gap-steps={steps} and "

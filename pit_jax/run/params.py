@@ -25,12 +25,8 @@ VALUE = "value"  # the value model of RL, which has no stage of its own
 
 
 def check_adapters(run: Run) -> None:
-    """UserError for a rank below 0 and for matrices or stages that no one has."""
+    """UserError for matrices or stages that no one has."""
     adapter = run.config.adapter
-    if adapter.rank < 0 or not adapter.alpha > 0:
-        raise UserError(
-            f"--adapter.rank={adapter.rank}, --adapter.alpha={adapter.alpha}: a rank of 0 or more, alpha above 0"
-        )
     trained = [str(stage.id) for stage in run.catalogue.values() if stage.leaves]
     for flag, named, known in (
         ("targets", adapter.targets, [*ATTENTION, *FFN]),

@@ -50,14 +50,12 @@ class Checkpoints:
     time leaves the earlier ones as they were. Use it in a `with` block, which waits for the last one.
     `say` receives what a person should know (default: a warning).
 
-    Raises UserError at once when the folder cannot be written (unless `read_only`), UserError for keep < 1.
+    Raises UserError at once when the folder cannot be written (unless `read_only`).
     """
 
     def __init__(
         self, folder: Path | str, *, keep: int = 1, read_only: bool = False, say: Callable[[str], None] = _warn
     ):
-        if keep < 1:
-            raise UserError(f"checkpoint.keep must be at least 1, found {keep}")
         self._folder, self._keep, self._say = resolved(to_path(folder)), keep, say
         self._read_only = read_only
         self._unfinished: int | None = None  # the round being written

@@ -220,15 +220,10 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"sources": ()}, "must name at least one source"),
-        ({"sources": ("notes", "notes"), "rates": (1.0, 1.0)}, "each once"),
+        ({"sources": ("notes", "notes"), "rates": (1.0, 1.0)}, "each source once"),
         ({"rates": (1.0, 2.0)}, "1 sources, 2 rates"),
-        ({"rates": (0.0,)}, "rates must be positive"),
-        ({"heldout_fraction": 0.0}, "must lie between 0 and 1, found 0.0"),
         ({"sources": ("noets",)}, "did you mean 'notes'"),
         ({"sources": ("jsonl:absent.jsonl",)}, "absent.jsonl: no such file"),
-        ({"buckets": 0}, "data.buckets must be at least 1, found 0"),
-        ({"max_bad_rows": 1.5}, "must be a share from 0 to 1, found 1.5"),
     ],
 )
 def test_bad_settings_are_refused_before_anything_is_written(

@@ -54,7 +54,7 @@ def test_a_chat_template_that_raises(refused: Callable[..., str], tmp_path: Path
         (("--stage=sfd",), ("sfd", "did you mean sft")),
         (("--rl.kl-ceof=1",), ("kl-ceof", "did you mean --rl.kl-coef")),
         (("--stage=all", "--rl.temperature=0"), ("--rl.temperature=0",)),
-        (("--stage=all", "--evaluate.temperatures", "0.4", "-1.0"), ("temperature=-1.0",)),
+        (("--stage=all", "--evaluate.temperatures", "0.4", "-1.0"), ("--evaluate.temperatures 0.4 -1.0: asked",)),
         (("--stage=all", "--improve.rounds=0"), ("--improve.rounds=0",)),
         (("--stage=all", "--improve.stop=bset"), ("bset", "did you mean best")),
         (("--stage=all", "--improve.stop-threshold=0.1"), ("no effect", "add --improve.stop=threshold")),

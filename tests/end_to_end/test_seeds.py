@@ -61,7 +61,7 @@ def test_a_knob_that_changed_is_named_with_its_seed(
         (("--seeds=0,one",), "asked for whole numbers, found 'one'"),
         (("--seeds=0",), "asked for two or more, found 0"),
         (("--seeds=2,2",), "2 is there twice"),
-        (("--seeds=0,-1",), "-1 is no seed"),
+        (("--seeds=0,-1",), "--seeds 0 -1: asked for [0<=INT<2**32 ..]"),
         (("--seeds=0,1", "--seed=0"), "--seed=0 beside the seeds 0,1"),
     ],
 )

@@ -77,7 +77,6 @@ def test_a_gap_at_the_threshold_goes_on() -> None:
 @pytest.mark.parametrize(
     ("stop", "threshold", "message"),
     [
-        ("threshold", float("nan"), "--improve.stop-threshold=nan"),
         ("best", 0.5, "no effect under --improve.stop=best; add --improve.stop=threshold"),
         ("rounds", -np.inf, "no effect under --improve.stop=rounds"),
     ],

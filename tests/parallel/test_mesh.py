@@ -46,15 +46,12 @@ def test_the_data_axis_takes_what_is_left(config: MeshConfig, devices: int, expe
         (MeshConfig(data=2, fsdp=2), 8, "asked for data x fsdp x tensor = 2 x 2 x 1, found 8 device(s)"),
         (MeshConfig(fsdp=4, tensor=4), 8, "asked for data x fsdp x tensor = -1 x 4 x 4, found 8 device(s)"),
         (MeshConfig(data=16), 8, "asked for data x fsdp x tensor = 16 x 1 x 1, found 8 device(s)"),
-        (MeshConfig(fsdp=0), 8, "mesh axes must be positive (data may be -1), found data=-1 fsdp=0 tensor=1"),
-        (MeshConfig(data=0), 8, "found data=0 fsdp=1 tensor=1; set --mesh.data, --mesh.fsdp and --mesh.tensor"),
-        (MeshConfig(data=-2), 8, "mesh axes must be positive"),
+        (MeshConfig(data=0), 8, "asked for data x fsdp x tensor = 0 x 1 x 1, found 8 device(s)"),
         (
             MeshConfig(fsdp=4, decode=3),
             8,
             "--mesh.decode=3 does not divide --mesh.fsdp=4; choose one of [1, 2, 4], or 0",
         ),
-        (MeshConfig(tensor=-1), 8, "mesh axes must be positive"),
     ],
 )
 def test_a_mesh_that_does_not_use_every_device_once_is_refused(config: MeshConfig, devices: int, message: str) -> None:

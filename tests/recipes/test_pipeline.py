@@ -73,17 +73,13 @@ def test_changed_knobs_are_named_before_anything_compiles(before_the_mesh: None,
 def test_knobs_that_no_rollout_can_follow(before_the_mesh: None, tmp_path: Path) -> None:
     make(tmp_path, *TRAINED)
     for changes, text in (
-        ({"temperature": 0.0}, "--rl.temperature=0.0: rollouts need a temperature above 0"),
+        ({"temperature": 0.0}, "--rl.temperature=0.0: asked for FLOAT>0"),
         ({"score_rows": 48}, "--rl.score-rows=48: 0, or a divisor of --rl.batch-size=128"),
-        ({"accumulate": 0}, "--rl.accumulate=0: "),
         (
             {"accumulate": 64},
             "--rl.accumulate=64: --rl.batch-size=128 does not divide into minibatches x accumulate = 256",
         ),
         ({"accumulate": 2, "loss_mean": "slots"}, "--rl.accumulate=2 with --rl.loss-mean=slots: a critic's loss"),
-        ({"evaluate_every": 0}, "every count must be at least 1, found {'batch_size': 128, 'epochs': 2, 'minibatches'"),
-        ({"minibatches": 0}, "'minibatches': 0"),
-        ({"heldout_prompts": 0}, "'heldout_prompts': 0"),
         ({"improver_algorithm": "gpro"}, "no RL algorithm 'gpro'; did you mean grpo?"),
         ({"improver_rewards": ("short",)}, "no text reward 'short'"),
         ({"curriculum": replace(CONFIG.rl.curriculum, rounds=(1,))}, "every phase needs references and rounds"),

@@ -132,8 +132,6 @@ def test_a_stage_that_is_named_trains_in_full() -> None:
 @pytest.mark.parametrize(
     ("adapter", "message"),
     [
-        (AdapterConfig(rank=-1), "a rank of 0 or more"),
-        (AdapterConfig(rank=2, alpha=0.0), "--adapter.alpha=0.0: a rank of 0 or more, alpha above 0"),
         (AdapterConfig(rank=2, targets=("quary",)), r"--adapter.targets: unknown quary; known: query, key, value, out"),
         (
             AdapterConfig(rank=2, full=("sft",)),

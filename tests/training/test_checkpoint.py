@@ -216,5 +216,3 @@ def test_nothing_to_read(trained: Any, tmp_path: Path) -> None:
         pytest.raises(UserError, match="no checkpoints in .*; run the stage that writes them"),
     ):
         checkpoints.restore_params(abstract_state(state, sharding).params)
-    with pytest.raises(UserError, match="keep must be at least 1, found 0"):
-        Checkpoints(tmp_path, keep=0)

@@ -9,6 +9,7 @@ from pit_jax.errors import UserError
 from pit_jax.model.pretrained import configs, entries
 from pit_jax.model.pretrained.fields import OF_IMAGES, HfConfig, Reading, check_read
 from pit_jax.model.pretrained.tensors import Entry
+from pit_jax.ranges import out_of_range
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,6 @@ FAMILIES = {
 FAMILIES["gemma3_text"] = replace(FAMILIES["gemma3_text"], classifier="Gemma3TextForSequenceClassification")
 FAMILIES["granite"] = replace(FAMILIES["granite"], classifier=None)
 
-SIZES = ("width", "layers", "query_heads", "kv_heads", "head_size", "ffn", "vocab_rows")
-
 # Models of images and text whose text part is one of these.
 WITH_IMAGES = {"gemma3": ("gemma3_text",), "mistral3": ("mistral", "ministral3")}
 
@@ -61,9 +60,8 @@ def architecture(fields: HfConfig) -> TransformerConfig:
     reading = Reading(text)
     config = replace(family_of(text).config(reading), vocab_rows=int(reading["vocab_size"]))
     check_read(text, reading.read)
-    sizes = {name: getattr(config, name) for name in SIZES}
-    if wrong := [f"{name}={size}" for name, size in sizes.items() if size < 1]:
-        raise UserError(f"{text['model_type']} config: {', '.join(wrong)}; asked for 1 or more")
+    if wrong := [f"{name}={found}: asked for {asked}" for name, found, asked in out_of_range(config)]:
+        raise UserError(f"{text['model_type']} config: {'; '.join(wrong)}")
     return config
 
 

@@ -5,12 +5,10 @@ from pathlib import Path
 
 from pit_jax.config import Config
 from pit_jax.data.sources import largest_truth
-from pit_jax.errors import UserError
 from pit_jax.evaluation.judges.builtin import JUDGES, judges_of, truth_scores
 from pit_jax.evaluation.results import Results, read_results, write_results
 from pit_jax.evaluation.systems import POLICY, POLICY_SFT, SFT_IMPROVER, Output, SystemId, describe, pit
 from pit_jax.files import digest_of, read_json, write_json
-from pit_jax.inference.sampling import Sampling, check_sampling
 from pit_jax.recipes.comparison.draw import Answering, heldout_prompts
 from pit_jax.recipes.comparison.judging import Judging, Pair
 from pit_jax.recipes.comparison.outputs import GAP, measure_outputs
@@ -125,14 +123,7 @@ def show(context: Context) -> None:
 
 
 def check(config: Config, role: str) -> None:
-    """UserError for temperatures that nothing can be sampled at, and judges that nobody knows."""
-    knobs = config.evaluate
-    for temperature in knobs.temperatures:
-        check_sampling(Sampling(temperature, config.improve.top_k, config.improve.top_p))
-    if not knobs.temperatures or knobs.prompts < 1:
-        raise UserError(
-            f"--evaluate.temperatures={knobs.temperatures}, --evaluate.prompts={knobs.prompts}: at least one of each"
-        )
+    """UserError for judges that nobody knows."""
     judges_of(config)
 
 

@@ -15,7 +15,6 @@ from pit_jax.evaluation.answers import AnswerRow
 from pit_jax.evaluation.systems import Output, pit
 from pit_jax.files import digest_of, file_digest, write_jsonl
 from pit_jax.inference.prompts import check_length, check_texts
-from pit_jax.inference.sampling import Sampling, check_sampling
 from pit_jax.inference.stopping import check_stop, chosen_round
 from pit_jax.inference.texts import written
 from pit_jax.paths import local
@@ -47,15 +46,8 @@ def run(context: Context) -> None:
 
 
 def check(config: Config, role: str) -> None:
-    """UserError for knobs that nothing can be sampled or stopped with."""
-    knobs = config.improve
-    check_sampling(Sampling(knobs.temperature, knobs.top_k, knobs.top_p))
-    check_stop(knobs.stop, knobs.stop_threshold)
-    if knobs.rounds < 1 or knobs.limit < 0:
-        raise UserError(
-            f"--improve.rounds={knobs.rounds}, --improve.limit={knobs.limit}: at least one improvement, and a number "
-            "of rows or 0 for all"
-        )
+    """UserError for a threshold that the rule does not read."""
+    check_stop(config.improve.stop, config.improve.stop_threshold)
 
 
 def asked_contents(config: Config, role: str) -> Mapping[str, str]:

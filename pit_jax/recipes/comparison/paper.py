@@ -27,7 +27,6 @@ from pit_jax.evaluation.stats.comparison import outcomes
 from pit_jax.evaluation.stats.ratings import games_of, rate_prompts, shuffled_elo
 from pit_jax.evaluation.systems import CHOSEN, DPO, POLICY, SFT_IMPROVER, Output, SystemId, describe, pit
 from pit_jax.inference.best_of_n import n_for_budget
-from pit_jax.inference.sampling import Sampling, check_sampling
 from pit_jax.inference.self_refine import ROUNDS
 from pit_jax.model.scoring import end_scores
 from pit_jax.parallel.hosts import whole
@@ -90,15 +89,10 @@ def run(context: Context) -> None:
 
 def check(config: Config, role: str) -> None:
     """UserError for knobs that no table can be made with."""
-    knobs = config.paper
     if config.parent_run:
         raise UserError("--stage=paper makes branches of a run: leave --parent-run out and pass the run as --workdir")
-    check_ablations(knobs.ablations)
+    check_ablations(config.paper.ablations)
     wording_of(config)
-    for temperature in (*knobs.temperatures, knobs.temperature):
-        check_sampling(Sampling(temperature, config.improve.top_k, config.improve.top_p))
-    if knobs.rounds < 1:
-        raise UserError(f"--paper.rounds={knobs.rounds}: ask for at least one improvement")
 
 
 def all_branches(config: Config) -> Iterable[tuple[Config, StageId]]:

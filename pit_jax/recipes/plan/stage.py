@@ -1,6 +1,5 @@
 """--stage=plan: what stages need on a TPU that is not there, and the flags of the cheapest way that fits."""
 
-import math
 from dataclasses import asdict, replace
 from functools import partial
 
@@ -72,16 +71,9 @@ def topology(config: Config) -> Topology:
 
 
 def check(config: Config, role: str) -> None:
-    """UserError for a machine, a stage, a price or a number of tries that cannot be."""
+    """UserError for a machine or a stage that cannot be."""
     topology(config)
     stages_of(config)
-    plan = config.plan
-    if not (math.isfinite(plan.price) and plan.price >= 0) or plan.tries < 1:
-        raise UserError(f"--plan.price={plan.price}, --plan.tries={plan.tries}: a price of 0 or more, 1 try or more")
-    if plan.vocab_size < 0 or plan.suffix_tokens < 1:
-        raise UserError(
-            f"--plan.vocab-size={plan.vocab_size}, --plan.suffix-tokens={plan.suffix_tokens}: 0 or more, 1 or more"
-        )
     if config.seeds:
         raise UserError("--stage=plan with --seeds: a plan does not depend on a seed; leave it out")
 

@@ -206,9 +206,6 @@ def test_the_last_improvement_meets_the_first() -> None:
 @pytest.mark.parametrize(
     ("knobs", "message"),
     [
-        ({"temperatures": ()}, r"--evaluate.temperatures=\(\), --evaluate.prompts=1024: at least one of each"),
-        ({"prompts": 0}, "--evaluate.prompts=0: at least one of each"),
-        ({"temperatures": (0.4, -1.0)}, "temperature=-1.0"),
         ({"judges": ("gap", "gapp")}, "no judge 'gapp'; did you mean gap"),
     ],
 )

@@ -253,9 +253,6 @@ def test_a_row_ends_behind_its_last_round_or_its_first_small_gap() -> None:
 @pytest.mark.parametrize(
     ("knobs", "message"),
     [
-        ({"rounds": 0}, "--improve.rounds=0, --improve.limit=0: at least one improvement"),
-        ({"limit": -1}, "--improve.limit=-1: at least one improvement, and a number of rows or 0"),
-        ({"temperature": -1.0}, "temperature=-1.0"),
         ({"stop_threshold": 0.1}, "has no effect under --improve.stop=rounds"),
     ],
 )
