@@ -31,13 +31,16 @@ def to_path(text: str | os.PathLike[str]) -> Path:
     """A path on a disk, or in an object store; a leading ~ is the home folder, which shells leave behind `=`.
 
     Raises:
-        UserError: another scheme than gs://, one slash where two belong, no bucket, a store that cannot be reached, or
-            no package to reach it with.
+        UserError: another scheme than gs://, one slash where two belong, no bucket, a store that cannot be reached,
+            no package to reach it with, or the home folder of nobody.
     """
     name = os.fspath(text)
     scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/", name)
     if scheme is None:
-        return Path(os.path.expanduser(name))
+        expanded = os.path.expanduser(name)
+        if expanded.startswith("~"):
+            raise UserError(f"{name}: nobody here has the home folder {name.split('/')[0]}; write the whole path")
+        return Path(expanded)
     bucket = re.match(r"gs://([^/]+)", name)
     if bucket is None:
         raise UserError(

@@ -1,6 +1,7 @@
 """Config files: Python with `def get_config() -> Config`, by path, or by the name of a shipped one."""
 
 import importlib.util
+import os
 import types
 from pathlib import Path
 
@@ -27,7 +28,7 @@ def load_config(path: Path | str) -> Config:
 
     Raises UserError when there is no such file, function or value.
     """
-    asked = Path(path)
+    asked = Path(os.path.expanduser(path))
     file = asked if asked.is_file() else CONFIGS / f"{asked.stem}.py"
     by_name = asked.stem in names() and asked.suffix in ("", ".py") and asked.parent in (Path(), Path("configs"))
     if not asked.is_file() and not by_name:

@@ -24,6 +24,12 @@ def test_the_links_of_a_page_lead_somewhere(page: Path) -> None:
     assert [link for link in links if not (page.parent / link).exists()] == []
 
 
+def test_the_tests_that_the_cases_name_exist() -> None:
+    named = re.findall(r"`([\w/]+\.py)::(\w+)`", (ROOT / "docs" / "cases.md").read_text())
+    assert len(named) > 40
+    assert [name for name in named if f"\ndef {name[1]}(" not in (ROOT / "tests" / name[0]).read_text()] == []
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_the_files_that_a_page_names_exist(page: Path) -> None:
     """`benchmarks/x.py`, `tests/y.py`, `pit_jax/z.py`, `configs/*.py`, and files of rooms, such as `run/stage.py`."""

@@ -115,11 +115,13 @@ def test_a_config_file_that_gives_no_config(tmp_path: Path, source: str, message
         flags.parse([f"--config={path}"])
 
 
-def test_flags_win_over_the_file(tmp_path: Path) -> None:
+def test_flags_win_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
     path = tmp_path / "mine.py"
     path.write_text("from pit_jax.config import Config\n\ndef get_config(): return Config(seed=7, workdir='w')\n")
-    config = flags.parse(["--config", str(path), "--seed=8"])
-    assert (config.seed, config.workdir) == (8, "w")
+    for named in (str(path), "~/mine.py"):
+        config = flags.parse(["--config", named, "--seed=8"])
+        assert (config.seed, config.workdir) == (8, "w")
 
 
 def test_seeds_of_the_file_are_checked_like_those_of_the_flag(tmp_path: Path) -> None:

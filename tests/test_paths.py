@@ -48,6 +48,10 @@ def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("HOME", str(tmp_path))
     assert to_path("~/runs/a") == tmp_path / "runs" / "a" and to_path("~") == tmp_path
     assert to_path("runs/~a") == Path("runs/~a")
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(PAIR))
+    assert local_files("~/pairs.jsonl") == [tmp_path / "pairs.jsonl"] and local_files("~") == local_files(str(tmp_path))
+    with pytest.raises(UserError, match=r"~no one/runs: nobody here has the home folder ~no one; write the whole path"):
+        to_path("~no one/runs")
 
 
 def test_without_its_package_gs_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

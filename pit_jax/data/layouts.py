@@ -35,10 +35,9 @@ def pairs(row: Row) -> Triple:
     Each text is a string or a list of {role, content}. A list may hold the whole dialogue; its last message is the
     answer. Prompts of messages keep them (data/text/transcripts.py). Other columns are ignored.
     """
-    strings = isinstance(row.get("chosen"), str) and isinstance(row.get("rejected"), str)
     _need(row, "chosen", "rejected")
     margin = _margin(row.get("margin"))
-    if "prompt" not in row and strings:
+    if shares_prompt(row):
         prompt, chosen, rejected = _shared_prompt(_text(row, "chosen"), _text(row, "rejected"))
     else:
         (head, chosen), (other, rejected) = _dialogue(row, "chosen"), _dialogue(row, "rejected")
@@ -49,6 +48,11 @@ def pairs(row: Row) -> Triple:
     if chosen.strip() == rejected.strip():
         raise Unusable("chosen and rejected are the same text", "a pair needs two different answers")
     return Triple(prompt, chosen, rejected, margin)
+
+
+def shares_prompt(row: Row) -> bool:
+    """Whether the prompt of `pairs` is what two strings share: sources.py asks for one rule in a whole source."""
+    return "prompt" not in row and all(isinstance(row.get(name), str) for name in ("chosen", "rejected"))
 
 
 def hh(row: Row) -> Triple:

@@ -2,7 +2,7 @@
 
 PATH[@SPLIT]                              a .jsonl, .json or .parquet file, JSON maybe as .gz, or a folder of such
                                           files or one that `datasets` saved, on a disk or at gs://BUCKET/..; @SPLIT
-                                          takes the files that its name begins
+                                          takes the files whose name, or folder, says it
 hub/OWNER/NAME[:CONFIG][/FOLDER][@SPLIT]  a repository on the hub; never runs code of its own
 tfds/NAME[/CONFIG][:VERSION][@SPLIT]      prepared in $TFDS_DATA_DIR, else downloaded there
 """
@@ -26,7 +26,8 @@ HUB, TFDS = "hub/", "tfds/"
 Record = tuple[str, Row | Unusable]  # where it is, for messages, and the row or why there is none
 _SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
 _NOTES = re.compile(r"dataset_infos?\.json")  # of `datasets`, on the data beside it
-_SPLIT = re.compile(r"(train|test|validation|valid|val|dev|eval)(_\w+)?(?=[.-])")  # of a file's name
+_SPLITS = "train|training|test|testing|validation|valid|val|dev|eval|evaluation|held[_-]?out"
+_SPLIT = re.compile(rf"(?<![^/._-])(?:{_SPLITS})(?:_\w+)?(?=[/.-])", re.IGNORECASE)  # in names of files and folders
 _SAVED = ("dataset_dict.json", "state.json")  # what `save_to_disk` writes, beside the data
 _BOM = b"\xef\xbb\xbf"
 _BATCH = 1024  # rows of a parquet file in memory at once
@@ -114,18 +115,34 @@ def local_files(location: str) -> list[Path]:
     if _is_saved(path):
         return inside
     data = [file for file in inside if file.name.endswith(_SUFFIXES) and not _NOTES.fullmatch(file.name)]
-    matches = [file for file in data if re.match(rf"{re.escape(split)}(?![^.-])", file.name)] if split else data
-    splits = sorted({found[0] for file in matches if (found := _SPLIT.match(file.name))})
-    if not split and len(splits) > 1:
-        raise UserError(
-            f"{location}: found files of {', '.join(splits)} in this folder; name the split to read, as in "
-            f"{location}@{next((name for name in splits if name.startswith('train')), splits[0])}"
-        )
+    begins = re.compile(rf"{re.escape(split)}(?![^.-])")
+    matches = [file for file in data if _split_of(file, path) == split or begins.match(file.name)] if split else data
+    if not split:
+        _check_one_split(location, path, data)
     if not matches:
         names = ", ".join(str(file.relative_to(path)) for file in inside[:10]) or "nothing"
         wanted = f" whose name begins with {split!r}" if split else ""
         raise UserError(f"{path}: asked for {', '.join(_SUFFIXES)} files{wanted} in this folder, found {names}")
     return matches
+
+
+def _split_of(file: Path, folder: Path) -> str:
+    """The split that a file's name says, else that of the folders between it and `folder`; "" where none does."""
+    return (_SPLIT.findall(file.relative_to(folder).as_posix()) or [""])[-1]
+
+
+def _check_one_split(location: str, folder: Path, files: Sequence[Path]) -> None:
+    """UserError for files of several splits, or of a held-out one beside others: no test rows are read unasked."""
+    first = {_split_of(file, folder): file for file in reversed(files)}
+    alone = first.pop("", None)
+    splits = sorted(first)
+    train = next((name for name in splits if name.lower().startswith("train")), None)
+    if not splits or (len(splits) == 1 and (alone is None or train)):
+        return
+    named = f"{location}@{train or splits[0]}"
+    others = f" and of no split ({alone.name})" if alone is not None else ""
+    advice = f"file to read, as in {alone}" if alone is not None and not train else f"split to read, as in {named}"
+    raise UserError(f"{location}: found files of {', '.join(splits)}{others} in this folder; name the {advice}")
 
 
 def identity(location: str) -> str:

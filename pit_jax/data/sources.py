@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pit_jax.batch import Triple
 from pit_jax.config import DataConfig
-from pit_jax.data.layouts import LAYOUTS, Row, Unusable, asked, with_lists
+from pit_jax.data.layouts import LAYOUTS, Row, Unusable, asked, pairs, shares_prompt, with_lists
 from pit_jax.data.readers import HUB, TFDS, download_advice, identity, local_files, read_rows, split_location
 from pit_jax.errors import UserError
 from pit_jax.paths import to_path
@@ -58,6 +58,9 @@ class Reading:
     tokens: int = 0  # of the pairs that are kept
     unknown: int = 0  # of these, pieces that the tokenizer's vocabulary lacks
     lists: int = 0  # rows with message lists as JSON strings, which were read as lists
+    with_prompt: int = 0  # pairs whose row has a prompt column
+    without: int = 0  # pairs whose prompt is what their answers share
+    first_without: str = ""  # where the first of them is
 
     def drop(self, where: str, why: Unusable) -> None:
         self.drops[why.reason] += 1
@@ -69,6 +72,13 @@ class Reading:
         read = with_lists(row)
         self.lists += read is not row
         return read
+
+    def note_prompt(self, where: str, row: Row) -> None:
+        """Count a pair of the layout `pairs` by where its prompt comes from."""
+        self.with_prompt += "prompt" in row
+        if shares_prompt(row):
+            self.without += 1
+            self.first_without = self.first_without or where
 
     def reasons(self) -> str:
         """Every reason with its count and first place, the most frequent first."""
@@ -88,8 +98,8 @@ def stream_source(spec: str, data: DataConfig, reading: Reading) -> Iterator[Tri
     """Pairs of one source, one after the other: `notes`, or LAYOUT:LOCATION (layouts.py, readers.py, SHIPPED).
 
     Rows left out are counted in `reading`. Raises UserError for an unknown layout, a location that cannot be read, and
-    at the end for one without any pair, and for more rows that cannot be pairs than `data.max_bad_rows` allows: every
-    reason with its count and first place.
+    at the end for one without any pair, with a prompt column in some of its rows alone, and for more rows that cannot
+    be pairs than `data.max_bad_rows` allows: every reason with its count and first place.
     """
     if spec == "notes":
         from pit_jax.data import notes
@@ -99,14 +109,15 @@ def stream_source(spec: str, data: DataConfig, reading: Reading) -> Iterator[Tri
     layout, locations = _locations(spec)
     parse, advice = LAYOUTS[layout].parse, download_advice(layout, locations)
     is_ours = LAYOUTS.source(layout) is None  # a fork's may want the strings
-    rows, pairs = 0, 0
+    rows, kept = 0, 0
     for location in locations:
         for where, row in read_rows(location, advice):
             rows += 1
             try:
                 if isinstance(row, Unusable):
                     raise row
-                triple = parse(reading.with_lists(row) if is_ours else row)
+                row = reading.with_lists(row) if is_ours else row
+                triple = parse(row)
             except Unusable as why:
                 reading.drop(where, why)
                 continue
@@ -115,7 +126,9 @@ def stream_source(spec: str, data: DataConfig, reading: Reading) -> Iterator[Tri
                     raise
                 what = f"{type(error).__name__}: {error}"
                 raise UserError(f"{where}: the layout {layout!r} of {source.file} raised {what}") from error
-            pairs += 1
+            if parse is pairs:
+                reading.note_prompt(where, row)
+            kept += 1
             yield triple
     if reading.bad > data.max_bad_rows * rows:
         share = math.ceil(1000 * reading.bad / rows) / 1000
@@ -124,7 +137,12 @@ def stream_source(spec: str, data: DataConfig, reading: Reading) -> Iterator[Tri
             f"{data.max_bad_rows:g} allows {int(data.max_bad_rows * rows):,}: {reading.reasons()}. Mend or remove "
             f"them, or leave them out, counted, with --data.max-bad-rows={share:g}"
         )
-    if not pairs:
+    if reading.with_prompt and reading.without:
+        raise UserError(
+            f"data source {spec}: {reading.without:,} of {rows:,} rows have no prompt column (first at "
+            f"{reading.first_without}), others have one; give every row a prompt, or none where answers begin with it"
+        )
+    if not kept:
         raise UserError(f"data source {spec}: no pair in {rows:,} rows: {reading.reasons() or 'there are none'}")
 
 
@@ -134,7 +152,7 @@ def read_asked(location: str) -> tuple[list[str], list[str | None]]:
     Raises UserError for a location that cannot be read, and for rows without a prompt: every reason, its count and
     first place.
     """
-    pairs, reading, rows = list[tuple[str, str | None]](), Reading(), 0
+    found, reading, rows = list[tuple[str, str | None]](), Reading(), 0
     address = split_location(location)[0]
     if not address.startswith((HUB, TFDS)) and not to_path(address).exists():
         raise UserError(f"{location}: no such file or folder; pass rows with a `prompt`, and an `answer` to improve")
@@ -143,13 +161,13 @@ def read_asked(location: str) -> tuple[list[str], list[str | None]]:
         try:
             if isinstance(row, Unusable):
                 raise row
-            pairs.append(asked(reading.with_lists(row)))
+            found.append(asked(reading.with_lists(row)))
         except Unusable as why:
             reading.drop(where, why)
     if reading.drops:
         left_out = sum(reading.drops.values())
         raise UserError(f"{location}: {left_out:,} of {rows:,} rows cannot be improved: {reading.reasons()}")
-    return [prompt for prompt, _ in pairs], [answer for _, answer in pairs]
+    return [prompt for prompt, _ in found], [answer for _, answer in found]
 
 
 def source_code(spec: str) -> dict[str, str]:

@@ -73,7 +73,8 @@ def described(folder: Path) -> Mapping[str, Any]:
         read = AutoConfig.from_pretrained(str(found), local_files_only=True, trust_remote_code=False)
         fields: dict[str, Any] = read.to_dict()
     except Exception as error:  # transformers checks types with errors of its own
-        raise UserError(f"{folder / 'config.json'}: asked for the config of a model, found {error}") from error
+        found_instead = " ".join(str(error).split())  # on one line
+        raise UserError(f"{folder / 'config.json'}: asked for the config of a model, found {found_instead}") from error
     return fields
 
 
@@ -81,7 +82,7 @@ def _check_counts(path: Path) -> None:
     """UserError for numbers that would fill the memory while the config is read."""
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: asked for the config of a model, found {error}") from error
     outer: dict[str, Any] = fields if isinstance(fields, dict) else {}
     inner = outer.get("text_config")

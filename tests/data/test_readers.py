@@ -35,8 +35,12 @@ def read(location: Any) -> list[Any]:
 
 @pytest.mark.parametrize("name", ["pairs.jsonl", "pairs.jsonl.gz", "pairs.txt"])
 def test_json_lines(tmp_path: Path, name: str) -> None:
-    path = write(tmp_path / name, b"\xef\xbb\xbf" + json.dumps(PAIR).encode(), b" ", ROWS[1])
-    assert list(read_rows(str(path), "")) == [(f"{path}, line 1", PAIR), (f"{path}, line 3", ROWS[1])]
+    """With a byte order mark, a blank line, and signs that some programs take for the end of a line."""
+    odd = PAIR | {"prompt": "a\u2028b\x85c"}
+    line = json.dumps(odd, ensure_ascii=False).encode() + b"\r"
+    path = write(tmp_path / name, b"\xef\xbb\xbf" + json.dumps(PAIR).encode(), b" ", ROWS[1], line)
+    expected = [(f"{path}, line 1", PAIR), (f"{path}, line 3", ROWS[1]), (f"{path}, line 4", odd)]
+    assert list(read_rows(str(path), "")) == expected
 
 
 @pytest.mark.parametrize(
@@ -96,6 +100,10 @@ def test_columns_of_messages_and_bytes_are_the_same_rows_everywhere(tmp_path: Pa
     rows = [{"prompt": "p é", "chosen": columns}, {"prompt": "p", "chosen": {"role": ["user"], "content": "x"}}]
     expected = [{"prompt": "p é", "chosen": turns("x", "yes")}, rows[1]]
     assert read(write(tmp_path / "a.jsonl", *rows)) == expected
+    texts = {name: pyarrow.array([text, text]) for name, text in PAIR.items()}
+    texts |= {"prompt": texts["prompt"].dictionary_encode(), "chosen": texts["chosen"].cast("large_string")}
+    parquet.write_table(pyarrow.table(texts), tmp_path / "b.parquet")
+    assert read(tmp_path / "b.parquet") == [PAIR, PAIR]
     binary = [{"prompt": "p é".encode(), "chosen": columns}, {"prompt": b"\xff", "chosen": columns}]
     parquet.write_table(pyarrow.Table.from_pylist(binary), tmp_path / "a.parquet")
     good, bad = read(tmp_path / "a.parquet")
@@ -132,6 +140,35 @@ def test_a_folder_of_files_and_its_splits(tmp_path: Path) -> None:
     assert identity(f"{tmp_path / 'set'}@test") == "", "the files say which they are"
     with pytest.raises(UserError, match=r"files whose name begins with 'dev' in this folder, found README.md, data"):
         read(f"{tmp_path / 'set'}@dev")
+
+
+@pytest.mark.parametrize(
+    ("names", "message", "train"),
+    [
+        (("train/0", "test/0"), "of test, train .*@train$", ["train/0"]),
+        (("my_train", "my_Test"), "of Test, train .*@train$", ["my_train"]),
+        (("all/train_prefs-0", "all/held_out"), "of held_out, train_prefs .*@train_prefs$", []),
+        (("train", "test", "more"), r"of test, train and of no split \(more.jsonl\) .*@train$", ["train"]),
+        (("train", "more"), "", ["train"]),
+        (("more", "x/dev/0"), r"of dev and of no split .*name the file to read, as in .*more\.jsonl$", []),
+        (("contest", "latest-0", "detrain"), "", []),
+        (("train-0", "x/train-1"), "", ["train-0", "x/train-1"]),
+    ],
+)
+def test_a_folder_of_several_splits_is_read_by_one(
+    tmp_path: Path, names: tuple[str, ...], message: str, train: list[str]
+) -> None:
+    """However its files and folders are named; held-out rows are not read unasked."""
+    for name in names:
+        write(tmp_path / f"{name}.jsonl", PAIR)
+    if message:
+        with pytest.raises(UserError, match=f"found files {message}"):
+            local_files(str(tmp_path))
+    else:
+        assert len(local_files(str(tmp_path))) == len(names)
+    if train:
+        found = local_files(f"{tmp_path}@train")
+        assert [str(file.relative_to(tmp_path).with_suffix("")) for file in found] == train
 
 
 def test_a_path_may_hold_an_at(tmp_path: Path) -> None:

@@ -99,6 +99,7 @@ def test_what_a_message_says_to_pass_reads_the_download(tmp_path: Path, monkeypa
     assert read_source(spec, DATA).triples == [Triple("How?", "So.", "Why?")]
 
 
+SHARED = {"chosen": "as it was", "rejected": "as it is"}
 RUBBISH = (b'{"prompt": "x", "chosen"', {"prompt": "x", "chosen": "a"}, PAIR | {"rejected": "hi"}, b"\xff")
 
 
@@ -130,6 +131,21 @@ def test_bad_rows_within_the_limit_are_counted_drops(tmp_path: Path) -> None:
         read_source(f"pairs:{path}", DataConfig(max_bad_rows=0.79))
     with pytest.raises(UserError, match="no pair in 4 rows: 1 x not valid JSON"):
         read_source(f"pairs:{write(tmp_path / 'b.jsonl', *RUBBISH)}", DataConfig(max_bad_rows=1.0))
+
+
+@pytest.mark.parametrize("rows", [(PAIR, SHARED), (SHARED, SHARED, PAIR)])
+def test_a_prompt_column_is_one_of_a_whole_source(tmp_path: Path, rows: tuple[dict[str, str], ...]) -> None:
+    """What the answers share is no prompt where other rows have one."""
+    path = write(tmp_path / "a.jsonl", *rows)
+    first = rows.index(SHARED) + 1
+    message = (
+        f"{len(rows) - 1} of {len(rows)} rows have no prompt column .first at .*a.jsonl, line {first}., others have"
+    )
+    with pytest.raises(UserError, match=message):
+        read_source(f"pairs:{path}", DATA)
+    assert len(read_source(f"pairs:{write(tmp_path / 'b.jsonl', SHARED, SHARED)}", DATA).triples) == 2
+    dialogues = {name: turns("q", name) for name in ("chosen", "rejected")}
+    assert len(read_source(f"pairs:{write(tmp_path / 'c.jsonl', PAIR, dialogues)}", DATA).triples) == 2
 
 
 def test_an_error_of_a_fork_s_layout_names_its_file_and_the_row(tmp_path: Path) -> None:

@@ -84,10 +84,11 @@ def rewritten(**changes: Any) -> Callable[[Path], object]:
     return apply
 
 
+NO_CONFIGS = ("{", "null", "[3]", "[" * 100_000)
 NO_CONFIG = "config.json: asked for the config of a model, found"
 SPOILT: list[tuple[Callable[[Path], object], str]] = [
     (lambda folder: (folder / "config.json").unlink(), "asked for the folder of a checkpoint, found no config.json"),
-    (lambda folder: (folder / "config.json").write_text("{"), NO_CONFIG),
+    *((lambda folder, text=text: (folder / "config.json").write_text(text), NO_CONFIG) for text in NO_CONFIGS),
     (rewritten(model_type="nonsense"), NO_CONFIG),
     (rewritten(rms_norm_eps="1e-6"), NO_CONFIG),
     (rewritten(tie_word_embeddings=None), NO_CONFIG),
@@ -112,8 +113,9 @@ SPOILT: list[tuple[Callable[[Path], object], str]] = [
 def test_a_folder_that_does_not_serve_is_named(tmp_path: Path, spoil: Callable[[Path], object], message: str) -> None:
     tiny_checkpoint.write(tmp_path)
     spoil(tmp_path)
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=message) as caught:
         based(tmp_path)
+    assert "\n" not in str(caught.value)
 
 
 def test_no_base_asks_to_run_code_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

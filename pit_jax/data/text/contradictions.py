@@ -11,13 +11,17 @@ CONTRADICTION = "the same pair with its answers swapped stands there too"
 
 
 def pair_keys(rows: Iterable[Triple]) -> np.ndarray:
-    """[rows] uint64: a hash of the prompt and the two answers in any order, and in the last bit which is the better."""
+    """[rows] uint64: a hash of the prompt and the two answers in any order, and in the last bit which is the better.
+
+    Space around a text does not count: it makes no pair of two equal answers either.
+    """
     keys = []
     for row in rows:
-        answers = sorted((row.chosen, row.rejected))
-        text = "\0".join((row.prompt, *answers)).encode()
+        chosen, rejected = row.chosen.strip(), row.rejected.strip()
+        answers = sorted((chosen, rejected))
+        text = "\0".join((row.prompt.strip(), *answers)).encode()
         key = int.from_bytes(blake2b(text, digest_size=8).digest(), "big")
-        keys.append(key >> 1 << 1 | (row.chosen == answers[0]))
+        keys.append(key >> 1 << 1 | (chosen == answers[0]))
     return np.array(keys, np.uint64)
 
 

@@ -227,9 +227,9 @@ def _read_sentencepiece(folder: Path, model: Path) -> Any:
                 shutil.copy(path, together)
         try:
             settings = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            named = {**special, **settings}
+        except (ValueError, TypeError, RecursionError) as error:
             raise UserError(f"tokenizer folder {folder} cannot be read: {config.name}: {error}") from error
-        named = {**special, **settings}
         config.write_text(json.dumps(named), encoding="utf-8")
         bos = named.get("bos_token") or ""
         bos = bos["content"] if isinstance(bos, dict) else bos
@@ -245,7 +245,7 @@ def _from_folder(folder: Path, named: Path) -> Any:
     try:
         fast = _fast_class().from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the tokenizers library raises bare Exception for a broken tokenizer.json
-        raise UserError(f"tokenizer folder {named} cannot be read: {error}") from error
+        raise UserError(f"tokenizer folder {named} cannot be read: {' '.join(str(error).split())}") from error
     fast.name_or_path = str(named)
     return fast
 

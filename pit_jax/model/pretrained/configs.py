@@ -26,6 +26,8 @@ SCALINGS: Mapping[str, Mapping[str, str]] = {
     },
     "longrope": {"short_factor": "rope_divisors", "original_max_position_embeddings": "rope_length"},
 }
+LARGEST = 3e38  # a number beyond it is not finite in float32
+ABOVE_ZERO = {"rope_theta", "factor", "original_max_position_embeddings"}
 OF_GROWTH = ("llama_4_scaling_beta", "original_max_position_embeddings")
 OF_LONGROPE = {"long_factor", "factor", "attention_factor"}
 OF_YARN = {"beta_slow", "beta_fast", "truncate", "attention_factor", "mscale", "mscale_all_dim"}  # with defaults
@@ -66,7 +68,9 @@ def _with_rope(config: TransformerConfig, fields: HfConfig) -> TransformerConfig
             raise UserError(
                 f"{fields['model_type']} config: rope_type {local['rope_type']!r} for {SLIDING}; known: default"
             )
+        _check_numbers(local, fields)
         config, rope = replace(config, window_rope_theta=local["rope_theta"]), rope[FULL]
+    _check_numbers(rope, fields)
     kind = rope["rope_type"]
     if kind != "default" and kind not in SCALINGS:
         raise UserError(
@@ -87,6 +91,18 @@ def _with_rope(config: TransformerConfig, fields: HfConfig) -> TransformerConfig
     if unread := sorted(rope.keys() - known):
         raise UserError(f"{fields['model_type']} config: nothing here reads {', '.join(unread)} of rope_parameters")
     return config
+
+
+def _check_numbers(rope: Mapping[str, Any], fields: HfConfig) -> None:
+    """UserError for what is no number in rope_parameters, of which transformers checks names alone."""
+    numbers = {name: x for name, x in rope.items() if name not in ("rope_type", "type") and x is not None}
+    numbers["rope_theta"] = rope.get("rope_theta")
+    for name, value in numbers.items():
+        above_zero = name in ABOVE_ZERO
+        parts = value if isinstance(value, list | tuple) and not above_zero else [value]
+        if not all(isinstance(x, int | float) and abs(x) <= LARGEST and (x > 0 or not above_zero) for x in parts):
+            asked = "a number above 0" if above_zero else "a number"
+            raise UserError(f"{fields['model_type']} config: {name}={value!r} in rope_parameters; asked for {asked}")
 
 
 def _yarn(config: TransformerConfig, rope: Mapping[str, Any]) -> TransformerConfig:

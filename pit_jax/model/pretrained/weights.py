@@ -193,7 +193,8 @@ def load(folder: Path, entries: Sequence[Entry], shapes: Any, mesh: Mesh, *, tie
         tied: as for `check_tensors`.
 
     Raises:
-        UserError: as `tensors_in` and `check_tensors`, and for another matrix than the embedding under `tied`.
+        UserError: as `tensors_in` and `check_tensors`, for another matrix than the embedding under `tied`, and for a
+            tensor with numbers that are NaN or infinite.
     """
     tensors = as_causal(tensors_in(folder), entries)
     check_tensors(tensors, entries, shapes, tied=tied)
@@ -209,10 +210,20 @@ def load(folder: Path, entries: Sequence[Entry], shapes: Any, mesh: Mesh, *, tie
     placed, places = named_leaves(zeros()), named_leaves(shardings)
     for entry in entries:
         for name, index in entry.places(placed[entry.ours[0]].shape):
-            parts = entry.read(_array(tensors[name]))
+            parts = entry.read(_finite(tensors[name]))
             for path, part in zip(entry.ours, parts, strict=True):
                 placed[path] = _put(placed[path], part, index, places[path])
     return jax.tree.unflatten(jax.tree.structure(shapes), list(placed.values()))
+
+
+def _finite(tensor: Tensor) -> np.ndarray:
+    array = _array(tensor)
+    if bad := array.size - int(np.isfinite(array).sum()):
+        raise UserError(
+            f"{tensor.file}: {bad:,} of the {array.size:,} numbers of {tensor.name} are NaN or infinite; nothing can "
+            "be trained from them: download it again, or take another checkpoint"
+        )
+    return array
 
 
 def _array(tensor: Tensor) -> np.ndarray:

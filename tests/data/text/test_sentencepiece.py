@@ -10,11 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pit_jax.batch import Triple
 from pit_jax.data.notes import pairs
 from pit_jax.data.text.sentencepiece import convert, model_file
 from pit_jax.data.text.templates import Template
 from pit_jax.data.text.tokenizers import Tokenizer, ids_of_file, ids_of_folder, load_tokenizer
 from pit_jax.data.text.transcripts import stored
+from pit_jax.data.tokens import SAME, Tokeniser
 from pit_jax.errors import UserError
 from tests.data.text.published_templates import PUBLISHED
 from tests.data.text.sentencepiece_models import SETTINGS, library, train
@@ -110,9 +112,23 @@ def test_models_that_are_none(tmp_path: Path, llama: Path) -> None:
     with pytest.raises(UserError, match="of type unigram or bpe .* found type 4; train another"):
         convert(tmp_path / "tokenizer.model")
     (tmp_path / "tokenizer.model").write_bytes((llama / "tokenizer.model").read_bytes())
-    (tmp_path / "tokenizer_config.json").write_text("{")
-    with pytest.raises(UserError, match=r"cannot be read: tokenizer_config\.json"):
-        load_tokenizer(tmp_path)
+    for content in ("{", "[3]", "null"):
+        (tmp_path / "tokenizer_config.json").write_text(content)
+        with pytest.raises(UserError, match=r"cannot be read: tokenizer_config\.json"):
+            load_tokenizer(tmp_path)
+
+
+def test_answers_that_a_vocabulary_cannot_tell_apart_make_no_pair(tmp_path: Path) -> None:
+    """Signs that it lacks, letters of another width, other spaces: as sentencepiece trains them by default."""
+    template = Template(load_tokenizer(train(tmp_path, model_type="unigram", **SETTINGS["usual"])))
+    answers = [
+        ("see \U0001f642", "see \U0001f643"),
+        ("see \uff59ou", "see you"),
+        ("see  you", "see you"),
+        ("see\nyou", "see you"),
+    ]
+    _, _, refusals = Tokeniser(template)([Triple("hello", *two) for two in [*answers, ("see you", "see me")]])
+    assert refusals == [SAME] * len(answers) + [None]
 
 
 def test_which_model_of_a_folder(tmp_path: Path) -> None:

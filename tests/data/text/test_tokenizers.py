@@ -121,6 +121,11 @@ def test_unusable_folders(tmp_path: Path, folder: Path) -> None:
     (broken / "tokenizer.json").write_text("{")
     with pytest.raises(UserError, match="cannot be read"):
         load_tokenizer(broken)
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        wrong = edit(folder, tmp_path / f"wrong {name}")
+        (wrong / name).write_text("[3]")
+        with pytest.raises(UserError, match="cannot be read"):
+            load_tokenizer(wrong)
     with pytest.raises(UserError, match="vocab_size must be at least 261 .*, found 100"):
         train_tokenizer(TEXTS, vocab_size=100, folder=tmp_path / "small")
     assert not (tmp_path / "small").exists()

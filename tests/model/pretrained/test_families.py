@@ -65,6 +65,10 @@ LONGROPE = {
 }
 
 
+def rope(**changes: Any) -> dict[str, Any]:
+    return {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0, **changes}
+
+
 def found_config(name: str, **changes: Any) -> dict[str, Any]:
     config = transformers.AutoConfig.for_model(name, **{**SIZES, "num_key_value_heads": 2, "head_dim": 16})
     return {**json.loads(config.to_json_string(use_diff=False)), **changes}
@@ -86,7 +90,13 @@ def found_config(name: str, **changes: Any) -> dict[str, Any]:
             {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}},
             "yarn rope_parameters without factor, orig",
         ),
-        ("llama", {"rope_parameters": {"rope_type": "dynamic"}}, "rope_type 'dynamic'; known: default, linear"),
+        ("llama", {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4}}, "rope_type 'dynamic'; known: defa"),
+        ("llama", {"rope_parameters": rope(factor="2")}, "factor='2' in rope_parameters; asked for a number above 0"),
+        ("llama", {"rope_parameters": rope(factor=float("nan"))}, "factor=nan in rope_parameters"),
+        ("llama", {"rope_parameters": rope(factor=[2.0])}, r"factor=\[2.0\] in rope_parameters"),
+        ("llama", {"rope_parameters": rope(rope_theta=10**400)}, "rope_theta=10+ in rope_parameters"),
+        ("llama", {"rope_parameters": rope(rope_theta=None)}, "rope_theta=None in rope_parameters"),
+        ("phi3", {"rope_parameters": LONGROPE | {"short_factor": ["1"]}}, r"short_factor=\['1'\] in rope_parameters"),
         ("llama", {"rope_parameters": LONGROPE}, "1 numbers in short_factor for 16 rotated components"),
         (
             "qwen3",

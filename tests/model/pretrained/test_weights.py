@@ -143,6 +143,13 @@ def changed(change: Callable[[dict[str, np.ndarray]], object]) -> Callable[[Path
     return apply
 
 
+def put(tensors: dict[str, np.ndarray], dtype: Any, number: float) -> None:
+    """A number into a query matrix of another dtype."""
+    matrix = tensors[QUERY].astype(dtype)
+    matrix[3, 2] = number
+    tensors[QUERY] = matrix
+
+
 def index(content: Any) -> Callable[[Path], None]:
     def apply(folder: Path) -> None:
         (folder / weights.SINGLE).rename(folder / "all.safetensors")
@@ -171,6 +178,12 @@ HOSTILE: list[tuple[Callable[[Path], object], str]] = [
         r"q_proj.weight has dtype I64, asked for one of F32, BF16, F16",
     ),
     (changed(lambda t: t.update({"lm_head.weight": np.zeros((40, 16), np.float32)})), r"has shape \[40, 16\]"),
+    (
+        changed(lambda t: put(t, np.float32, np.nan)),
+        r"1 of the 256 numbers of .*layers\.1.*q_proj.weight are NaN or inf",
+    ),
+    (changed(lambda t: put(t, np.float16, -np.inf)), r"1 of the 256 numbers of .* are NaN or infinite; nothing can"),
+    (changed(lambda t: put(t, jnp.bfloat16, np.nan)), r"model\.safetensors: 1 of the 256 numbers of .* are NaN"),
     (index("{"), "asked for a weight_map of files, found"),
     (index({"weight_map": ["a"]}), "asked for a weight_map of files, found"),
     (index({"weight_map": {QUERY: "../elsewhere.safetensors"}}), "outside .*; a checkpoint lies in one folder"),
