@@ -5,7 +5,10 @@
 Pairs of about 300 tokens (a prompt and two answers of a third each) are made of random words, as frequent as Zipf's
 law says, and written as JSON lines; a tokenizer is trained on the first of them beforehand and given to every run.
 Each preparation is a process of its own, whose time counts from its start to its end and whose peak resident memory
-is that of the system's books. Batches are then drawn in this process, in the order of training, and put on the devices.
+is that of the system's books. Batches are then drawn in this process, in the order of training, and put on the devices:
+one of each number of pairs in turn, so that what else the machine does is the same to all. Among more pairs the longest
+is longer and all rows are padded to it, so every number is drawn in the width of the widest, too. The first batches
+touch pages that this process has not mapped yet.
 """
 
 import argparse
@@ -15,19 +18,22 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.results import keep, parser_of
 from pit_jax.batch import GapBatch, SftBatch
 from pit_jax.config import DataConfig, MeshConfig, TokenizerConfig
+from pit_jax.data.rows import StoredRows
 from pit_jax.data.store import open_data, prepare
 from pit_jax.data.stream import Stream
 from pit_jax.data.text.tokenizers import train_tokenizer
@@ -37,7 +43,7 @@ from pit_jax.parallel.sharding import put_rows
 
 WORDS, LONGEST_WORD, WORDS_OF_A_TEXT = 50_000, 12, (30, 82)
 VOCABULARY, TRAINED_ON = 8192, 10_000
-BATCH, BATCHES = 64, 200
+BATCH, BATCHES, FIRST = 64, 1000, 100
 KINDS = {"sft-improver": ("sft", SftBatch), "gap": ("rm", GapBatch)}
 PREPARE = "import sys; from benchmarks.data_scale import prepare_in; prepare_in(*sys.argv[1:])"
 
@@ -83,17 +89,40 @@ def preparation(source: Path, tokenizer: Path, folder: Path, buckets: int) -> tu
     return seconds, cpu, int(done.stdout.splitlines()[-1])
 
 
-def batch_milliseconds(folder: Path, kind: str) -> float:
-    """Median milliseconds to draw a batch, pad it and put it on the devices; the epoch's order is drawn before."""
-    fold, make = KINDS[kind]
-    mesh, data = make_mesh(MeshConfig()), open_data(folder)
-    stream = Stream(data.rows(fold, kind), batch_size=BATCH, seed=0)
-    times = []
+def draw(mesh: Mesh, kind: str, rows: Sequence[StoredRows]) -> np.ndarray:
+    """Milliseconds [rows, BATCHES - 1, 2] and those of the CPU to draw a batch, pad it and put it on the devices.
+
+    The first batch, which draws the order of the epoch, is left out.
+    """
+    make = KINDS[kind][1]
+    streams = [Stream(each, batch_size=BATCH, seed=0) for each in rows]
+    times = np.zeros((len(streams), BATCHES, 2))
     for index in range(BATCHES):
-        start = time.perf_counter()
-        jax.block_until_ready(put_rows(mesh, make, stream.batch(index)))
-        times.append(time.perf_counter() - start)
-    return 1000 * float(np.median(times[1:]))
+        for turn in range(len(streams)):
+            number = (index + turn) % len(streams)
+            start = np.array([time.perf_counter(), time.process_time()])
+            jax.block_until_ready(put_rows(mesh, make, streams[number].batch(index)))
+            times[number, index] = np.array([time.perf_counter(), time.process_time()]) - start
+    return 1000 * times[:, 1:]
+
+
+def batches(folders: Sequence[Path], kind: str) -> list[dict[str, float]]:
+    """For each folder: the width of its rows, and median milliseconds a batch."""
+    mesh = make_mesh(MeshConfig())
+    own = [open_data(folder).rows(KINDS[kind][0], kind) for folder in folders]
+    widest = max((rows.layout for rows in own), key=lambda layout: layout.row_lengths[kind])
+    equal = draw(mesh, kind, [replace(rows, layout=widest) for rows in own])
+    found = {
+        "ms a batch, first ones, equal widths": np.median(equal[:, :FIRST, 0], axis=1),
+        "ms a batch, later, equal widths": np.median(equal[:, FIRST:, 0], axis=1),
+        "ms of CPU a batch, later, equal widths": np.median(equal[:, FIRST:, 1], axis=1),
+        "ms a batch, later": np.median(draw(mesh, kind, own)[:, FIRST:, 0], axis=1),
+    }
+    widths = ({f"{kind}: width": rows.layout.row_lengths[kind]} for rows in own)
+    return [
+        width | {f"{kind}: {name}": round(float(values[i]), 2) for name, values in found.items()}
+        for i, width in enumerate(widths)
+    ]
 
 
 def measure(scratch: Path, tokenizer: Path, count: int, buckets: int) -> dict[str, Any]:
@@ -103,7 +132,7 @@ def measure(scratch: Path, tokenizer: Path, count: int, buckets: int) -> dict[st
     seconds, cpu, peak = preparation(source, tokenizer, folder, buckets)
     source.unlink()
     data = open_data(folder)
-    figures = {
+    return {
         "pairs": count,
         "tokens a pair": sum(data.report["lengths before drops"][n]["p50"] for n in ("prompt", "chosen", "rejected")),
         "seconds": round(seconds, 1),
@@ -112,8 +141,6 @@ def measure(scratch: Path, tokenizer: Path, count: int, buckets: int) -> dict[st
         "peak resident MiB": peak >> 20,
         "bytes on disk a pair": sum(file.stat().st_size for file in folder.glob("*.*")) // count,
     }
-    figures |= {f"ms a batch, {kind}": round(batch_milliseconds(folder, kind), 2) for kind in KINDS}
-    return figures
 
 
 def main() -> None:
@@ -128,13 +155,16 @@ def main() -> None:
     texts = (text for row in rows(TRAINED_ON) for text in row.values())
     train_tokenizer(texts, vocab_size=VOCABULARY, folder=tokenizer)
     measured = [measure(args.scratch, tokenizer, count, args.buckets) for count in args.pairs]
-    table = Table(box=None)
+    folders = [args.scratch / f"data-{count}" for count in args.pairs]
+    for kind in KINDS:
+        for figures, found in zip(measured, batches(folders, kind), strict=True):
+            figures |= found
+    table = Table(box=None, show_header=False)
     for name in measured[0]:
-        table.add_column(name, justify="right")
-    for figures in measured:
-        table.add_row(*(f"{value:,}" for value in figures.values()))
+        table.add_row(name, *(f"{figures[name]:,}" for figures in measured))
     Console(width=200).print(table)
-    keep(args.results, "data_scale", {"buckets": args.buckets, "batch": BATCH, "runs": measured})
+    settings = {"buckets": args.buckets, "batch": BATCH, "batches": BATCHES - 1, "first ones": FIRST}
+    keep(args.results, "data_scale", {**settings, "runs": measured})
 
 
 if __name__ == "__main__":

@@ -106,10 +106,13 @@ class StoredRows:
 
     def built(self, rows: np.ndarray, layout: Layout) -> Arrays:
         """The arrays of `rows`, padded as `layout` says."""
-        examples = []
-        for number in np.asarray(self.numbers[rows]).tolist():
-            prompt, prefix, chosen, rejected = (self.tokens[len(FEATURES) * number + i] for i in range(len(FEATURES)))
-            examples.append(Example(prompt, prefix, chosen, rejected, float(self.margins[number])))
+        numbers = np.asarray(self.numbers[rows], np.int64)
+        tokens = self.tokens.neighbours(len(FEATURES) * numbers, len(FEATURES))
+        margins = self.margins[numbers].tolist()
+        examples = [
+            Example(prompt, prefix, chosen, rejected, margin)
+            for (prompt, prefix, chosen, rejected), margin in zip(tokens, margins, strict=True)
+        ]
         return build(self.kind, examples, layout)
 
     @property

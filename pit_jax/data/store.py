@@ -18,7 +18,7 @@ from pit_jax.config import DataConfig, TokenizerConfig, flatten
 from pit_jax.data import tasks
 from pit_jax.data.features import Layout
 from pit_jax.data.preparation import FOLD_KINDS, REPORT, build, by_fold
-from pit_jax.data.ragged import Ragged
+from pit_jax.data.ragged import Ragged, mapped
 from pit_jax.data.rows import StoredRows
 from pit_jax.data.sources import read_source, source_code, source_files, source_identity
 from pit_jax.data.text.sentencepiece import model_file
@@ -85,10 +85,10 @@ class Prepared:
 
     @cached_property
     def _margins(self) -> np.ndarray:
-        return np.memmap(self.folder / "margins.bin", np.float32, mode="r")
+        return mapped(self.folder / "margins.bin", np.float32)
 
     def _numbers(self, fold: str) -> np.ndarray:
-        return np.memmap(self.folder / f"{fold}.bin", np.int32, mode="r")
+        return mapped(self.folder / f"{fold}.bin", np.int32)
 
 
 def prepare(

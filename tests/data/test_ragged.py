@@ -23,6 +23,9 @@ def test_what_is_appended_is_read_back(tmp_path_factory: pytest.TempPathFactory,
     everything, found = [row for chunk in chunks for row in chunk], Ragged(folder, "x", np.uint16)
     assert [found[i].tolist() for i in range(len(found))] == everything
     assert found.lengths(np.arange(len(found))).tolist() == list(map(len, everything))
+    firsts = np.arange(len(found) - 1)[::-1]
+    pairs = [[row.tolist() for row in pair] for pair in found.neighbours(firsts, 2)]
+    assert pairs == [everything[first : first + 2] for first in firsts]
     values, offsets = found.read(len(everything) // 2, len(everything))
     parts = [values[a:b].tolist() for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
     assert parts == everything[len(everything) // 2 :] and offsets[0] == 0
