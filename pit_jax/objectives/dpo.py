@@ -38,6 +38,23 @@ def dpo_loss(
     Raises:
       ValueError: ranks, sizes or dtypes do not fit; beta or label_smoothing out of range.
     """
+    if not 0 <= label_smoothing < 0.5:
+        raise UserError(f"label_smoothing={label_smoothing}: pass a chance in [0, 0.5); at 0.5 labels say nothing")
+    return smoothed_loss(
+        policy_chosen_B, policy_rejected_B, anchor_chosen_B, anchor_rejected_B, beta=beta, smoothing=label_smoothing
+    )
+
+
+def smoothed_loss(
+    policy_chosen_B: jax.Array,
+    policy_rejected_B: jax.Array,
+    anchor_chosen_B: jax.Array,
+    anchor_rejected_B: jax.Array,
+    *,
+    beta: float,
+    smoothing: float | jax.Array,
+) -> tuple[jax.Array, dict[str, Mean]]:
+    """`dpo_loss` with `smoothing` as e, one for all pairs or an array [B] in float32 of one each."""
     check(
         policy_chosen_B=policy_chosen_B,
         policy_rejected_B=policy_rejected_B,
@@ -46,14 +63,11 @@ def dpo_loss(
     )
     if not 0 < beta < math.inf:
         raise UserError(f"beta={beta}: the implicit reward needs a finite scale above 0 (0.1 is usual)")
-    if not 0 <= label_smoothing < 0.5:
-        raise UserError(f"label_smoothing={label_smoothing}: pass a chance in [0, 0.5); at 0.5 labels say nothing")
-    chosen_B, rejected_B = implicit_rewards(
-        policy_chosen_B, policy_rejected_B, anchor_chosen_B, anchor_rejected_B, beta=beta
-    )
+    chosen_B = beta * (policy_chosen_B.astype(jnp.float32) - anchor_chosen_B.astype(jnp.float32))
+    rejected_B = beta * (policy_rejected_B.astype(jnp.float32) - anchor_rejected_B.astype(jnp.float32))
     margins_B = chosen_B - rejected_B
     right_B, wrong_B = jax.nn.softplus(-margins_B), jax.nn.softplus(margins_B)
-    losses_B = (1 - label_smoothing) * right_B + label_smoothing * wrong_B
+    losses_B = (1 - smoothing) * right_B + smoothing * wrong_B
     metrics = {
         "loss": Mean.of(losses_B),
         "accuracy": Mean.of(margins_B > 0),
@@ -62,18 +76,3 @@ def dpo_loss(
         "rewards/margins": Mean.of(margins_B),
     }
     return jnp.mean(losses_B), metrics
-
-
-def implicit_rewards(
-    policy_chosen_B: jax.Array,
-    policy_rejected_B: jax.Array,
-    anchor_chosen_B: jax.Array,
-    anchor_rejected_B: jax.Array,
-    *,
-    beta: float,
-) -> tuple[jax.Array, jax.Array]:
-    """(chosen_B, rejected_B), float32: r of `dpo_loss`, of which only differences between answers to one prompt mean
-    anything."""
-    chosen_B = beta * (policy_chosen_B.astype(jnp.float32) - anchor_chosen_B.astype(jnp.float32))
-    rejected_B = beta * (policy_rejected_B.astype(jnp.float32) - anchor_rejected_B.astype(jnp.float32))
-    return chosen_B, rejected_B

@@ -1,14 +1,13 @@
 """SPA (arXiv 2406.04412): DPO on labels of the model's own, the least confident of which are taken for noise."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from pit_jax.errors import UserError
 from pit_jax.masked import Mean
-from pit_jax.objectives.dpo import dpo_loss, implicit_rewards
+from pit_jax.objectives.dpo import smoothed_loss
 from pit_jax.objectives.shapes import check
 
 
@@ -52,15 +51,12 @@ def refined_dpo_loss(
       ValueError: as `dpo_loss`, with alpha in the place of label_smoothing.
     """
     check(policy_chosen_B=policy_chosen_B, noisy_B=noisy_B)
-    pairs = (policy_chosen_B, policy_rejected_B, anchor_chosen_B, anchor_rejected_B)
-    _, metrics = dpo_loss(*pairs, beta=beta)
     if not 0 <= alpha < 0.5:
         raise UserError(f"alpha={alpha}: pass a chance in [0, 0.5); at 0.5 labels say nothing")
-    chosen_B, rejected_B = implicit_rewards(*pairs, beta=beta)
-    margins_B, noisy_B = chosen_B - rejected_B, jax.lax.stop_gradient(noisy_B).astype(jnp.float32)
-    # -log s(-h) is h more than -log s(h).
-    losses_B = jax.nn.softplus(-margins_B) + alpha * noisy_B * margins_B
-    return jnp.mean(losses_B), {**metrics, "loss": Mean.of(losses_B), "noisy": Mean.of(noisy_B)}
+    noisy_B = jax.lax.stop_gradient(noisy_B).astype(jnp.float32)
+    pairs = (policy_chosen_B, policy_rejected_B, anchor_chosen_B, anchor_rejected_B)
+    loss, metrics = smoothed_loss(*pairs, beta=beta, smoothing=alpha * noisy_B)
+    return loss, {**metrics, "noisy": Mean.of(noisy_B)}
 
 
 def empty_window(size: int) -> Window:
@@ -114,7 +110,7 @@ def extrapolated_logprobs(
     def mixed(policy: jax.Array, anchor: jax.Array) -> jax.Array:
         return (1 + strength) * policy.astype(jnp.float32) - strength * anchor.astype(jnp.float32)
 
-    def picked_BT(logits_BTV: jax.Array) -> Any:
+    def picked_BT(logits_BTV: jax.Array) -> jax.Array:
         return jnp.take_along_axis(logits_BTV, targets_BT[..., None], axis=-1)[..., 0]
 
     total_BT = jax.nn.logsumexp(mixed(policy_logits_BTV, anchor_logits_BTV), axis=-1)
