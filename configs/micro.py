@@ -37,6 +37,7 @@ def get_config() -> Config:
         improve=replace(base.improve, rounds=2, batch_size=16),
         evaluate=replace(base.evaluate, prompts=16, temperatures=(0.8,), resamples=50),
         dpo=replace(base.dpo, steps=4, batch_size=16),
+        spa=replace(base.spa, gold_share=0.1, slices=(1.0, 1.0), strengths=(0.5, 0.25), batch_size=16, window=20),
         paper=replace(
             base.paper,
             ablations=("first-only", "direct-rlhf", "score-difference"),

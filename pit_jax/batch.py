@@ -69,6 +69,18 @@ class DpoBatch:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
+class SpaBatch:
+    """The two rows of RewardBatch, labelled by a model, with what is known of the label, which no loss sees."""
+
+    chosen_BL: jax.Array  # int32
+    chosen_segments_BL: jax.Array  # int32
+    rejected_BL: jax.Array  # int32
+    rejected_segments_BL: jax.Array  # int32
+    wrong_B: jax.Array  # bool, the truth prefers the rejected answer; False where no truth is known
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
 class GapBatch:
     """The four (candidate, reference) combinations of a pair as one tree in one row.
 

@@ -10,6 +10,8 @@ from pit_jax.architecture import AdapterConfig, TransformerConfig
 from pit_jax.cluster import Effort as Effort  # part of PlanConfig, whose names are found here
 from pit_jax.cluster import HostsConfig, MeshConfig, PlanConfig
 from pit_jax.limits import GatesConfig, MonitorsConfig
+from pit_jax.preferences import DpoConfig, SpaConfig
+from pit_jax.preferences import OptimizerConfig as OptimizerConfig  # found here by whoever trains
 
 
 @dataclass(frozen=True)
@@ -45,28 +47,6 @@ class TokenizerConfig:
     """Most entries of a tokenizer trained on the data."""
     template_arguments: tuple[str, ...] = ()
     """What its chat template is told, as NAME=VALUE: `enable_thinking=false`. It becomes part of the template."""
-
-
-@dataclass(frozen=True)
-class OptimizerConfig:
-    learning_rate: ranges.Positive = 1e-3
-    """Peak learning rate."""
-    schedule: Literal["constant", "cosine", "linear"] = "cosine"
-    """Shape after warm-up."""
-    warmup: ranges.Share = 0.05
-    """Share of the updates spent warming up from 0."""
-    final: ranges.Share = 0.1
-    """Learning rate at the end, as a share of the peak."""
-    weight_decay: ranges.NotNegative = 0.01
-    """Decoupled decay of matrices; never of norms, biases or heads."""
-    beta1: ranges.ShareBelowOne = 0.9
-    """Adam beta1."""
-    beta2: ranges.ShareBelowOne = 0.98
-    """Adam beta2."""
-    eps: ranges.Positive = 1e-8
-    """Adam epsilon, inside the bias-corrected form."""
-    clip_norm: ranges.Limit = 1.0
-    """Largest global gradient norm."""
 
 
 @dataclass(frozen=True)
@@ -196,23 +176,6 @@ class RlConfig:
 
 
 @dataclass(frozen=True)
-class DpoConfig:
-    steps: ranges.Count = 500
-    """Updates of the DPO policy, a baseline; it starts from the policy's SFT."""
-    batch_size: ranges.Count = 32
-    """Pairs per update."""
-    accumulate: ranges.Count = 1
-    """Micro-batches per update."""
-    beta: ranges.Positive = 0.1
-    """How hard the policy is held to its SFT."""
-    label_smoothing: ranges.ShareBelowHalf = 0.0
-    """Chance that a label is wrong (conservative DPO), below 0.5."""
-    optimizer: OptimizerConfig = field(
-        default_factory=lambda: OptimizerConfig(learning_rate=3e-4, schedule="linear", warmup=0.1, weight_decay=0.0)
-    )
-
-
-@dataclass(frozen=True)
 class ImproveConfig:
     rounds: ranges.Count = 3
     """Improvements K after the first answer."""
@@ -240,7 +203,7 @@ class EvaluateConfig:
     """Held-out prompts of every comparison, here and in the paper's tables."""
     judges: tuple[str, ...] = ()
     """Who compares: rubric (where the data has a known truth), gap, or a fork's judge; empty = the first two."""
-    temperatures: ranges.Temperatures = (0.4, 0.8, 1.0)
+    temperatures: ranges.NotNegatives = (0.4, 0.8, 1.0)
     """Matched temperatures: originals and improvements are sampled at the same one."""
     tie_margin: ranges.NotNegative = 0.0
     """Scores that differ by no more than this are a tie."""
@@ -252,7 +215,7 @@ class EvaluateConfig:
 class PaperConfig:
     ablations: tuple[str, ...] = ("first-only", "second-only", "direct-rlhf", "pair-gap", "score-difference")
     """Runs that branch off this one (recipes/comparison/ablations.py): one phase alone, more RLHF, other rewards."""
-    temperatures: ranges.Temperatures = (0.2, 0.4, 0.6, 0.8, 1.0)
+    temperatures: ranges.NotNegatives = (0.2, 0.4, 0.6, 0.8, 1.0)
     """Temperatures of the sweep."""
     temperature: ranges.NotNegative = 1.0
     """Temperature of every other table."""
@@ -310,6 +273,7 @@ class Config:
     rm: RmConfig = field(default_factory=RmConfig)
     rl: RlConfig = field(default_factory=RlConfig)
     dpo: DpoConfig = field(default_factory=DpoConfig)
+    spa: SpaConfig = field(default_factory=SpaConfig)
     improve: ImproveConfig = field(default_factory=ImproveConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     paper: PaperConfig = field(default_factory=PaperConfig)

@@ -18,6 +18,7 @@ class Endless:
 
 Count = Annotated[int, Meta(ge=1), arg(metavar="INT>=1")]
 CountOrNone = Annotated[int, Meta(ge=0), arg(metavar="INT>=0")]
+CountOfPair = Annotated[int, Meta(ge=2), arg(metavar="INT>=2")]
 CountOrRest = Annotated[int, Meta(ge=-1), arg(metavar="INT>=-1")]
 Seed = Annotated[int, Meta(ge=0, lt=2**32), arg(metavar="0<=INT<2**32")]  # as many as jax.random.key tells apart
 Share = Annotated[float, Meta(ge=0, le=1), arg(metavar="0<=FLOAT<=1")]
@@ -35,7 +36,7 @@ Name = Annotated[str, Meta(min_length=1), arg(metavar="STR")]
 Names = Annotated[tuple[Name, ...], Meta(min_length=1), arg(metavar="STR ..")]
 Counts = Annotated[tuple[CountOrNone, ...], Meta(min_length=1), arg(metavar="INT>=0 ..")]
 Seeds = Annotated[tuple[Seed, ...], arg(metavar="[0<=INT<2**32 ..]")]
-Temperatures = Annotated[tuple[NotNegative, ...], Meta(min_length=1), arg(metavar="FLOAT>=0 ..")]
+NotNegatives = Annotated[tuple[NotNegative, ...], Meta(min_length=1), arg(metavar="FLOAT>=0 ..")]
 Rates = Annotated[tuple[Positive, ...], Meta(min_length=1), arg(metavar="FLOAT>0 ..")]
 Divisors = Annotated[tuple[Positive, ...], arg(metavar="[FLOAT>0 ..]")]
 

@@ -1,4 +1,4 @@
-"""Rows of unequal length on disk: values end to end, and where each row begins. Written in one pass, read as a map."""
+"""Rows of unequal length: values end to end, and where each row begins. On disk written in one pass, read as a map."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -48,21 +48,15 @@ def mapped(path: Path, dtype: Any) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Ragged:
-    """The rows that a RaggedWriter wrote. Nothing is read before it is asked for."""
+    """Rows of values, in memory or mapped."""
 
-    folder: Path
-    name: str
-    dtype: Any
+    values: np.ndarray  # end to end
+    offsets: np.ndarray  # [rows + 1] int64, where each begins
 
-    @cached_property
-    def values(self) -> np.ndarray:
-        """All values, mapped."""
-        return mapped(self.folder / f"{self.name}{VALUES}", self.dtype)
-
-    @cached_property
-    def offsets(self) -> np.ndarray:
-        """[rows + 1] int64, mapped."""
-        return mapped(self.folder / f"{self.name}{OFFSETS}", np.int64)
+    @staticmethod
+    def of(values: np.ndarray, lengths: np.ndarray) -> "Ragged":
+        """Rows of `lengths` [rows] values each."""
+        return Ragged(values, np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)]))
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -79,6 +73,21 @@ class Ragged:
         """[rows] int64."""
         lengths: np.ndarray = self.offsets[rows + 1] - self.offsets[rows]
         return lengths
+
+
+@dataclass(frozen=True)
+class RaggedFiles:
+    """What a RaggedWriter wrote."""
+
+    folder: Path
+    name: str
+    dtype: Any
+
+    @cached_property
+    def rows(self) -> Ragged:
+        """All rows, mapped: nothing is read before it is asked for."""
+        values = mapped(self.folder / f"{self.name}{VALUES}", self.dtype)
+        return Ragged(values, mapped(self.folder / f"{self.name}{OFFSETS}", np.int64))
 
     def read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """(values, offsets from 0) of neighbouring rows, read into memory: no page of the map stays resident."""

@@ -67,6 +67,10 @@ class StoredRows:
         """The first `count` rows, or all where there are fewer."""
         return replace(self, numbers=self.numbers[:count])
 
+    def picked(self, rows: np.ndarray) -> "StoredRows":
+        """These rows alone."""
+        return replace(self, numbers=self.numbers[rows])
+
     def tokens_of(self, name: str) -> np.ndarray:
         """[rows] tokens of one of the FEATURES."""
         lengths: np.ndarray = self.feature_lengths[:, FEATURES.index(name)]

@@ -18,7 +18,7 @@ from pit_jax.config import DataConfig, TokenizerConfig, flatten
 from pit_jax.data import tasks
 from pit_jax.data.features import Layout
 from pit_jax.data.preparation import FOLD_KINDS, REPORT, build, by_fold
-from pit_jax.data.ragged import Ragged, mapped
+from pit_jax.data.ragged import Ragged, RaggedFiles, mapped
 from pit_jax.data.rows import StoredRows
 from pit_jax.data.sources import read_source, source_code, source_files, source_identity
 from pit_jax.data.text.sentencepiece import model_file
@@ -69,7 +69,7 @@ class Prepared:
             self.done["inputs"]["data.rates"],
             self.done["pairs"],
             margins=self._margins,
-            tokens=self.tokens,
+            tokens=self._token_files,
             tokenizer=self.tokenizer,
         )
 
@@ -81,7 +81,11 @@ class Prepared:
     @cached_property
     def tokens(self) -> Ragged:
         """The FEATURES of every example."""
-        return Ragged(self.folder, "tokens", np.dtype(self.done["token_dtype"]))
+        return self._token_files.rows
+
+    @cached_property
+    def _token_files(self) -> RaggedFiles:
+        return RaggedFiles(self.folder, "tokens", np.dtype(self.done["token_dtype"]))
 
     @cached_property
     def _margins(self) -> np.ndarray:

@@ -17,7 +17,7 @@ import numpy as np
 
 from pit_jax.data.features import FEATURES
 from pit_jax.data.folds import FOLDS
-from pit_jax.data.ragged import Ragged
+from pit_jax.data.ragged import Ragged, RaggedFiles
 from pit_jax.data.text.tokenizers import Tokenizer
 from pit_jax.data.text.vocabulary import hf_vocabulary
 from pit_jax.data.tf import tensorflow_and_seqio
@@ -34,7 +34,7 @@ def build_mixture(
     contents: str,
     *,
     margins: np.ndarray | None = None,
-    tokens: Ragged | None = None,
+    tokens: RaggedFiles | None = None,
     tokenizer: Tokenizer | None = None,
 ) -> Any:
     """seqio mixture of one task a source. `sources[name][fold]` holds the numbers [rows] of examples.
@@ -52,7 +52,7 @@ def build_mixture(
         vocabulary = hf_vocabulary(tokenizer)
         features |= {name: seqio.Feature(vocabulary, add_eos=False, dtype=tf.int32) for name in FEATURES}
         features["margin"] = seqio.Feature(number, add_eos=False, dtype=tf.float32, rank=0)
-        preprocessors.append(functools.partial(_with_tokens, tokens, margins))
+        preprocessors.append(functools.partial(_with_tokens, tokens.rows, margins))
     kind = "numbers" if tokens is None else f"tokens_{digest_of(str(tokens.folder.resolve()))}"
     names = []
     for index, folds in enumerate(sources.values()):  # seqio sorts tasks by name: the number keeps our order

@@ -113,11 +113,11 @@ class TextEngine:
         A slot holds the longer answer of a pair: a pair asked in both orders meets one program, and two equal answers
         get one number, to the last bit. Long pairs are scored apart, in wider slots and smaller batches.
         """
-        return self._scored(prompts, {"candidate": candidates, "reference": references}, partial(self._gap, params))
+        return self.scored(prompts, {"candidate": candidates, "reference": references}, partial(self._gap, params))
 
     def scores(self, params: Params, prompts: Sequence[str], answers: Sequence[Answer]) -> np.ndarray:
         """score_N [N] float32 of each answer by the pointwise reward model."""
-        return self._scored(prompts, {"answers": answers}, partial(self._score, params))
+        return self.scored(prompts, {"answers": answers}, partial(self._score, params))
 
     @cached_property
     def _gap(self) -> Any:
@@ -137,8 +137,11 @@ class TextEngine:
 
         return jax.jit(score)
 
-    def _scored(self, prompts: Sequence[str], sides: dict[str, Sequence[Answer]], program: Any) -> np.ndarray:
-        """program(rows, *sides) of all prompts, those with answers of like length together."""
+    def scored(self, prompts: Sequence[str], sides: dict[str, Sequence[Answer]], program: Any) -> np.ndarray:
+        """program(rows, *sides) -> score_B, a jitted function, over all prompts, [N]; answers of like length together.
+
+        Rows are a PromptBatch; a side, by its name, is Responses in a slot that holds the longest answer and its end.
+        """
         spec = self.engine.spec
         lengths = ([len(self._with_end(answer)) for answer in answers] for answers in sides.values())
         longest_N = np.array([max(pair) for pair in zip(*lengths, strict=True)])

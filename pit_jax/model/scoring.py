@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from pit_jax.batch import DpoBatch, GapBatch, Responses, RewardBatch, SftBatch
+from pit_jax.batch import DpoBatch, GapBatch, Responses, RewardBatch, SftBatch, SpaBatch
 from pit_jax.masked import fill
 from pit_jax.model.networks import LanguageModel, Params, ScalarModel
 from pit_jax.model.readout import Reading, read_tokens
@@ -78,18 +78,31 @@ def response_logprobs(
     return slot_logprobs(model, params, hidden_BTD, tokens_BL[:, -slot:], temperature=temperature)[0]
 
 
-def pair_logprobs(model: LanguageModel, params: Params, batch: RewardBatch | DpoBatch) -> tuple[jax.Array, jax.Array]:
+def pair_logprobs(
+    model: LanguageModel, params: Params, batch: RewardBatch | DpoBatch | SpaBatch
+) -> tuple[jax.Array, jax.Array]:
     """(chosen_B, rejected_B): log-probs summed over each row from the first token in which the two differ.
 
     What comes before, the prompt and any shared beginning of the answers, adds the same to both, and cancels in DPO.
     """
+    tokens_BL, segments_BL, mask_BL = pair_rows(batch)
+    hidden_BLD = model.hidden(params, tokens_BL, Sequences.alone(segments_BL))
+    logprobs_BL, _ = slot_logprobs(model, params, hidden_BLD[:, :-1], tokens_BL[:, 1:], temperature=1.0)
+    return summed_by_side(logprobs_BL, mask_BL)
+
+
+def pair_rows(batch: RewardBatch | DpoBatch | SpaBatch) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """tokens_BL, segments_BL and mask_BL of all chosen and then all rejected rows; mask: what the two differ in."""
     tokens = jnp.stack([batch.chosen_BL, batch.rejected_BL])
     segments = jnp.stack([batch.chosen_segments_BL, batch.rejected_segments_BL])
     parted_BL = jnp.cumsum((tokens[0] != tokens[1]) | (segments[0] != segments[1]), axis=1) > 0
     mask = (segments > 0) & parted_BL[None]
     tokens_BL, segments_BL, mask_BL = (jnp.concatenate(list(x)) for x in (tokens, segments, mask))
-    hidden_BLD = model.hidden(params, tokens_BL, Sequences.alone(segments_BL))
-    logprobs_BL, _ = slot_logprobs(model, params, hidden_BLD[:, :-1], tokens_BL[:, 1:], temperature=1.0)
+    return tokens_BL, segments_BL, mask_BL
+
+
+def summed_by_side(logprobs_BL: jax.Array, mask_BL: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(chosen_B, rejected_B) of what slots before the last say of the token behind them."""
     chosen_B, rejected_B = jnp.split(jnp.sum(jnp.where(mask_BL[:, 1:], logprobs_BL, 0.0), axis=1), 2)
     return chosen_B, rejected_B
 

@@ -54,6 +54,12 @@ def _dpo() -> Recipe:
     return RECIPE
 
 
+def _spa() -> Recipe:
+    from pit_jax.recipes.spa.stage import RECIPE
+
+    return RECIPE
+
+
 def _improve() -> Recipe:
     from pit_jax.recipes.comparison.improve import RECIPE
 
@@ -104,6 +110,11 @@ def of(*parents: StageId) -> Callable[[Config], tuple[StageId, ...]]:
 def knobs(name: str, *without: str) -> tuple[str, ...]:
     """What every stage depends on, and a section but for what belongs to another model or changes no result."""
     return (*SHARED, *section(name, without=without))
+
+
+def spa_phases(config: Config) -> tuple[str, ...]:
+    """The gold pairs, and an iteration for each slice of the other prompts."""
+    return ("seed", *(f"iteration-{number + 1}" for number in range(len(config.spa.slices))))
 
 
 def has_second_gap(config: Config) -> bool:
@@ -202,6 +213,17 @@ STAGES: Table[Stage] = Table(
         leaves="language",
         in_all=never,
         curves=("accuracy",),
+    ),
+    built_in(
+        _spa,
+        "policy",
+        name="spa",
+        help="self-made preference pairs: DPO on a few gold pairs, then on the model's own (SPA)",
+        init_from=SFT_POLICY,
+        knobs=(*knobs("spa"), "improve.batch_size"),
+        leaves="language",
+        phases=spa_phases,
+        in_all=never,
     ),
     built_in(
         _improve,

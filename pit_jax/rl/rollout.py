@@ -16,7 +16,7 @@ from pit_jax.model.scoring import response_logprobs, response_values
 from pit_jax.objectives.returns import kl_estimate, shaped_rewards
 from pit_jax.rl.algorithms import Algorithm
 from pit_jax.rl.rewards import ModelReward
-from pit_jax.training.step import Loss, split
+from pit_jax.training.step import Loss, split, together
 
 Metrics = dict[str, Mean]
 Score = Callable[..., tuple[Experience, Metrics]]
@@ -108,8 +108,7 @@ def by_rows(read: Callable[[Any], Any], size: int, rows: Any) -> Any:
     total = jax.tree.leaves(rows)[0].shape[0]
     if size in (0, total):
         return read(rows)
-    found = jax.lax.map(read, split(rows, total // size))
-    return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape(total, *x.shape[2:]), found)
+    return together(jax.lax.map(read, split(rows, total // size)))
 
 
 def penalised(score_B: jax.Array, drawn: Completions, config: RlConfig) -> jax.Array:

@@ -84,10 +84,11 @@ class Run:
 
 @dataclass(frozen=True)
 class StageFolder:
-    """workdir/<stage>-<role>/ of one run."""
+    """workdir/<stage>-<role>/ of one run, or the folder in it of one of the stage's phases."""
 
     run: Run
     stage: Provenance
+    phase: str = ""
 
     @property
     def name(self) -> str:
@@ -95,7 +96,11 @@ class StageFolder:
 
     @property
     def path(self) -> Path:
-        return self.run.workdir / self.name
+        return self.run.workdir / self.name / self.phase
+
+    def of(self, phase: str) -> "StageFolder":
+        """The folder of one of the stage's phases."""
+        return replace(self, phase=phase)
 
     def done(self) -> dict[str, Any] | None:
         """The done marker of a finished stage."""

@@ -58,8 +58,8 @@ class Models:
         self._full: dict[str, Params] = {}  # weights that lie under several models
         self._root: Params | None = None
 
-    def load(self, id: StageId) -> Params:
-        """The selected parameters of a finished stage, over the weights that its adapters update.
+    def load(self, id: StageId, phase: str | None = None) -> Params:
+        """The selected parameters of a finished stage, or of one phase of it, over the weights its adapters update.
 
         Raises UserError for a stage that the context's own does not declare as a parent.
         """
@@ -70,15 +70,16 @@ class Models:
                 f"stage {asking.id} loads {stage.id}, which is none of its parents ({', '.join(map(str, declared))}); "
                 "declare it, so that the lineage knows"
             )
-        return self._load(stage)
+        return self._load(stage, phase=phase)
 
-    def _load(self, stage: Provenance, round: int | None = None) -> Params:
-        name = str(stage.id)
+    def _load(self, stage: Provenance, *, round: int | None = None, phase: str | None = None) -> Params:
+        folder = self._context.run.folder(stage.id)
+        folder = folder.of(stage.phases(self._context.config)[-1] if phase is None else phase)
+        name = f"{stage.id}/{folder.phase}"
         if name in self._full:
             return self._full[name]
-        full = trains_fully(self._context.config, name)
+        full = trains_fully(self._context.config, str(stage.id))
         network = self.network(stage)
-        folder = self._context.run.folder(stage.id)
         params = restored(self._context, folder, network.init if full else network.init_adapter, round)
         if not full:
             below = self._below(stage)
@@ -87,9 +88,9 @@ class Models:
             params = self._full[name] = frozen_weights(params, self._context.config)
         return params
 
-    def own(self, round: int) -> Params:
-        """The parameters in a checkpoint of the context's own stage, which may be unfinished."""
-        return self._load(self._context.stage, round)
+    def own(self, round: int | None = None, phase: str | None = None) -> Params:
+        """Of the context's own stage, which may be unfinished: a checkpoint, or the selected one, of a phase."""
+        return self._load(self._context.stage, round=round, phase=phase)
 
     def backbone(self, id: StageId) -> Params:
         """The frozen weights under a stage that trains adapters."""

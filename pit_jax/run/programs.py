@@ -1,5 +1,6 @@
 """What stages compile, from shapes alone: for lowering tests, plans and costs, with no array and no model in memory."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,7 +18,7 @@ from pit_jax.model.networks import LanguageModel, Network, ScalarModel, trunk_of
 from pit_jax.parallel.sharding import abstract_params, batch_sharding, replicated
 from pit_jax.run.frozen import frozen_weights, trains_fully
 from pit_jax.training.state import Partition, TrainState, abstract_state, create_state, state_sharding
-from pit_jax.training.step import Loss, compile_step, make_train_step
+from pit_jax.training.step import Loss, Remembering, compile_step, make_train_step
 
 BATCHES = {
     "sft-policy": SftBatch,
@@ -135,7 +136,7 @@ class Shapes:
     def step(
         self,
         name: str,
-        loss: Loss,
+        loss: Loss | Remembering,
         optimizer: optax.GradientTransformation,
         params: Any,
         batch: Any,
@@ -144,7 +145,7 @@ class Shapes:
         frozen: Any = None,
     ) -> Program:
         """The program of one update of `params` on a batch, over `frozen` ones."""
-        state = self.state(params, optimizer)
+        state = self.state(params, optimizer, loss.extras if isinstance(loss, Remembering) else {})
         step = compile_step(
             make_train_step(loss, optimizer, accumulate=accumulate, params_dtype=self.config.transformer.params_dtype),
             state_sharding=jax.tree.map(lambda x: x.sharding, state),
@@ -153,8 +154,11 @@ class Shapes:
         )
         return Program(name, step, (state, batch))
 
-    def state(self, params: Any, optimizer: optax.GradientTransformation) -> TrainState:
+    def state(
+        self, params: Any, optimizer: optax.GradientTransformation, extras: Mapping[str, Any] | None = None
+    ) -> TrainState:
         """The state of a training of `params`."""
-        shapes = jax.eval_shape(lambda params: create_state(params, optimizer, seed=0, extras={}), params)
+        extras = dict(extras or {})
+        shapes = jax.eval_shape(lambda params: create_state(params, optimizer, seed=0, extras=extras), params)
         places = state_sharding(shapes, jax.tree.map(lambda x: x.sharding, params), replicated(self.mesh))
         return abstract_state(shapes, places)

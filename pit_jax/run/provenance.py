@@ -34,6 +34,11 @@ def no_stages(config: Config) -> tuple[StageId, ...]:
     return ()
 
 
+def one_phase(config: Config) -> tuple[str, ...]:
+    """Of a stage that trains once, in its own folder."""
+    return ("",)
+
+
 def nothing_else(config: Config) -> Mapping[str, str]:
     """Of a stage that depends on no file but the data."""
     return {}
@@ -57,6 +62,8 @@ class Provenance:
     """The network whose parameters it leaves; "" for a stage that trains nothing."""
     part: str = ""
     """Where that network stands in its checkpoint's parameters; "" = they are it."""
+    phases: Callable[[Config], tuple[str, ...]] = one_phase
+    """Trainings that follow each other, by the names of their folders in the stage's own; the last leaves its model."""
     replaces: StageId | None = None
     """The stage that it stands in for, in every run that knows it."""
 

@@ -1,8 +1,8 @@
-"""What SFT, reward models and DPO share: one network, one stream of rows, one loop."""
+"""What SFT, reward models, DPO and SPA share: one network, one stream of rows, one loop."""
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -26,7 +26,7 @@ from pit_jax.run.stage import Stage
 from pit_jax.training.optimizer import make_optimizer
 from pit_jax.training.session import Session
 from pit_jax.training.state import Partition, plan_state
-from pit_jax.training.step import Loss, compile_step, make_train_step, split
+from pit_jax.training.step import Loss, Remembering, alone, compile_step, make_train_step, split
 from pit_jax.training.trace import asked_rounds
 
 LOG_EVERY = 20  # updates a row of metrics
@@ -36,7 +36,7 @@ LOG_EVERY = 20  # updates a row of metrics
 class Task:
     """One supervised training: what to minimise, on which rows, how long, and what the best checkpoint maximises."""
 
-    loss: Loss
+    loss: Loss | Remembering
     make_batch: Callable[..., Any]  # the batch dataclass, from named arrays
     rows: Rows | Mapping[str, np.ndarray]
     heldout: Rows | Mapping[str, np.ndarray]
@@ -45,7 +45,10 @@ class Task:
     batch_size: int
     accumulate: int
     seed: int  # of the order of the rows
-    score: Callable[[dict[str, float]], float]
+    score: Callable[[dict[str, float]], float] | None  # None: the last checkpoint is the best
+    beside: Mapping[str, Params] = field(default_factory=dict)
+    """Frozen models that the loss finds in the parameters by these names."""
+    phase: str = ""  # of the stage: the folder in its own
 
 
 def fit(context: Context, task: Task, models: Models, start: Callable[[], Params]) -> None:
@@ -60,14 +63,16 @@ def train(context: Context, task: Task, models: Models, start: Callable[[], Para
     `start` is called only where something must be trained from it.
     """
     context.folder.begin(context.config, data_fingerprint=context.data.fingerprint, package=package_code())
-    config, mesh, name = context.config, context.mesh, str(context.stage.id)
+    config, mesh, name, folder = context.config, context.mesh, str(context.stage.id), context.folder.of(task.phase)
     full, network = trains_fully(config, name), models.network(context.stage)
     # Of adapters the frozen weights are needed in any case; weights trained in full come from the checkpoint.
     begun = None if full else models.partition(name, start())
     trainable = abstract_params(network.init, mesh) if begun is None else begun.trainable
     optimizer = make_optimizer(task.optimizer, task.steps)
-    plan = plan_state(trainable, optimizer, replicated(mesh), seed=config.seed, extras={})
-    partition = begun or Partition(trainable)
+    extras = task.loss.extras if isinstance(task.loss, Remembering) else {}
+    plan = plan_state(trainable, optimizer, replicated(mesh), seed=config.seed, extras=extras)
+    frozen = None if begun is None else begun.frozen
+    partition = Partition(trainable, {**(frozen or {}), **task.beside} or None)
     check_score(task, partition.combine(trainable))
     step = compile_step(
         make_train_step(task.loss, optimizer, accumulate=task.accumulate, params_dtype=config.transformer.params_dtype),
@@ -78,18 +83,19 @@ def train(context: Context, task: Task, models: Models, start: Callable[[], Para
     measure = heldout_metrics(context, task)
     rows, flops = as_rows(task.rows), flops_per_token(context)
     stream = Stream(rows, batch_size=task.batch_size, seed=task.seed)
-    bar = context.screen.bar(name, task.steps)
+    shown = f"{name}/{task.phase}" if task.phase else name
+    bar = context.screen.bar(shown, task.steps)
 
     def show(row: Row) -> None:
         if row["phase"] == "train":
             bar.show(row["step"], f"loss {row['loss']:.3f}")
         if row["phase"] == "eval" or row["step"] == 1:
-            context.screen.row(name, row)
+            context.screen.row(shown, row)
 
     session = Session(
-        context.folder.path,
+        folder.path,
         plan.abstract,
-        lambda: plan.begin((begun or models.partition(name, start())).trainable, {}),
+        lambda: plan.begin((begun or models.partition(name, start())).trainable, extras),
         rounds=task.steps,
         keep=config.checkpoint.keep,
         log_every=LOG_EVERY,
@@ -103,7 +109,7 @@ def train(context: Context, task: Task, models: Models, start: Callable[[], Para
             if done and (done % config.checkpoint.every == 0 or done == session.last):
                 session.settle()
                 metrics = measure(partition.combine(session.state.params))
-                session.evaluated(done, metrics, score=task.score(metrics))
+                session.evaluated(done, metrics, score=task.score(metrics) if task.score else float(done))
             if done == session.last:
                 break
             session.heed_notice(done)
@@ -132,8 +138,9 @@ def check_score(task: Task, params: Params) -> None:
     rows = as_rows(task.rows)
     fields = rows.batch(np.arange(min(task.batch_size, len(rows))))
     batch = task.make_batch(**{name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in fields.items()})
-    _, metrics = jax.eval_shape(task.loss, params, batch, jax.random.key(0))
-    task.score(dict.fromkeys(metrics, 0.0))
+    _, metrics = jax.eval_shape(alone(task.loss), params, batch, jax.random.key(0))
+    if task.score:
+        task.score(dict.fromkeys(metrics, 0.0))
 
 
 def with_head(context: Context, models: Models, name: str) -> Params:
@@ -149,13 +156,13 @@ def heldout_metrics(context: Context, task: Task) -> Callable[[Params], dict[str
 
     A batch is read in as many pieces as one of an update, where it divides: what fits there fits here.
     """
-    shards = row_shards(context.mesh)
+    shards, loss = row_shards(context.mesh), alone(task.loss)
 
     @jax.jit
     def evaluate_batch(params: Params, batch: Any) -> dict[str, Mean]:
         size = len(jax.tree.leaves(batch)[0])
         pieces = split(batch, 1 if size % (task.accumulate * shards) else task.accumulate)
-        means = jax.lax.map(lambda piece: task.loss(params, piece, jax.random.key(0))[1], pieces)
+        means = jax.lax.map(lambda piece: loss(params, piece, jax.random.key(0))[1], pieces)
         totals: dict[str, Mean] = jax.tree.map(lambda x: jnp.sum(x, axis=0), means)
         return totals
 

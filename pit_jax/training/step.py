@@ -16,12 +16,28 @@ from pit_jax.training.state import TrainState, joined
 
 Metrics = dict[str, Mean]
 Loss = Callable[[Any, Any, jax.Array], tuple[jax.Array, Metrics]]
+"""loss(params, batch, key) -> (loss, metrics)."""
 Step = Callable[..., tuple[TrainState, Metrics]]
 """step(state, batch) -> (state, metrics), and with frozen parameters as a third argument where there are some."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Remembering:
+    """A loss that depends on batches before, by what the extras of the state keep of them."""
+
+    loss: Callable[[Any, Any, jax.Array, Any], tuple[jax.Array, Metrics, Any]]
+    """loss(params, batch, key, extras) -> (loss, metrics, rows): arrays [B, ..] that say something of each row.
+    Micro-batches all see the extras before their update."""
+    remember: Callable[[Any, Any], Any]
+    """remember(extras, rows) -> the extras behind an update; rows of the whole batch, in its order."""
+    extras: dict[str, Any]
+    """Before the first update."""
+    alone: Loss
+    """The loss of rows by themselves, as held-out ones are."""
+
+
 def make_train_step(
-    loss: Loss, optimizer: optax.GradientTransformation, *, accumulate: int, params_dtype: str = "float32"
+    loss: Loss | Remembering, optimizer: optax.GradientTransformation, *, accumulate: int, params_dtype: str = "float32"
 ) -> Step:
     """step(state, batch) -> (state after one update, metrics of the batch).
 
@@ -35,11 +51,16 @@ def make_train_step(
 
     Raises UserError: accumulate < 1; at trace, a batch that does not divide, or a loss without metrics["loss"].
     """
+    remembering = loss if isinstance(loss, Remembering) else _forgetting(loss)
     if accumulate < 1:
         raise UserError(f"accumulate must be at least 1, found {accumulate}")
 
-    def loss_of(params: Any, frozen: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, Metrics]:
-        return loss(params if frozen is None else joined(frozen, params), batch, key)
+    def loss_of(
+        params: Any, frozen: Any, batch: Any, key: jax.Array, extras: Any
+    ) -> tuple[jax.Array, tuple[Metrics, Any]]:
+        whole_params = params if frozen is None else joined(frozen, params)
+        value, metrics, rows = remembering.loss(whole_params, batch, key, extras)
+        return value, (metrics, rows)
 
     gradient = jax.value_and_grad(loss_of, has_aux=True)
 
@@ -48,35 +69,51 @@ def make_train_step(
             return params
         return jax.tree.map(lambda x, matrix: x.astype(params_dtype) if matrix else x, params, decay_mask(params))
 
-    def whole(params: Any, frozen: Any, batch: Any, key: jax.Array) -> tuple[Any, Metrics]:
-        (_, metrics), grads = gradient(working(params), frozen, batch, key)
+    def whole(params: Any, frozen: Any, batch: Any, key: jax.Array, extras: Any) -> tuple[Any, Metrics, Any]:
+        (_, (metrics, rows)), grads = gradient(working(params), frozen, batch, key, extras)
         _require_loss(metrics)
-        return jax.tree.map(lambda g, p: g.astype(p.dtype), grads, params), metrics
+        return jax.tree.map(lambda g, p: g.astype(p.dtype), grads, params), metrics, rows
 
-    def pieces(params: Any, frozen: Any, batch: Any, key: jax.Array) -> tuple[Any, Metrics]:
-        def add(total: tuple[Any, Metrics], piece: tuple[Any, jax.Array]) -> tuple[tuple[Any, Metrics], None]:
-            rows, index = piece
-            grads, metrics = whole(params, frozen, rows, jax.random.fold_in(key, index))
+    def pieces(params: Any, frozen: Any, batch: Any, key: jax.Array, extras: Any) -> tuple[Any, Metrics, Any]:
+        def add(total: tuple[Any, Metrics], piece: tuple[Any, jax.Array]) -> tuple[tuple[Any, Metrics], Any]:
+            part, index = piece
+            grads, metrics, rows = whole(params, frozen, part, jax.random.fold_in(key, index), extras)
             grads = jax.tree.map(lambda g: g * metrics["loss"].count, grads)
-            return jax.tree.map(jnp.add, total, (grads, metrics)), None
+            return jax.tree.map(jnp.add, total, (grads, metrics)), rows
 
         batch = split(batch, accumulate)
         first = jax.tree.map(lambda x: x[0], batch)
-        zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(whole, params, frozen, first, key))
-        (grads, metrics), _ = jax.lax.scan(add, zero, (batch, jnp.arange(accumulate)))
+        *sums, _ = jax.eval_shape(whole, params, frozen, first, key, extras)
+        zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), tuple(sums))
+        (grads, metrics), rows = jax.lax.scan(add, zero, (batch, jnp.arange(accumulate)))
         count = metrics["loss"].count
-        return jax.tree.map(lambda g: g / jnp.where(count > 0, count, 1.0), grads), metrics
+        return jax.tree.map(lambda g: g / jnp.where(count > 0, count, 1.0), grads), metrics, together(rows)
 
     def step(state: TrainState, batch: Any, frozen: Any = None) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(state.key, state.step)
-        grads, metrics = (whole if accumulate == 1 else pieces)(state.params, frozen, batch, key)
+        update = whole if accumulate == 1 else pieces
+        grads, metrics, rows = update(state.params, frozen, batch, key, state.extras)
         metrics = {**metrics, "grad_norm": Mean(optax.tree.norm(grads), jnp.ones((), jnp.float32))}
         with jax.numpy_dtype_promotion("standard"):  # optax raises float betas to integer counts
             updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
             params = optax.apply_updates(state.params, updates)
-        return dataclasses.replace(state, params=params, opt_state=opt_state, step=state.step + 1), metrics
+        extras = remembering.remember(state.extras, rows)
+        after = dataclasses.replace(state, params=params, opt_state=opt_state, step=state.step + 1, extras=extras)
+        return after, metrics
 
     return step
+
+
+def _forgetting(loss: Loss) -> Remembering:
+    def forgetting(params: Any, batch: Any, key: jax.Array, extras: Any) -> tuple[jax.Array, Metrics, Any]:
+        return *loss(params, batch, key), ()
+
+    return Remembering(forgetting, lambda extras, rows: extras, {}, loss)
+
+
+def alone(loss: Loss | Remembering) -> Loss:
+    """The loss of rows by themselves."""
+    return loss.alone if isinstance(loss, Remembering) else loss
 
 
 def split(batch: Any, parts: int) -> Any:
@@ -91,6 +128,11 @@ def split(batch: Any, parts: int) -> Any:
         return jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1)
 
     return jax.tree_util.tree_map_with_path(cut, batch)
+
+
+def together(parts: Any) -> Any:
+    """What `split` cut, every leaf [parts, B / parts, ...] as [B, ...] in its order."""
+    return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:]), parts)
 
 
 def compile_step(step: Step, *, state_sharding: TrainState, batch_sharding: Any, frozen: Any = None) -> Step:

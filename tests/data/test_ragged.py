@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pit_jax.data.ragged import Ragged, RaggedWriter, utf8
+from pit_jax.data.ragged import RaggedFiles, RaggedWriter, utf8
 from pit_jax.data.text.stored import TEXTS, Texts, Triples
 
 rows = st.lists(st.lists(st.integers(0, 65535), max_size=5), max_size=6)
@@ -20,13 +20,14 @@ def test_what_is_appended_is_read_back(tmp_path_factory: pytest.TempPathFactory,
         for chunk in chunks:
             lengths = np.array([len(row) for row in chunk], int)
             writer.append(np.array([value for row in chunk for value in row], np.int32), lengths)
-    everything, found = [row for chunk in chunks for row in chunk], Ragged(folder, "x", np.uint16)
+    everything, files = [row for chunk in chunks for row in chunk], RaggedFiles(folder, "x", np.uint16)
+    found = files.rows
     assert [found[i].tolist() for i in range(len(found))] == everything
     assert found.lengths(np.arange(len(found))).tolist() == list(map(len, everything))
     firsts = np.arange(len(found) - 1)[::-1]
     pairs = [[row.tolist() for row in pair] for pair in found.neighbours(firsts, 2)]
     assert pairs == [everything[first : first + 2] for first in firsts]
-    values, offsets = found.read(len(everything) // 2, len(everything))
+    values, offsets = files.read(len(everything) // 2, len(everything))
     parts = [values[a:b].tolist() for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
     assert parts == everything[len(everything) // 2 :] and offsets[0] == 0
 

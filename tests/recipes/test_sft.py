@@ -92,4 +92,5 @@ def test_the_improver_starts_from_the_policy(place: MakeContext, monkeypatch: py
     assert not np.array_equal(root["embedding"], start["embedding"])
     widths = [as_rows(task.rows).batch(np.arange(2))["tokens_BL"].shape[1] for task in (policy, improver)]
     assert widths[0] < widths[1], "the improver reads references too"
+    assert policy.score is not None
     assert policy.score({"loss": 2.0}) < policy.score({"loss": 1.0}), "the checkpoint with the lowest held-out loss"

@@ -149,9 +149,9 @@ def test_every_parent_is_loaded_and_nothing_else(place: MakeContext) -> None:
     asked: list[StageId] = []
 
     class Noted(Models):
-        def load(self, id: StageId) -> Any:
+        def load(self, id: StageId, phase: str | None = None) -> Any:
             asked.append(id)
-            return super().load(id)
+            return super().load(id, phase)
 
     for stage in (RL_POLICY, RL_IMPROVER):
         asked.clear()

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pit_jax.batch import Triple
-from pit_jax.data.ragged import Ragged
+from pit_jax.data.ragged import RaggedFiles
 
 TEXTS = "texts"  # ragged UTF-8: prompt, chosen and rejected of every example
 _PER_EXAMPLE = 3
@@ -22,12 +22,12 @@ class Texts:
     folder: Path
 
     @cached_property
-    def _bytes(self) -> Ragged:
-        return Ragged(self.folder, TEXTS, np.uint8)
+    def _bytes(self) -> RaggedFiles:
+        return RaggedFiles(self.folder, TEXTS, np.uint8)
 
     def __getitem__(self, example: int) -> tuple[str, str, str]:
         first = _PER_EXAMPLE * example
-        prompt, chosen, rejected = (self._bytes[first + i].tobytes().decode() for i in range(_PER_EXAMPLE))
+        prompt, chosen, rejected = (self._bytes.rows[first + i].tobytes().decode() for i in range(_PER_EXAMPLE))
         return prompt, chosen, rejected
 
     def read(self, start: int, stop: int) -> list[Triple]:

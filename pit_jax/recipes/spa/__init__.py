@@ -1,0 +1,1 @@
+"""SPA: a few gold pairs, then the model's own."""
