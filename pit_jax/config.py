@@ -203,6 +203,8 @@ class EvaluateConfig:
     """Held-out prompts of every comparison, here and in the paper's tables."""
     judges: tuple[str, ...] = ()
     """Who compares: rubric (where the data has a known truth), gap, or a fork's judge; empty = the first two."""
+    policies: tuple[str, ...] = ()
+    """Policies that were trained otherwise, and are compared too: dpo, spa (after each of its iterations)."""
     temperatures: ranges.NotNegatives = (0.4, 0.8, 1.0)
     """Matched temperatures: originals and improvements are sampled at the same one."""
     tie_margin: ranges.NotNegative = 0.0

@@ -84,6 +84,14 @@ class SpaConfig:
     """Pairs per update."""
     accumulate: ranges.Count = 1
     """Micro-batches per update."""
+    ablations: tuple[str, ...] = (
+        "without-refinement",
+        "without-decoupling",
+        "judged-by-previous",
+        "judged-by-likelihood",
+        "judged-by-reward",
+    )
+    """Runs that branch off this one for --stage=spa-tables (recipes/spa/ablations.py)."""
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(
             learning_rate=5e-7, schedule="cosine", warmup=0.1, final=0.0, weight_decay=0.0, beta2=0.999

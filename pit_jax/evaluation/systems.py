@@ -80,11 +80,16 @@ class SystemId:
 
 
 POLICY, POLICY_SFT, CHOSEN, DPO = (SystemId(kind) for kind in ("policy", "policy-sft", "chosen", "dpo"))
+DPO_SEED = SystemId("dpo-seed")
 SFT_IMPROVER = SystemId("sft-improver", 1)
 
 
 def pit(round: int) -> SystemId:
     return SystemId("pit", round)
+
+
+def spa(iteration: int) -> SystemId:
+    return SystemId("spa", iteration)
 
 
 @dataclass(frozen=True)

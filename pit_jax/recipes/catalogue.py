@@ -60,6 +60,12 @@ def _spa() -> Recipe:
     return RECIPE
 
 
+def _spa_tables() -> Recipe:
+    from pit_jax.recipes.spa.tables import RECIPE
+
+    return RECIPE
+
+
 def _improve() -> Recipe:
     from pit_jax.recipes.comparison.improve import RECIPE
 
@@ -105,6 +111,17 @@ def _plan() -> Recipe:
 def of(*parents: StageId) -> Callable[[Config], tuple[StageId, ...]]:
     """Parents that do not depend on the config."""
     return lambda config: parents
+
+
+def compared(*parents: StageId) -> Callable[[Config], tuple[StageId, ...]]:
+    """These parents, and the policies of --evaluate.policies."""
+
+    def all_parents(config: Config) -> tuple[StageId, ...]:
+        from pit_jax.recipes.comparison.policies import stages_of
+
+        return (*parents, *(id for id in stages_of(config) if id not in parents))
+
+    return all_parents
 
 
 def knobs(name: str, *without: str) -> tuple[str, ...]:
@@ -220,7 +237,7 @@ STAGES: Table[Stage] = Table(
         name="spa",
         help="self-made preference pairs: DPO on a few gold pairs, then on the model's own (SPA)",
         init_from=SFT_POLICY,
-        knobs=(*knobs("spa"), "improve.batch_size"),
+        knobs=(*knobs("spa", "ablations"), "improve.batch_size"),
         leaves="language",
         phases=spa_phases,
         in_all=never,
@@ -236,7 +253,7 @@ STAGES: Table[Stage] = Table(
         _answer,
         name="answer",
         help="draw the answers that evaluate compares, where they are not on disk",
-        parents=of(SFT_POLICY, SFT_IMPROVER, RL_POLICY, RL_IMPROVER, GAP),
+        parents=compared(SFT_POLICY, SFT_IMPROVER, RL_POLICY, RL_IMPROVER, GAP),
         in_all=never,
         always_runs=True,
     ),
@@ -244,7 +261,7 @@ STAGES: Table[Stage] = Table(
         _judge,
         name="judge",
         help="judge answers that are on disk (--evaluate.judges) and compare anew; needs no accelerator",
-        parents=of(SFT_POLICY, SFT_IMPROVER, RL_POLICY, RL_IMPROVER, GAP),
+        parents=compared(SFT_POLICY, SFT_IMPROVER, RL_POLICY, RL_IMPROVER, GAP),
         in_all=never,
         needs_devices=False,
         always_runs=True,
@@ -253,7 +270,7 @@ STAGES: Table[Stage] = Table(
         _evaluate,
         name="evaluate",
         help="answer, judge and compare the systems at matched temperature; write report/index.html",
-        parents=of(SFT_POLICY, SFT_IMPROVER, RL_POLICY, RL_IMPROVER, GAP),
+        parents=compared(SFT_POLICY, SFT_IMPROVER, RL_POLICY, RL_IMPROVER, GAP),
         knobs=(*knobs("evaluate"), *DRAWN),
         derived=True,
     ),
@@ -261,7 +278,7 @@ STAGES: Table[Stage] = Table(
         _paper,
         name="paper",
         help="on a finished run: the paper's tables and figures, with ablations and baselines trained as branches",
-        parents=of(SFT_POLICY, SFT_IMPROVER, REWARD, GAP, RL_POLICY, RL_IMPROVER, StageId("dpo", "policy")),
+        parents=compared(SFT_POLICY, SFT_IMPROVER, REWARD, GAP, RL_POLICY, RL_IMPROVER, StageId("dpo", "policy")),
         knobs=(
             *knobs("paper", "wording"),
             *section("evaluate"),
@@ -270,6 +287,13 @@ STAGES: Table[Stage] = Table(
             *section("dpo"),
             *DRAWN,
         ),
+        in_all=never,
+    ),
+    built_in(
+        _spa_tables,
+        name="spa-tables",
+        help="SPA's iterations against DPO on the gold pairs and on all, with ablations trained as branches",
+        knobs=(*knobs("spa"), *section("dpo"), *section("evaluate"), "paper.temperature", "improve.batch_size"),
         in_all=never,
     ),
     built_in(

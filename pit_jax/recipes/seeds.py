@@ -19,7 +19,11 @@ from pit_jax.report import seeds as seeds_page
 from pit_jax.run.screen import Screen
 from pit_jax.terminal import Terminal
 
-KINDS: dict[str, type[Any]] = {"evaluate": Results, "paper": PaperResults}  # what results.json of a stage holds
+KINDS: dict[str, type[Any]] = {
+    "evaluate": Results,
+    "paper": PaperResults,
+    "spa-tables": Results,
+}  # what results.json of a stage holds
 
 
 def run(config: Config) -> None:

@@ -52,6 +52,8 @@ class Shapes:
     vocab_size: int
     devices: Mesh | None = None
     """None where costs alone are asked for."""
+    pairs: int = 0
+    """In the fold that preferences are learned from; 0 where no data are known."""
 
     @property
     def mesh(self) -> Mesh:

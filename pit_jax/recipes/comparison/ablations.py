@@ -1,6 +1,6 @@
 """Runs that branch off a finished one and change one thing, so that its effect can be told."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pit_jax.config import Config
@@ -21,6 +21,8 @@ class Ablation:
     name: str
     change: Callable[[Config], Config]
     stages: tuple[StageId, ...]
+    place: str = "paper"
+    """Where its run lies in that which it branches off."""
 
     @property
     def system(self) -> SystemId:
@@ -77,27 +79,33 @@ ABLATIONS = {
 }
 
 
-def check_ablations(names: Sequence[str]) -> None:
-    """UserError for a name that is not in ABLATIONS, or is there twice."""
-    unknown = [name for name in names if name not in ABLATIONS]
+def named(flag: str, names: Sequence[str], known: Mapping[str, Ablation]) -> list[Ablation]:
+    """The ablations of these names. UserError for a name that is not known, or is there twice."""
+    unknown = [name for name in names if name not in known]
     if unknown or len(set(names)) != len(names):
-        raise UserError(f"--paper.ablations: found {' '.join(names)}; name each of {', '.join(ABLATIONS)} at most once")
+        raise UserError(f"{flag}: found {' '.join(names)}; name each of {', '.join(known)} at most once")
+    return [known[name] for name in names]
 
 
-def branch_config(config: Config, name: str) -> Config:
-    """The ablation as a run of its own, in paper/<name> of the run that it branches off."""
-    workdir = to_path(config.workdir) / "paper" / name
-    return replace(ABLATIONS[name].change(config), workdir=str(workdir), parent_run=config.workdir)
+def ablations_of(config: Config) -> list[Ablation]:
+    """Those of the paper's tables. UserError as `named`."""
+    return named("--paper.ablations", config.paper.ablations, ABLATIONS)
 
 
-def branches(config: Config) -> Iterable[tuple[Config, StageId]]:
-    """The stages of all ablations of a run, in order."""
-    for name in config.paper.ablations:
-        for stage in ABLATIONS[name].stages:
-            yield branch_config(config, name), stage
+def branch_config(config: Config, ablation: Ablation) -> Config:
+    """The ablation as a run of its own, in <place>/<name> of the run that it branches off."""
+    workdir = to_path(config.workdir) / ablation.place / ablation.name
+    return replace(ablation.change(config), workdir=str(workdir), parent_run=config.workdir)
 
 
-def branched(context: Context, name: str) -> Context:
+def branches(config: Config, ablations: Iterable[Ablation]) -> Iterable[tuple[Config, StageId]]:
+    """The stages of ablations of a run, in order."""
+    for ablation in ablations:
+        for stage in ablation.stages:
+            yield branch_config(config, ablation), stage
+
+
+def branched(context: Context, ablation: Ablation) -> Context:
     """The context of an ablation's run."""
-    config = branch_config(context.config, name)
+    config = branch_config(context.config, ablation)
     return replace(context, config=config, run=Run(config, context.run.catalogue))

@@ -7,7 +7,7 @@ from pit_jax.data.features import Layout
 from pit_jax.evaluation.results import CostRow, Costs
 from pit_jax.evaluation.systems import Output, SystemId
 from pit_jax.model.flops import Draws, Work, answer_cost
-from pit_jax.recipes.comparison.ablations import ABLATIONS, branched
+from pit_jax.recipes.comparison.ablations import ablations_of, branched
 from pit_jax.run.context import Context
 from pit_jax.run.programs import Shapes
 from pit_jax.run.stage import Stage
@@ -15,15 +15,17 @@ from pit_jax.run.stage import Stage
 
 def shapes_of(context: Context) -> Shapes:
     """The shapes of a run's programs, for costs alone."""
-    return Shapes(context.config, Layout(**context.data.report["layout"]), context.vocab_size)
+    report = context.data.report
+    pairs = report["folds"]["rm"]["examples"]
+    return Shapes(context.config, Layout(**report["layout"]), context.vocab_size, pairs=pairs)
 
 
 def costs(context: Context, outputs: Mapping[SystemId, Output]) -> Costs:
     """Of the trainings in the catalogue that this run has finished, of the ablations', and of one answer."""
     training = {str(stage.id): cost for stage, cost in trainings(context)}
-    for name in context.config.paper.ablations:
-        ablated = {stage.id: cost for stage, cost in trainings(branched(context, name))}
-        training |= {f"{name}: {id}": ablated[id] for id in ABLATIONS[name].stages}
+    for ablation in ablations_of(context.config):
+        ablated = {stage.id: cost for stage, cost in trainings(branched(context, ablation))}
+        training |= {f"{ablation.name}: {id}": ablated[id] for id in ablation.stages}
     answers = {str(system): answer_work(context, system, output) for system, output in outputs.items()}
     replied = {str(system) for system, output in outputs.items() if output.replies}
     return Costs(

@@ -37,11 +37,12 @@ POLICY_RL, IMPROVER_RL, GAP, REWARD = (
 class Source:
     """A finished model that draws or scores: its digest, and its parameters, read when they are needed."""
 
-    def __init__(self, context: Context, id: StageId, models: Models):
-        done = context.folder_of(id).done()
+    def __init__(self, context: Context, id: StageId, models: Models, phase: str | None = None):
+        folder = context.folder_of(id)
+        done = folder.done() if phase is None else folder.of(phase).done()
         assert done is not None, f"{id} is not finished"
         self.digest = str(done["digest"])
-        self._load = lambda: models.load(id)
+        self._load = lambda: models.load(id, phase)
 
     @cached_property
     def params(self) -> Params:
@@ -77,7 +78,7 @@ class Answering:
         """Without `draws` answers are read alone, and no device is touched."""
         self.context, self.prompts = context, prompts
         self._bar, self._draws, self._models = bar, draws, Models(context)
-        self._sources: dict[tuple[Path, StageId], Source] = {}
+        self._sources: dict[tuple[Path, StageId, str | None], Source] = {}
         self._originals: dict[float, Output] = {}
         self._outputs: dict[tuple[SystemId, float, int], list[Output]] = {}
         self._weights: dict[str, Params] = {}
@@ -91,13 +92,13 @@ class Answering:
         """In the slot of the data's prompts, so that no draw depends on how many are answered."""
         return self.texts.chunks(self.prompts.texts, least=self.context.data.report["layout"]["prompt_slot"])
 
-    def source(self, id: StageId, context: Context | None = None) -> Source:
-        """A model of this run, or of a branch."""
+    def source(self, id: StageId, context: Context | None = None, phase: str | None = None) -> Source:
+        """A model of this run, or of a branch; of a phase of its stage, if not of the last."""
         context = context or self.context
-        key = context.run.workdir, id
+        key = context.run.workdir, id, phase
         if key not in self._sources:
             models = self._models if context is self.context else Models(context)
-            self._sources[key] = Source(context, id, models)
+            self._sources[key] = Source(context, id, models, phase)
         return self._sources[key]
 
     def weights(self, source: Source) -> Params:

@@ -1,6 +1,6 @@
 """Compare the systems at matched temperature: answer, judge, count. `answer` and `judge` are its two halves."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from pit_jax.config import Config
@@ -12,6 +12,7 @@ from pit_jax.files import digest_of, read_json, write_json
 from pit_jax.recipes.comparison.draw import Answering, heldout_prompts
 from pit_jax.recipes.comparison.judging import Judging, Pair
 from pit_jax.recipes.comparison.outputs import GAP, measure_outputs
+from pit_jax.recipes.comparison.policies import other_policies, stages_of
 from pit_jax.report import page
 from pit_jax.report.tables import control_lines, summary_table
 from pit_jax.run.code import package_code
@@ -45,7 +46,8 @@ def judge(context: Context) -> None:
 
 def begin(context: Context, *, draws: bool) -> Answering:
     prompts, config = heldout_prompts(context), context.config
-    systems = 4 * len(config.evaluate.temperatures)  # the policy, PIT, both SFT models
+    others = sum(len(stage.phases(config)) for stage in map(context.run.stage, stages_of(config)))
+    systems = (4 + others) * len(config.evaluate.temperatures)  # the policy, PIT, both SFT models
     bar = context.screen.bar(str(context.stage.id), systems * len(prompts.texts))
     return Answering(context, prompts, bar=bar, draws=draws)
 
@@ -54,20 +56,22 @@ def outputs_at(answering: Answering, temperature: float) -> dict[SystemId, Outpu
     """Every system's answers at a temperature."""
     rounds = answering.context.config.improve.rounds
     trail = answering.trail(temperature, rounds)
-    sft = answering.source(SFT_IMPROVER_STAGE)
+    sft, others = answering.source(SFT_IMPROVER_STAGE), other_policies(answering, stages_of(answering.context.config))
     return {
         POLICY: trail[0],
         **{pit(round): trail[round] for round in range(1, rounds + 1)},
         SFT_IMPROVER: answering.improved_by(SFT_IMPROVER, temperature, 1, sft)[1],
         POLICY_SFT: answering.answered_by(POLICY_SFT, temperature, answering.source(SFT_POLICY_STAGE)),
+        **{system: answering.answered_by(system, temperature, source) for system, source in others.items()},
     }
 
 
-def pairs_of(rounds: int) -> list[Pair]:
-    """(left, right) of the delta table."""
+def pairs_of(rounds: int, systems: Iterable[SystemId]) -> list[Pair]:
+    """(left, right) of the delta table; policies that were trained otherwise are among the systems."""
     more = [(pit(rounds), pit(1))] if rounds > 1 else []
     trail = [(pit(round), POLICY) for round in range(1, rounds + 1)]
-    return [*trail, *more, (SFT_IMPROVER, POLICY), (pit(1), SFT_IMPROVER), (POLICY, POLICY_SFT)]
+    others = [(system, POLICY) for system in systems if system.kind in ("dpo", "dpo-seed", "spa")]
+    return [*trail, *more, (SFT_IMPROVER, POLICY), (pit(1), SFT_IMPROVER), (POLICY, POLICY_SFT), *others]
 
 
 def compared(context: Context, answering: Answering, judging: Judging) -> None:
@@ -81,7 +85,7 @@ def compared(context: Context, answering: Answering, judging: Judging) -> None:
         for system, output in outputs.items():
             scores_N = truth_scores(config, answering.prompts.texts, output.texts)
             described.append(describe(system, temperature, output, scores_N))
-        rows += judging.rows(pairs_of(rounds), outputs, temperature)
+        rows += judging.rows(pairs_of(rounds, outputs), outputs, temperature)
         if temperature == headline:
             controls = judging.controls(POLICY, outputs, temperature)
     results = Results(
@@ -123,8 +127,9 @@ def show(context: Context) -> None:
 
 
 def check(config: Config, role: str) -> None:
-    """UserError for judges that nobody knows."""
+    """UserError for judges and policies that nobody knows."""
     judges_of(config)
+    stages_of(config)
 
 
 def contents(config: Config, role: str) -> Mapping[str, str]:

@@ -21,10 +21,13 @@ Pair = tuple[SystemId, SystemId]
 class Judging:
     """The judges of a run over the prompts that were answered."""
 
-    def __init__(self, answering: Answering, *, models: bool = True):
-        """Without `models` a judge that asks the run's own models says only what it said before."""
+    def __init__(self, answering: Answering, *, models: bool = True, judges: list[Judge] | None = None):
+        """Without `models` a judge that asks the run's own models says only what it said before.
+
+        `judges`: those that the run asks for, if nothing else is said.
+        """
         self._answering, self._models = answering, models
-        self.judges = judges_of(answering.context.config)
+        self.judges = judges_of(answering.context.config) if judges is None else judges
 
     def judgement(self, judge: Judge, pair: Pair, outputs: Outputs, temperature: float) -> Judgement:
         """What a judge says of (left, right) at a temperature."""

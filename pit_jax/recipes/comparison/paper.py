@@ -25,16 +25,17 @@ from pit_jax.evaluation.results import (
 )
 from pit_jax.evaluation.stats.comparison import outcomes
 from pit_jax.evaluation.stats.ratings import games_of, rate_prompts, shuffled_elo
-from pit_jax.evaluation.systems import CHOSEN, DPO, POLICY, SFT_IMPROVER, Output, SystemId, describe, pit
+from pit_jax.evaluation.systems import CHOSEN, POLICY, SFT_IMPROVER, Output, SystemId, describe, pit
 from pit_jax.inference.best_of_n import n_for_budget
 from pit_jax.inference.self_refine import ROUNDS
 from pit_jax.model.scoring import end_scores
 from pit_jax.parallel.hosts import whole
 from pit_jax.parallel.sharding import put_rows
-from pit_jax.recipes.comparison.ablations import ABLATIONS, branched, branches, check_ablations
+from pit_jax.recipes.comparison.ablations import ABLATIONS, ablations_of, branched, branches
 from pit_jax.recipes.comparison.costs import costs
 from pit_jax.recipes.comparison.draw import REWARD, Answering, heldout_prompts
 from pit_jax.recipes.comparison.judging import Judging
+from pit_jax.recipes.comparison.policies import OTHERS, other_policies, stages_of
 from pit_jax.recipes.comparison.refine import Refining, wording_digest, wording_of
 from pit_jax.recipes.gap import HELDOUT_PAIRS, known_differences, read_quality
 from pit_jax.report import page
@@ -61,7 +62,7 @@ def run(context: Context) -> None:
     judging, refining = Judging(answering), Refining(answering)
     outputs = every_system(context, answering, refining)
     systems = [system for system in outputs if system.kind != "self-refine" or system == REFINED]
-    improvers = [SFT_IMPROVER, *(ABLATIONS[name].system for name in knobs.ablations if is_improver(name))]
+    improvers = [SFT_IMPROVER, *(one.system for one in ablations_of(config) if one.system.improves)]
     ablated = [(pit(1), system) for system in improvers]
     pairs = [*((system, POLICY) for system in systems if system != POLICY), *ablated]
     rows = judging.rows(pairs, outputs, temperature)
@@ -91,19 +92,15 @@ def check(config: Config, role: str) -> None:
     """UserError for knobs that no table can be made with."""
     if config.parent_run:
         raise UserError("--stage=paper makes branches of a run: leave --parent-run out and pass the run as --workdir")
-    check_ablations(config.paper.ablations)
+    ablations_of(config)
+    stages_of(config)
     wording_of(config)
 
 
 def all_branches(config: Config) -> Iterable[tuple[Config, StageId]]:
     """What is trained before: the DPO policy in this run, and the ablations."""
-    yield config, StageId("dpo", "policy")
-    yield from branches(config)
-
-
-def is_improver(name: str) -> bool:
-    """Whether an ablation makes an improver."""
-    return ABLATIONS[name].system.improves
+    yield config, OTHERS["dpo"]
+    yield from branches(config, ablations_of(config))
 
 
 def every_system(context: Context, answering: Answering, refining: Refining) -> Outputs:
@@ -116,13 +113,14 @@ def every_system(context: Context, answering: Answering, refining: Refining) -> 
     )
     sft = answering.source(StageId("sft", "improver"))
     outputs[SFT_IMPROVER] = answering.improved_by(SFT_IMPROVER, temperature, 1, sft)[1]
-    for name in knobs.ablations:
-        system, source = ABLATIONS[name].system, answering.source(ABLATIONS[name].stages[-1], branched(context, name))
+    for ablation in ablations_of(context.config):
+        system, source = ablation.system, answering.source(ablation.stages[-1], branched(context, ablation))
         if system.improves:
             outputs[system] = answering.improved_by(system, temperature, 1, source)[1]
         else:
             outputs[system] = answering.answered_by(system, temperature, source)
-    outputs[DPO] = answering.answered_by(DPO, temperature, answering.source(StageId("dpo", "policy")))
+    others = other_policies(answering, (OTHERS["dpo"], *stages_of(context.config)))
+    outputs |= {system: answering.answered_by(system, temperature, source) for system, source in others.items()}
     n = n_for_budget(int(trail[1].drawn_N.sum()), int(trail[0].drawn_N.sum()))
     best = SystemId("best-of-n", n)
     outputs[best] = answering.best_of_n(best, temperature)
@@ -188,7 +186,7 @@ def gap_losses(context: Context) -> list[GapLossRow]:
     five = read_quality(context)
     rows = [GapLossRow("five terms", restore(five) if five else None, pit(1))]
     if "pair-gap" in context.config.paper.ablations:
-        pair = read_quality(branched(context, "pair-gap"))
+        pair = read_quality(branched(context, ABLATIONS["pair-gap"]))
         system = ABLATIONS["pair-gap"].system
         rows.append(GapLossRow("wl over lw alone", restore(pair) if pair else None, system))
     difference = ABLATIONS["score-difference"].system

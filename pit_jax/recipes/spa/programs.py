@@ -11,12 +11,13 @@ from pit_jax.inference.sampling import Sampling
 from pit_jax.recipes.spa.labels import make_logprob
 from pit_jax.recipes.spa.objective import ANCHOR, make_loss
 from pit_jax.recipes.spa.schedule import phase_of
+from pit_jax.recipes.spa.slices import GOLD
 from pit_jax.run.loads import Load, Loads
 from pit_jax.run.programs import Program, Shapes
 from pit_jax.run.stage import Batch
 from pit_jax.training.optimizer import make_optimizer
 
-PAIRS = 60_000  # of a whole training where the data are not known: the paper's
+PAIRS = 60_000  # gold and own ones, where no data are known: the paper's
 
 
 def programs(shapes: Shapes, role: str) -> Iterator[Program]:
@@ -49,12 +50,14 @@ def loads(shapes: Shapes, role: str) -> Loads:
     """Answers to all prompts but the gold ones, read by two models; batch pairs of two rows an update, trained, and
     read by the anchor, with the logits of the policy made once more."""
     config, passes, layout = shapes.config.spa, shapes.passes, shapes.layout
-    rows, slot, own = shapes.config.improve.batch_size, layout.response_slot, PAIRS * (1 - config.gold_share)
-    answers, length = config.samples * own / rows, layout.row_lengths["reward"]
+    rows, slot, pairs = shapes.config.improve.batch_size, layout.response_slot, shapes.pairs or PAIRS
+    gold = pairs * config.gold_share
+    answers, length = config.samples * (pairs - gold) / rows, layout.row_lengths["reward"]
     read = passes.read(layout.prompt_slot + slot, logits=slot)
     pair = 2 * passes.read(length, logits=length)
     anchor = 2 * passes.read(length, logits=2 * length)
-    updates = (config.epochs * own + (PAIRS - own)) / config.batch_size
+    gold_updates = phase_of(config, GOLD, round(gold)).steps
+    updates = gold_updates + config.epochs * (pairs - gold) / config.batch_size
     return {
         "to_decode": Load(len(config.slices), 0 * read),
         "draw": Load(

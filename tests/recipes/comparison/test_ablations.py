@@ -8,7 +8,7 @@ import pytest
 
 from pit_jax.config import Config, flatten
 from pit_jax.evaluation.systems import SystemId
-from pit_jax.recipes.comparison.ablations import ABLATIONS, branch_config, branched, branches, check_ablations
+from pit_jax.recipes.comparison.ablations import ABLATIONS, ablations_of, branch_config, branched, branches
 from pit_jax.rl.monitors import check_monitors
 from pit_jax.run.provenance import StageId
 from tests.world import MakeContext
@@ -29,7 +29,7 @@ PAPER = StageId("paper")
 def test_an_ablation_changes_one_thing(context: MakeContext, name: str) -> None:
     """The default curriculum has 25 and 35 rounds, the policy 30."""
     base = context(Config(), None, PAPER)
-    own = branched(base, name)
+    own = branched(base, ABLATIONS[name])
     before, after = flatten(base.config), flatten(own.config)
     changed = {knob: value for knob, value in after.items() if value != before[knob]}
     where = {"workdir": str(Path(base.config.workdir) / "paper" / name), "parent_run": base.config.workdir}
@@ -41,24 +41,26 @@ def test_an_ablation_changes_one_thing(context: MakeContext, name: str) -> None:
 
 def test_a_second_gap_model_watches_no_difference_of_scores() -> None:
     watched = replace(Config(), rm=replace(Config().rm, second_gap_steps=5))
-    assert branch_config(watched, "score-difference").rm.second_gap_steps == 0
+    assert branch_config(watched, ABLATIONS["score-difference"]).rm.second_gap_steps == 0
     with pytest.raises(ValueError, match=r"--rl.reward=difference has no gap model .* --rm.second-gap-steps=5"):
         check_monitors(replace(watched, rl=replace(watched.rl, reward="difference")))
 
 
 def test_wrong_names_are_refused() -> None:
-    check_ablations(())
-    check_ablations(tuple(ABLATIONS))
+    def asked(*names: str) -> Config:
+        return replace(Config(), paper=replace(Config().paper, ablations=names))
+
+    assert ablations_of(asked()) == [] and ablations_of(asked(*ABLATIONS)) == list(ABLATIONS.values())
     for names in (("first",), ("first-only", "first-only")):
         with pytest.raises(ValueError, match=f"name each of {', '.join(ABLATIONS)} at most once"):
-            check_ablations(names)
+            ablations_of(asked(*names))
 
 
 def test_a_curriculum_of_three_phases_keeps_its_ends() -> None:
     base = Config()
     curriculum = replace(base.rl.curriculum, references=("rejected", "policy-sft", "policy-rl"), rounds=(1, 2, 4))
     three = replace(base, rl=replace(base.rl, curriculum=curriculum))
-    ends = {name: branch_config(three, name).rl.curriculum for name in ("first-only", "second-only")}
+    ends = {name: branch_config(three, ABLATIONS[name]).rl.curriculum for name in ("first-only", "second-only")}
     assert (ends["first-only"].references, ends["first-only"].rounds) == (("rejected",), (7,))
     assert (ends["second-only"].references, ends["second-only"].rounds) == (("policy-rl",), (7,))
 
@@ -73,5 +75,5 @@ def test_the_last_stage_of_an_ablation_gives_its_system() -> None:
 def test_what_a_paper_trains_for_its_ablations() -> None:
     """Each branch its own stages, in the order in which they need each other."""
     config = replace(Config(), paper=replace(Config().paper, ablations=("pair-gap", "direct-rlhf")))
-    found = [(Path(branch.workdir).name, str(id)) for branch, id in branches(config)]
+    found = [(Path(branch.workdir).name, str(id)) for branch, id in branches(config, ablations_of(config))]
     assert found == [("pair-gap", "rm-improver"), ("pair-gap", "rl-improver"), ("direct-rlhf", "rl-policy")]

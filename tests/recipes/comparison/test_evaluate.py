@@ -82,7 +82,7 @@ def test_an_evaluation_is_answers_verdicts_and_typed_results(evaluated: Context)
     assert sorted(path.name for path in (workdir / "verdicts").iterdir()) == ["gap", "rubric"]
     assert (found.judges, found.headline_temperature) == (["rubric", "gap"], 0.8)
     assert [(row.judge, row.left, row.right) for row in found.rows] == [
-        (judge, *pair) for judge in ("rubric", "gap") for pair in pairs_of(2)
+        (judge, *pair) for judge in ("rubric", "gap") for pair in pairs_of(2, ())
     ]
     assert {row.n for row in found.rows} == {6}
     assert [row.system for row in found.systems] == [POLICY, pit(1), pit(2), SFT_IMPROVER, POLICY_SFT]
@@ -198,9 +198,9 @@ def test_the_headline_is_a_temperature_that_is_evaluated(temperatures: Sequence[
 
 
 def test_the_last_improvement_meets_the_first() -> None:
-    assert (pit(3), pit(1)) in pairs_of(3)
-    assert all(left != right for left, right in pairs_of(1))
-    assert len(set(pairs_of(3))) == len(pairs_of(3))
+    assert (pit(3), pit(1)) in pairs_of(3, ())
+    assert all(left != right for left, right in pairs_of(1, ()))
+    assert len(set(pairs_of(3, ()))) == len(pairs_of(3, ()))
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def written(ready: MakeContext, mesh: Any, config: Config, monkeypatch: pytest.M
     def run() -> Context:
         context = ready(config, PAPER, truth=True)
         for name in config.paper.ablations:
-            finish(branched(context, name).folder_of(ABLATIONS[name].stages[-1]))
+            finish(branched(context, ABLATIONS[name]).folder_of(ABLATIONS[name].stages[-1]))
         paper.run(context)
         return context
 
