@@ -1,8 +1,6 @@
 """The one page a person opens: workdir/report/index.html, built from what the stages left behind."""
 
 import json
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,8 @@ from pit_jax.errors import UserError
 from pit_jax.evaluation.results import ComparisonRow, Results, read_results
 from pit_jax.evaluation.systems import POLICY, pit
 from pit_jax.paths import METRICS, resolved
-from pit_jax.report import curves, diffs, paper, performance, records
+from pit_jax.report import curves, diffs, paper, performance, records, spa
+from pit_jax.report.bars import Bar, by_temperature
 from pit_jax.report.curves import Section
 from pit_jax.report.render import render, signed
 from pit_jax.run.folders import Run
@@ -52,13 +51,14 @@ def build(run: Run) -> Path:
         workdir / "report" / "index.html",
         name=resolved(workdir).name,
         headline=headline(results) if results else None,
-        groups=_by_temperature(rows),
-        bar=_Bar(rows),
+        groups=by_temperature(rows),
+        bar=Bar(rows),
         controls=results.controls if results else [],
         headline_temperature=results.headline_temperature if results else None,
         systems=results.systems if results else [],
         max_score=results.max_score if results else None,
         paper=paper.build(workdir, run.folder(StageId("rl", "improver")).path),
+        spa=spa.build(run),
         curves=_curves(run),
         performance=performance.of_run(run),
         trails=diffs.sample(files.read_jsonl(run.folder(IMPROVE).path / "trails.jsonl", diffs.Written), TRAILS_SHOWN),
@@ -87,26 +87,6 @@ def headline(results: Results) -> Headline | None:
         f"judged by {row.judge} on {row.n:,} held-out prompts, both sampled at temperature {row.temperature}."
     )
     return Headline(texts[row.tone], detail, row.tone)
-
-
-@dataclass(frozen=True)
-class _Bar:
-    """Places deltas on a track whose middle is 0 and whose ends are +-`scale`."""
-
-    rows: Sequence[ComparisonRow]
-
-    @property
-    def scale(self) -> float:
-        ends = [abs(end) for row in self.rows for end in (row.low, row.high) if math.isfinite(end)]
-        return min(100.0, math.ceil(max([*ends, 1.0]) / 10) * 10.0)
-
-    def place(self, value: float) -> float:
-        """Percent from the left end."""
-        return round(50 + 50 * max(-1.0, min(1.0, value / self.scale)), 2) if math.isfinite(value) else 50.0
-
-
-def _by_temperature(rows: Sequence[ComparisonRow]) -> list[tuple[float, list[ComparisonRow]]]:
-    return [(t, [row for row in rows if row.temperature == t]) for t in dict.fromkeys(row.temperature for row in rows)]
 
 
 def _curves(run: Run) -> list[Section]:

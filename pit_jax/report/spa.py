@@ -1,20 +1,32 @@
-"""What each phase of SPA did, from its manifest."""
+"""What each phase of SPA did, from its manifest, and what its tables say."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rich.table import Table
 
+from pit_jax.evaluation.results import ComparisonRow, Results, read_results
+from pit_jax.evaluation.systems import SystemRow
+from pit_jax.files import read_json
+from pit_jax.report import figures
+from pit_jax.report.bars import Bar, by_temperature
+from pit_jax.report.figures import COLORS, Line, Panel
 from pit_jax.report.render import number
+from pit_jax.run.folders import Run
+from pit_jax.run.provenance import StageId
+
+SPA, TABLES = StageId("spa", "policy"), StageId("spa-tables")
+MANIFEST = "manifest.json"
 
 # column: where it stands in a manifest, what it is multiplied by, digits behind the point
 COLUMNS: dict[str, tuple[tuple[str, ...], float, int]] = {
     "pairs": (("pairs", "count"), 1, 0),
-    "labels right % (gold)": (("labels", "against gold", "accuracy"), 100, 1),
-    "labels right % (truth)": (("labels", "against truth", "accuracy"), 100, 1),
-    "taken for noise %": (("training", "noisy"), 100, 1),
-    "of these wrong %": (("training", "wrong of noisy"), 100, 1),
-    "of all wrong %": (("training", "wrong"), 100, 1),
+    "right by gold %": (("labels", "against gold", "accuracy"), 100, 1),
+    "right by truth %": (("labels", "against truth", "accuracy"), 100, 1),
+    "noise %": (("training", "noisy"), 100, 1),
+    "wrong of noise %": (("training", "wrong of noisy"), 100, 1),
+    "wrong %": (("training", "wrong"), 100, 1),
     "margin": (("training", "margin"), 1, 2),
     "tokens": (("held-out", "tokens"), 1, 1),
     "KL to SFT": (("held-out", "kl"), 1, 2),
@@ -22,9 +34,71 @@ COLUMNS: dict[str, tuple[tuple[str, ...], float, int]] = {
 }
 
 
+CURVES = {
+    "labels right, by gold labels and by the truth": ("right by gold %", "right by truth %"),
+    "truth: the hidden score on held-out prompts": ("truth",),
+    "KL to the SFT model, nats an answer": ("KL to SFT",),
+    "tokens of an answer": ("tokens",),
+}
+
+
+@dataclass(frozen=True)
+class Spa:
+    """What the page shows of it."""
+
+    columns: list[str]
+    phases: list[tuple[str, list[str]]]
+    curves: str
+    groups: list[tuple[float, list[ComparisonRow]]]
+    bar: Bar
+    systems: list[SystemRow]
+
+
+def build(run: Run) -> Spa | None:
+    """All that a run holds of SPA; None where it has none. UserError where the tables are not what the stage writes."""
+    manifests = manifests_of(run)
+    if not manifests:
+        return None
+    results = read_results(run.folder(TABLES).path / "results.json", Results)
+    rows = results.rows if results else []
+    return Spa(
+        columns=list(COLUMNS),
+        phases=phase_lines(manifests),
+        curves=curves(list(manifests.values())),
+        groups=by_temperature(rows),
+        bar=Bar(rows),
+        systems=results.systems if results else [],
+    )
+
+
+def manifests_of(run: Run) -> dict[str, dict[str, Any]]:
+    """What is known of each phase, by its name."""
+    folder = run.folder(SPA)
+    read = {name: read_json(folder.of(name).path / MANIFEST) for name in folder.stage.phases(run.config)}
+    return {name: manifest for name, manifest in read.items() if manifest is not None}
+
+
+def curves(manifests: Sequence[Mapping[str, Any]]) -> str:
+    """Figures over the phases, of which the gold pairs' is 0."""
+    panels = []
+    for title, columns in CURVES.items():
+        lines = []
+        for column, color in zip(columns, COLORS, strict=False):
+            found = {phase: value(manifest, column) for phase, manifest in enumerate(manifests)}
+            known = {phase: x for phase, x in found.items() if x is not None}
+            if known:
+                lines.append(Line(column, list(known), list(known.values()), color, dots=True))
+        if lines:
+            panels.append(Panel(title, lines))
+    return figures.curves(panels, xlabel="iteration") if len(manifests) > 1 and panels else ""
+
+
 def phase_lines(manifests: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
     """(phase, its cells as text, one for each of COLUMNS); a dash where nothing is known."""
-    return [(name, [_cell(manifest, *column) for column in COLUMNS.values()]) for name, manifest in manifests.items()]
+    return [
+        (name, [number(value(manifest, column), digits) for column, (*_, digits) in COLUMNS.items()])
+        for name, manifest in manifests.items()
+    ]
 
 
 def phase_table(manifests: Mapping[str, Mapping[str, Any]]) -> Table:
@@ -38,8 +112,10 @@ def phase_table(manifests: Mapping[str, Mapping[str, Any]]) -> Table:
     return table
 
 
-def _cell(manifest: Mapping[str, Any], path: tuple[str, ...], times: float, digits: int) -> str:
-    value: Any = manifest
+def value(manifest: Mapping[str, Any], column: str) -> float | None:
+    """What stands in a manifest under a column; None where nothing is known."""
+    path, times, _ = COLUMNS[column]
+    found: Any = manifest
     for name in path:
-        value = value.get(name) if isinstance(value, Mapping) else None
-    return number(None if value is None else times * value, digits)
+        found = found.get(name) if isinstance(found, Mapping) else None
+    return None if found is None else float(times * found)

@@ -27,7 +27,8 @@ from pit_jax.recipes.spa.pairs import PAIRS, Sampler, labelled, line_of, trainin
 from pit_jax.recipes.spa.programs import batches, loads, programs
 from pit_jax.recipes.spa.schedule import phase_of
 from pit_jax.recipes.spa.slices import FOLD, GOLD, prompts_of, sliced
-from pit_jax.report.spa import phase_table
+from pit_jax.report import page
+from pit_jax.report.spa import MANIFEST, manifests_of, phase_table
 from pit_jax.run.code import package_code
 from pit_jax.run.context import Context
 from pit_jax.run.folders import StageFolder
@@ -38,7 +39,6 @@ from pit_jax.run.stage import Recipe
 from pit_jax.run.supervised import Task, train
 
 SFT_POLICY, REWARD_MODEL = StageId("sft", "policy"), StageId("rm", "policy")
-MANIFEST = "manifest.json"
 LABELLED = "labelled"  # the folder of all pairs as sources
 
 
@@ -254,14 +254,8 @@ def contents(config: Config, role: str) -> Mapping[str, str]:
 
 def show(context: Context) -> None:
     """What each phase did."""
-    context.screen.say(phase_table(manifests(context)))
-
-
-def manifests(context: Context) -> dict[str, dict[str, Any]]:
-    """What is known of each phase, by its name."""
-    names = context.stage.phases(context.config)
-    read = {name: read_json(context.folder.of(name).path / MANIFEST) for name in names}
-    return {name: manifest for name, manifest in read.items() if manifest is not None}
+    context.screen.say(phase_table(manifests_of(context.run)))
+    context.screen.say(f"report: {page.build(context.run)}")
 
 
 RECIPE = Recipe(
