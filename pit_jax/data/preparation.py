@@ -8,7 +8,6 @@ What a folder holds (`Example` i is the i-th pair that was read; all of it is wr
   <fold>     int32: the examples of a fold in the order of the mixture
 """
 
-import functools
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -168,7 +167,7 @@ def _contradictions(data: DataConfig, read: Read, texts: Texts) -> np.ndarray:
 def _make_tokenizer(
     config: TokenizerConfig, folder: Path, read: Read, texts: Texts, say: Callable[[str], None]
 ) -> Tokenizer:
-    """The given tokenizer, or one trained on texts of the SFT fold alone; saved in `folder` either way."""
+    """The given tokenizer, or one trained on texts of the SFT fold alone, of all where that is empty; in `folder`."""
     if config.path:
         say(f"data: loading the tokenizer in {config.path}")
         given = load_tokenizer(config.path, config.template_arguments)
@@ -178,7 +177,8 @@ def _make_tokenizer(
     if config.template_arguments:
         raise UserError("tokenizer.template_arguments without tokenizer.path: a tokenizer trained here has no template")
     say("data: training the tokenizer")
-    rows = np.flatnonzero(read.folds == FOLDS.index("sft"))
+    of_sft = read.folds == FOLDS.index("sft")
+    rows = np.flatnonzero(of_sft if of_sft.any() else read.folds >= 0)
     if len(rows) > MOST_TRAINED_ON:  # at even distances
         rows = rows[np.arange(MOST_TRAINED_ON) * len(rows) // MOST_TRAINED_ON]
     pieces = (text for row in rows.tolist() for text in texts[row])
@@ -217,21 +217,13 @@ def _dtype(tokenizer: Tokenizer) -> np.dtype[Any]:
 
 
 def _need_examples(read: Read, placed: np.ndarray) -> None:
-    reasons = functools.reduce(Counter.__add__, (r.drops for r in read.readings.values()), Counter[str]())
-    why = ", ".join(f"{count} x {reason}" for reason, count in reasons.most_common()) or "nothing"
+    """UserError for a source without an example. A fold may have none: whoever reads it says so (store.py)."""
     for source, reading in read.readings.items():
         if not (placed[read.source(source)] != LEFT_OUT).any():
             mine = ", ".join(f"{count} x {reason}" for reason, count in reading.drops.most_common())
             raise UserError(
                 f"data source {source} kept no example; dropped: {mine}. "
                 "Raise data.prompt_length or data.response_length, or take the source out"
-            )
-    for number, fold in enumerate(FOLDS):
-        if not (placed == number).any():
-            kept = int((placed != LEFT_OUT).sum())
-            raise UserError(
-                f"fold {fold} is empty: of {len(placed)} pairs read, {kept} were kept; dropped: {why}. "
-                "Give more pairs, raise data.prompt_length or data.response_length, or change data.heldout_fraction"
             )
 
 
@@ -241,7 +233,8 @@ def _layout(template: Template, lengths: np.ndarray, folds: np.ndarray, buckets:
     for kind in KINDS:
         if kind != "prompts":
             used = np.isin(folds, [FOLDS.index(fold) for fold, kinds in FOLD_KINDS.items() if kind in kinds])
-            widths[kind] = widths_of(row_lengths(kind, lengths[used], len(suffix)), buckets)
+            lengths_N = row_lengths(kind, lengths[used] if used.any() else lengths, len(suffix))
+            widths[kind] = widths_of(lengths_N, buckets)
     longest_of = dict(zip(FEATURES, map(int, lengths.max(axis=0)), strict=True))
     return Layout(
         pad_id=template.tokenizer.pad_id,

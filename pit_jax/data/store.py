@@ -48,9 +48,12 @@ class Prepared:
     done: dict[str, Any]  # what `preparation.build` says of it
 
     def rows(self, fold: str, kind: str) -> StoredRows:
-        """The rows of a fold, which batches of `kind` are made of. UserError for a kind that it has no use for."""
+        """The rows of a fold, which batches of `kind` are made of. UserError for a kind that it has no use for, and for
+        an empty fold."""
         if kind not in FOLD_KINDS.get(fold, ()):
             raise UserError(f"no rows of kind {kind!r} in fold {fold!r}; prepared are {FOLD_KINDS}")
+        if fold not in self.filled:
+            raise UserError(self._why_empty(fold))
         return StoredRows(kind, self.layout, self.tokens, self._margins, self._numbers(fold))
 
     def texts(self, tokens_NT: Any) -> list[str]:
@@ -60,6 +63,11 @@ class Prepared:
     def triples(self, fold: str) -> Triples:
         """The fold as text; row i belongs to row i of every kind."""
         return Triples(Texts(self.folder), self._margins, self._numbers(fold))
+
+    @property
+    def filled(self) -> list[str]:
+        """The folds that hold an example."""
+        return [fold for fold, found in self.report["folds"].items() if found["examples"]]
 
     def mixture(self) -> Any:
         """The seqio mixture that gave every fold its order, with the tokens of its examples: (x, y_ref, y_w, y_l)."""
@@ -93,6 +101,15 @@ class Prepared:
 
     def _numbers(self, fold: str) -> np.ndarray:
         return mapped(self.folder / f"{fold}.bin", np.int32)
+
+    def _why_empty(self, fold: str) -> str:
+        sources = self.report["sources"].values()
+        read, kept = (sum(source[name] for source in sources) for name in ("read", "kept"))
+        drops = [f"{count} x {reason}" for source in sources for reason, count in source["dropped"].items()]
+        return (
+            f"fold {fold} is empty: of {read} pairs read, {kept} were kept; dropped: {', '.join(drops) or 'nothing'}. "
+            "Give more pairs, raise data.prompt_length or data.response_length, or change data.heldout_fraction"
+        )
 
 
 def prepare(

@@ -74,6 +74,8 @@ def build_mixture(
 def read(mixture: Any, fold: str) -> np.ndarray:
     """The numbers [rows] of the examples of one pass over a fold, in its order."""
     assert fold in FOLDS, fold
+    if fold not in mixture.splits:
+        return np.zeros(0, np.int32)
     chunks = [chunk["id"] for chunk in examples(mixture, fold).batch(_CHUNK).as_numpy_iterator()]
     return np.concatenate(chunks) if chunks else np.zeros(0, np.int32)
 

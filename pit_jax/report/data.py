@@ -39,7 +39,7 @@ def build(config: Config, data: Prepared, screen: Screen) -> Path:
     ):
         screen.say(f"\n{title}", style="bold")
         screen.say(table)
-    for name, row in rows[0].items():
+    for name, row in rows[0].items() if rows else ():
         screen.say(f"\n{name} SFT, an example; the loss counts what is in {OPEN}{CLOSE}", style="bold")
         screen.say(marked(row))
     page = render(
@@ -64,12 +64,14 @@ def build(config: Config, data: Prepared, screen: Screen) -> Path:
 def padded_kinds(config: Config, data: Prepared) -> list[Padding]:
     """Of each kind of rows that a training reads, in batches of its size."""
     batch_sizes = {"sft": config.sft.batch_size, "rm": config.rm.batch_size}
-    kinds = [(fold, kind) for fold in batch_sizes for kind in FOLD_KINDS[fold]]
+    kinds = [(fold, kind) for fold in batch_sizes if fold in data.filled for kind in FOLD_KINDS[fold]]
     return [padding(data.rows(fold, kind), batch_sizes[fold]) for fold, kind in kinds]
 
 
 def examples(data: Prepared) -> list[dict[str, list[Span]]]:
-    """Rows of the SFT fold at even distances, of both models, by the name of the model."""
+    """Rows of the SFT fold at even distances, of both models, by the name of the model; none where it is empty."""
+    if "sft" not in data.filled:
+        return []
     backend = data.tokenizer.backend
     rows = {name: data.rows("sft", kind) for kind, name in KINDS.items()}
 
@@ -146,7 +148,8 @@ def lengths_table(config: Config, data: Prepared) -> Table:
 
 def padding_table(padded: list[Padding]) -> Table:
     """Tokens of a row, the widths of these data, and the share of padding with 1, 2, .. widths."""
-    table = _table("text", "rows", "tokens", "widths", *map(str, padded[0].shares))
+    numbers = map(str, padded[0].shares if padded else ())
+    table = _table("text", "rows", "tokens", "widths", *numbers)
     for kind in padded:
         shares = (f"{share:.1%}" for share in kind.shares.values())
         widths = " ".join(map(str, kind.widths))

@@ -240,8 +240,11 @@ def test_an_empty_fold_says_what_was_dropped(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="kept no example.*40 x rejected answer over 96 tokens"):
         prepare(data, TOKENS, tmp_path / "data", say=quiet)
     source = write_pairs(tmp_path / "few.jsonl", 2)
-    with pytest.raises(UserError, match=r"fold \w+ is empty: of 2 pairs read, 2 were kept; dropped: nothing"):
-        prepare(replace(DATA, sources=(f"jsonl:{source}",)), TOKENS, tmp_path / "data", say=quiet)
+    few = prepare(replace(DATA, sources=(f"jsonl:{source}",)), TOKENS, tmp_path / "data", say=quiet)
+    empty = next(fold for fold in FOLDS if fold not in few.filled)
+    assert not few.triples(empty)
+    with pytest.raises(UserError, match=f"fold {empty} is empty: of 2 pairs read, 2 were kept; dropped: nothing"):
+        few.rows(empty, FOLD_KINDS[empty][0])
 
 
 def test_two_sources_are_mixed_by_their_rates(tmp_path: Path) -> None:
