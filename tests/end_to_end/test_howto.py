@@ -26,6 +26,12 @@ LEFT = {  # what a page leaves behind, in the folder where its commands were run
     "own_judge": ("runs/micro/verdicts/overlap",),
     "own_objective": ("runs/hinge/hinge-policy/done.json", "runs/hinge/rl-policy/done.json", "runs/hinge/report"),
     "own_reward": ("runs/short/rl-improver/done.json",),
+    "spa": (
+        "runs/micro/spa-policy/labelled/iteration-2.jsonl",
+        "runs/micro/spa-tables/results.json",
+        "runs/micro/spa/without-refinement/spa-policy/done.json",
+        "runs/self-labelled/inspect/index.html",
+    ),
     "own_rl_algorithm": tuple(f"runs/{name}/rl-improver/done.json" for name in ("rloo", "reinforce", "references")),
 }
 
