@@ -7,11 +7,11 @@ Command   python launch/tpu_run.py --stage=sft --model=policy --config=configs/s
           python launch/tpu_run.py --stage=spa --config=configs/spa.py --base=checkpoints/MODEL
           python launch/tpu_run.py --stage=spa-tables --config=configs/spa.py --base=checkpoints/MODEL
           On several chips add --mesh.fsdp=CHIPS.
-Model     The paper starts from alignment-handbook/zephyr-7b-sft-full, which is SFT on UltraChat [V]: with a base that is
-          fine-tuned already, a few updates of SFT (--sft.policy-steps) are enough.
+Model     The paper starts from alignment-handbook/zephyr-7b-sft-full, which is SFT on UltraChat [V]: with a base that
+          is fine-tuned already, a few updates of SFT (--sft.policy-steps) are enough.
 Hardware  not run here. The paper: four A6000, 5 to 6 hours for 10,000 prompts [V].
-Expect    not measured here. The paper, AlpacaEval 2.0, length-controlled win rate: SFT 7.58, DPO on the gold pairs 9.03,
-          SPA after three iterations 15.39, with 3.3% of the labels [V].
+Expect    not measured here. The paper, AlpacaEval 2.0, length-controlled win rate: SFT 7.58, DPO on the gold pairs
+          9.03, SPA after three iterations 15.39, with 3.3% of the labels [V].
 
 Tags as in configs/hh_rlhf.py.
 """
