@@ -1,6 +1,7 @@
 """Runs killed with SIGKILL at random moments and started again: do they end with the parameters of one left alone?
 
     python -m benchmarks.kills --scratch=runs/kills [--config=micro] [--one=60] [--two=20] [--pairs=0]
+                               [--trainings spa-policy ..]
 
 Every training of the run is made once without a kill, by one process and by two. Then, in turn, each is started, killed
 after a random part of its time (of two processes one of them, or both), started again, and so on. `--one` and `--two`
@@ -27,7 +28,7 @@ from benchmarks.results import keep, parser_of
 from pit_jax.files import read_json, read_jsonl
 from pit_jax.paths import METRICS
 
-TRAININGS = (*BEFORE_IMPROVER_RL, ("rl", "improver"))
+TRAININGS = (*BEFORE_IMPROVER_RL, ("rl", "improver"), ("spa", "policy"))
 LONGEST = 900.0  # seconds in which a start, or the end of the peers of a killed process, must come
 
 
@@ -81,15 +82,26 @@ def kill(running: Sequence[subprocess.Popen[bytes]], after: float, rng: random.R
 
 
 def state_of(workdir: Path, folder: str) -> dict[str, object]:
-    """The end of a training: its digest, those of every leaf of its last checkpoint, a gap model's figures, and the
-    names of what lies in its folder and beside it."""
-    rounds = [int(path.name) for path in (workdir / folder / "checkpoints").iterdir() if path.name.isdigit()]
-    (meta,) = (workdir / folder / "checkpoints" / str(max(rounds)) / "meta").glob("metadata")
-    leaves = {name: leaf["digest"] for name, leaf in json.loads(meta.read_text())["leaves"].items()}
-    figures = {name: read_json(workdir / folder / f"{name}.json") for name in ("gaps", "quality", "done")}
-    patterns = (".*", f"{folder}/*", f"{folder}/.*", f"{folder}/checkpoints/*")
+    """The end of a training: its digest, those of every leaf of the last checkpoint of each of its phases, a gap
+    model's figures, a phase's manifest, and the names of what lies in its folder and beside it."""
+    checkpoints = sorted((workdir / folder).rglob("checkpoints"))
+    read = sorted(
+        path for name in ("gaps", "quality", "done", "manifest") for path in (workdir / folder).rglob(f"{name}.json")
+    )
+    figures = {str(path.relative_to(workdir)): read_json(path) for path in read if "checkpoints" not in path.parts}
+    patterns = (
+        ".*",
+        *(f"{part}{name}" for part in (f"{folder}/", f"{folder}/*/") for name in ("*", ".*", "checkpoints/*")),
+    )
     left = sorted(str(path.relative_to(workdir)) for pattern in patterns for path in workdir.glob(pattern))
-    return {**figures, "leaves": leaves, "rounds": max(rounds), "left": left}
+    return {**figures, "leaves": [leaves_of(path) for path in checkpoints], "left": left}
+
+
+def leaves_of(checkpoints: Path) -> dict[str, object]:
+    """The number of the last checkpoint, and the digest of each of its leaves."""
+    last = max(int(path.name) for path in checkpoints.iterdir() if path.name.isdigit())
+    (meta,) = (checkpoints / str(last) / "meta").glob("metadata")
+    return {"round": last, **{name: leaf["digest"] for name, leaf in json.loads(meta.read_text())["leaves"].items()}}
 
 
 def main() -> None:
@@ -99,14 +111,19 @@ def main() -> None:
     parser.add_argument("--one", type=int, default=60, help="kills of runs of one process")
     parser.add_argument("--two", type=int, default=20, help="kills of runs of two processes")
     parser.add_argument("--pairs", type=int, default=0, help="trainings that two commands run at once")
+    known = [f"{stage}-{model}" for stage, model in TRAININGS]
+    parser.add_argument("--trainings", nargs="+", default=known, choices=known, help="which are killed")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     args, console = parser.parse_args(), Console()
     rng, figures = random.Random(args.seed), {}
     for processes, asked in ((1, args.one), (2, args.two)):
         whole, tally = args.scratch / f"whole-{processes}", Tally()
         trainings = [Training(args.config, stage, model, processes) for stage, model in TRAININGS]
+        killed = [training for training in trainings if training.folder in args.trainings]
         for training in trainings if asked or (args.pairs and processes == 1) else ():
-            training.finish(whole)  # compiles
+            if training in killed or (training.stage, training.model) in BEFORE_IMPROVER_RL:
+                training.finish(whole)  # compiles
+        trainings = killed
         for number, training in enumerate(itertools.cycle(trainings)):
             share = -(-asked // len(trainings))
             if tally.kills >= asked:
