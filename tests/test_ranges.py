@@ -14,6 +14,7 @@ from pit_jax.errors import UserError
 FITS: dict[str, tuple[list[Any], list[Any]]] = {  # what is in a range, and what is not
     "Count": ([1, 10**9], [0, -1, 1.0, True, "1"]),
     "CountOrNone": ([0, 1], [-1, nan]),
+    "CountOfPair": ([2, 3], [1, 0, 2.0]),
     "CountOrRest": ([-1, 0, 8], [-2]),
     "Seed": ([0, 2**32 - 1], [-1, 2**32]),
     "Share": ([0.0, 1.0, 1], [-1e-9, 1.001, nan, inf]),
@@ -31,7 +32,7 @@ FITS: dict[str, tuple[list[Any], list[Any]]] = {  # what is in a range, and what
     "Names": ([("x",), ("x", "y")], [(), ("x", "")]),
     "Counts": ([(0,), (2, 1)], [(), (1, -1)]),
     "Seeds": ([(), (0, 1)], [(0, -1), (2**32,)]),
-    "Temperatures": ([(0.0, 1.0)], [(), (0.4, -1.0), (nan,), (0.4, inf)]),
+    "NotNegatives": ([(0.0, 1.0)], [(), (0.4, -1.0), (nan,), (0.4, inf)]),
     "Rates": ([(1.0, 0.1)], [(), (0.0,), (inf,)]),
     "Divisors": ([(), (1.0,)], [(0.0,), (nan,)]),
 }

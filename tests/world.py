@@ -235,7 +235,8 @@ class StandInData:
 
     @property
     def report(self) -> dict[str, Any]:
-        return {"layout": asdict(self.layout)}
+        folds = {fold: {"examples": len(examples)} for fold, examples in self.folds.items()}
+        return {"layout": asdict(self.layout), "folds": folds}
 
     @property
     def tokenizer(self) -> Any:

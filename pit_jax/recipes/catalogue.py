@@ -3,11 +3,12 @@
 A recipe is imported when a stage is checked or run, not when it is listed.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 from pit_jax.config import Config
 from pit_jax.errors import UserError, did_you_mean
-from pit_jax.run.provenance import SHARED, StageId, section
+from pit_jax.recipes.facts import compared, has_second_gap, knobs, of, spa_phases
+from pit_jax.run.provenance import StageId, section
 from pit_jax.run.stage import Recipe, Stage, built_in, never
 from pit_jax.table import Table
 
@@ -106,36 +107,6 @@ def _plan() -> Recipe:
     from pit_jax.recipes.plan.stage import RECIPE
 
     return RECIPE
-
-
-def of(*parents: StageId) -> Callable[[Config], tuple[StageId, ...]]:
-    """Parents that do not depend on the config."""
-    return lambda config: parents
-
-
-def compared(*parents: StageId) -> Callable[[Config], tuple[StageId, ...]]:
-    """These parents, and the policies of --evaluate.policies."""
-
-    def all_parents(config: Config) -> tuple[StageId, ...]:
-        from pit_jax.recipes.comparison.policies import stages_of
-
-        return (*parents, *(id for id in stages_of(config) if id not in parents))
-
-    return all_parents
-
-
-def knobs(name: str, *without: str) -> tuple[str, ...]:
-    """What every stage depends on, and a section but for what belongs to another model or changes no result."""
-    return (*SHARED, *section(name, without=without))
-
-
-def spa_phases(config: Config) -> tuple[str, ...]:
-    """The gold pairs, and an iteration for each slice of the other prompts."""
-    return ("seed", *(f"iteration-{number + 1}" for number in range(len(config.spa.slices))))
-
-
-def has_second_gap(config: Config) -> bool:
-    return config.rm.second_gap_steps > 0
 
 
 # A limit on what was trained (rm.gates, rl.ignore_gates) stops a stage and changes none.

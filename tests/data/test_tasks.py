@@ -10,12 +10,12 @@ import pytest
 from pit_jax.data import tasks
 from pit_jax.data.features import FEATURES
 from pit_jax.data.folds import FOLDS
+from pit_jax.data.ragged import RaggedFiles, RaggedWriter
 from pit_jax.data.text.templates import Template
 from pit_jax.data.text.tokenizers import SEPARATORS, load_tokenizer, train_tokenizer
 from pit_jax.data.text.vocabulary import hf_vocabulary
 from pit_jax.data.tf import tensorflow_and_seqio
 from tests.data.text.sentencepiece_models import SETTINGS, train
-from tests.world import ragged
 
 Sources = dict[str, dict[str, np.ndarray]]
 
@@ -39,11 +39,14 @@ def mixture_of(sources: Sources, rates: Sequence[float], contents: str = "") -> 
     return tasks.build_mixture(sources, rates, contents)
 
 
-def test_with_tokens_an_example_holds_its_four_features_in_the_same_order(template: Template) -> None:
+def test_with_tokens_an_example_holds_its_four_features_in_the_same_order(template: Template, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     rows = [rng.integers(0, 99, rng.integers(1, 9)).tolist() for _ in range(50 * len(FEATURES))]
     sources, margins = numbered({"a": 30, "b": 20}), rng.normal(size=50).astype(np.float32)
-    named: dict[str, Any] = {"margins": margins, "tokens": ragged(rows), "tokenizer": template.tokenizer}
+    with RaggedWriter(tmp_path, "tokens", np.int32) as writer:
+        writer.append(np.concatenate(rows), np.array(list(map(len, rows))))
+    tokens = RaggedFiles(tmp_path, "tokens", np.int32)
+    named: dict[str, Any] = {"margins": margins, "tokens": tokens, "tokenizer": template.tokenizer}
     mixture = tasks.build_mixture(sources, [2.0, 1.0], "", **named)
     found = list(tasks.examples(mixture, "sft").as_numpy_iterator())
     assert [example["id"] for example in found] == tasks.read(mixture_of(sources, [2.0, 1.0]), "sft").tolist()

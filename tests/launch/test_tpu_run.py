@@ -75,8 +75,8 @@ def test_it_needs_no_installation(repository: Path, tmp_path: Path) -> None:
         ),
         (
             "--stage=rll",
-            "error: --stage: unknown 'rll'; did you mean rl?; known: data, sft, rm, rl, dpo, improve, answer, judge, "
-            "evaluate, paper, export, plan, all\n",
+            "error: --stage: unknown 'rll'; did you mean rl?; known: data, sft, rm, rl, dpo, spa, improve, answer, "
+            "judge, evaluate, paper, spa-tables, export, plan, all\n",
         ),
     ],
 )

@@ -20,10 +20,10 @@ from pit_jax.recipes.catalogue import (
     SFT_POLICY,
     STAGES,
     catalogue,
-    of,
     selected,
     stage_names,
 )
+from pit_jax.recipes.facts import of
 from pit_jax.rl.algorithms import ALGORITHMS
 from pit_jax.rl.references import REFERENCES
 from pit_jax.rl.rewards import TEXT_REWARDS, TextReward
@@ -162,8 +162,11 @@ def test_names_are_taken_once(declare: Any) -> None:
 @pytest.mark.parametrize(
     ("stage", "message"),
     [
-        ("evalute", "--stage=evalute: no such stage; did you mean evaluate?; known: data, sft, rm, rl, dpo, improve,"),
-        ("spam", "paper, export, plan, all. A fork's stages are known with --fork=FILE"),
+        (
+            "evalute",
+            "--stage=evalute: no such stage; did you mean evaluate?; known: data, sft, rm, rl, dpo, spa, improve,",
+        ),
+        ("evil", "paper, spa-tables, export, plan, all. A fork's stages are known with --fork=FILE"),
     ],
 )
 def test_an_unknown_stage_offers_the_nearest(stage: str, message: str) -> None:

@@ -60,7 +60,7 @@ def test_no_program_holds_the_logits_of_all_slots(
     for program in STAGES[str(id)].programs(shapes_on(mesh, logits_bytes=1)):
         arrays_of_rows = [leaf for leaf in jax.tree.leaves(program.args[1:]) if getattr(leaf, "ndim", 0) > 1]
         rows = max((leaf.shape[0] for leaf in arrays_of_rows), default=0)  # of weights alone, none
-        rows *= 2 if id.name == "dpo" else 1  # both answers of a pair
+        rows *= 2 if any(hasattr(arg, "chosen_BL") for arg in program.args) else 1  # both answers of a pair
         assert most_logits(shapes_on(mesh), program) <= rows * VOCABULARY, program.name
 
 

@@ -4,17 +4,22 @@ A training is stopped where it would compile: what it was about to run is compar
 """
 
 import re
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from pit_jax.config import Config, CurriculumConfig
 from pit_jax.inference.engine import Engine
 from pit_jax.recipes import rl
 from pit_jax.recipes.catalogue import RL_IMPROVER, RL_POLICY, STAGES, catalogue
+from pit_jax.recipes.comparison import draw
+from pit_jax.recipes.spa import stage as spa
+from pit_jax.recipes.spa.labels import make_logprob
 from pit_jax.rl.monitors import FIGURES
 from pit_jax.run import supervised
 from pit_jax.run.context import Context
@@ -22,10 +27,12 @@ from pit_jax.run.programs import Shapes
 from pit_jax.run.provenance import StageId
 from pit_jax.training.session import Session
 from pit_jax.training.state import StatePlan
+from pit_jax.training.step import compile_step
 from tests.world import MakeContext, finish_parents
 
 MESH = (2, 2, 2)
-SUPERVISED = [id for id, stage in catalogue().items() if stage.leaves and id not in (RL_POLICY, RL_IMPROVER)]
+SPA = StageId("spa", "policy")
+SUPERVISED = [id for id, stage in catalogue().items() if stage.leaves and id not in (RL_POLICY, RL_IMPROVER, SPA)]
 
 
 class Stopped(Exception):
@@ -43,11 +50,14 @@ class Seen:
         self.programs.append((function, args))
 
     def stop(self, step: Any, *, frozen: Any = None, **shardings: Any) -> Any:
-        """In the place of compile_step. What a state holds beside parameters and optimizer passes through an update."""
-        assert frozen is None, "all weights are trained"
+        """In the place of compile_step. What a state holds beside parameters and optimizer passes through an update,
+        but for a loss beside an anchor."""
 
         def stopping(state: Any, batch: Any) -> Any:
-            self.note(jax.jit(step), replace(state, extras={}), batch)
+            if frozen is None:
+                self.note(jax.jit(step), replace(state, extras={}), batch)
+            else:
+                self.note(compile_step(step, frozen=frozen, **shardings), state, batch)
             raise Stopped
 
         return stopping
@@ -86,7 +96,8 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
     monkeypatch.setattr(Session, "evaluated", lambda self, *args, **more: None)
     monkeypatch.setattr(supervised, "compile_step", found.stop)
     monkeypatch.setattr(rl, "compile_step", found.stop)
-    monkeypatch.setattr(rl, "Engine", Noted)
+    for user in (rl, draw):
+        monkeypatch.setattr(user, "Engine", Noted)
     monkeypatch.setattr(rl, "make_trainer", trainer)
     monkeypatch.setattr(rl, "require_gates", lambda context: {})
     return found
@@ -102,6 +113,7 @@ def small(**rl: Any) -> Config:
         sft=replace(base.sft, policy_steps=1, improver_steps=1, batch_size=8),
         rm=replace(base.rm, policy_steps=1, improver_steps=1, second_gap_steps=1, batch_size=8, gap_loss="pair"),
         dpo=replace(base.dpo, steps=1, batch_size=8),
+        spa=replace(base.spa, batch_size=8, gold_share=0.2, slices=(1.0,), strengths=(0.5,)),
         improve=replace(base.improve, batch_size=8),
         rl=replace(base.rl, **knobs),
     )
@@ -145,6 +157,31 @@ def test_a_supervised_stage_updates_as_it_lists(place: MakeContext, seen: Seen, 
     stopped(context)
     ((function, args),) = seen.programs
     program = listed(context)["update"]
+    assert described(args) == described(program.args) and places(args) == places(program.args)
+    assert text(context.mesh, function, args) == text(context.mesh, program.function, program.args)
+
+
+def test_an_iteration_of_spa_runs_what_it_lists(
+    place: MakeContext, seen: Seen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind the gold pairs: answers are drawn, scored, and eight pairs taken for what came of it.
+
+    Gold answers, which prompts from texts have none of, no program reads.
+    """
+    context = finish_parents(place(small(), SPA, mesh=MESH))
+    context.folder.of("seed").finish(round=1, digest="seed")
+    rows, triples = context.data.rows("rm", "reward"), context.data.triples("rm")[:8]
+    monkeypatch.setattr(spa, "labelled", lambda *args: (triples, Counter()))
+    monkeypatch.setattr(spa, "training_rows", lambda *args: (rows.picked(np.arange(8)), np.arange(8)))
+    monkeypatch.setattr(spa, "make_logprob", lambda model: seen.run(make_logprob(model)))
+    stopped(context)
+    programs = listed(context)
+
+    def read(args: Any) -> str:
+        return str([leaf for leaf in described(args) if not re.search(r"(chosen|rejected)_(mask_)?BR", leaf[0])])
+
+    assert {read(args) for _, args in seen.programs} == {read(program.args) for program in programs.values()}
+    (function, args), program = seen.programs[-1], programs["update"]
     assert described(args) == described(program.args) and places(args) == places(program.args)
     assert text(context.mesh, function, args) == text(context.mesh, program.function, program.args)
 

@@ -16,7 +16,7 @@ from pit_jax.parallel.mesh import mesh_of
 from pit_jax.parallel.sharding import named_leaves
 from pit_jax.training.optimizer import make_optimizer
 from pit_jax.training.state import TrainState, create_state, plan_state
-from pit_jax.training.step import Metrics, compile_step, make_train_step, split
+from pit_jax.training.step import Metrics, Remembering, alone, compile_step, make_train_step, split, together
 
 
 def fresh(toy: ModuleType, optimizer: Any) -> TrainState:
@@ -106,6 +106,77 @@ def test_rows_stay_on_their_devices_when_split() -> None:
     """Row i goes to part i mod 2, so a device's block of rows gives every part its share."""
     parts = split({"x": jnp.arange(8)}, 2)["x"]
     np.testing.assert_array_equal(parts, [[0, 2, 4, 6], [1, 3, 5, 7]])
+
+
+def test_what_was_split_comes_together_in_its_order() -> None:
+    batch = {"x": jnp.arange(24).reshape(12, 2), "y": jnp.arange(12.0)}
+    for parts in (1, 3, 4):
+        for name, x in together(split(batch, parts)).items():
+            np.testing.assert_array_equal(x, batch[name])
+
+
+def remembering(toy: ModuleType) -> Remembering:
+    """The loss grows with how many rows were seen before its update; the last rows are remembered, with their place."""
+
+    def loss(params: Any, batch: Any, key: jax.Array, extras: Any) -> tuple[jax.Array, Metrics, Any]:
+        value, metrics = toy.toy_loss(params, batch, key)
+        scale, seen = 1.0 + extras["seen"].astype(jnp.float32), extras["seen"]
+        rows_B = jnp.sum(batch.targets_BT, axis=1)
+        seen_B = jnp.broadcast_to(seen, rows_B.shape)
+        mean = metrics["loss"]
+        return (
+            scale * value,
+            metrics | {"loss": Mean(scale * mean.sum, mean.count)},
+            {"sum_B": rows_B, "seen_B": seen_B},
+        )
+
+    def remember(extras: Any, rows: Any) -> Any:
+        return {"seen": extras["seen"] + len(rows["sum_B"]), "rows": rows}
+
+    none = {"sum_B": jnp.zeros(toy.BATCH), "seen_B": jnp.full(toy.BATCH, -1)}
+    return Remembering(loss, remember, {"seen": jnp.zeros((), jnp.int32), "rows": none}, toy.toy_loss)
+
+
+@pytest.mark.parametrize(("shape", "accumulate"), [((1, 1, 1), 2), ((1, 1, 1), 4), ((8, 1, 1), 2), ((2, 2, 2), 1)])
+def test_a_loss_that_remembers_does_so_by_the_batch(
+    toy: ModuleType, shape: tuple[int, int, int], accumulate: int
+) -> None:
+    """Every micro-batch sees what was before its update; the rows come back in the order of the batch, and the losses
+    of one device and one piece come out."""
+    loss, optimizer = remembering(toy), optax.sgd(0.1)
+    runs = []
+    for mesh, pieces in ((mesh_of(1, 1, 1), 1), (mesh_of(*shape), accumulate)):
+        whole, spread = (
+            jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*s)) for s in ((), (("data", "fsdp"),))
+        )
+        params = jax.device_put(toy.toy_params(), toy.toy_sharding(mesh))
+        plan = plan_state(params, optimizer, whole, seed=3, extras=loss.extras)
+        step = compile_step(
+            make_train_step(loss, optimizer, accumulate=pieces), state_sharding=plan.sharding, batch_sharding=spread
+        )
+        state, losses = plan.begin(params, loss.extras), []
+        for index in range(2):
+            state, metrics = step(state, toy.toy_batch(index))
+            losses.append(metrics["loss"].value)
+            rows = state.extras["rows"]
+            np.testing.assert_allclose(rows["sum_B"], toy.toy_batch(index).targets_BT.sum(axis=1), rtol=1e-5)
+            np.testing.assert_array_equal(rows["seen_B"], index * toy.BATCH)
+            assert int(state.extras["seen"]) == (index + 1) * toy.BATCH
+        runs.append((losses, jax.device_get(state.params)))
+    np.testing.assert_allclose(runs[0][0], runs[1][0], rtol=1e-5)
+    assert_close(runs[0][1], runs[1][1], 1e-4)
+
+
+def test_a_loss_that_remembers_nothing_leaves_the_extras(toy: ModuleType) -> None:
+    """They may change beside the step, as RL's coefficient does."""
+    optimizer, batch = optax.sgd(0.1), jax.tree.map(jnp.asarray, toy.toy_batch(0))
+    before = create_state(toy.toy_params(), optimizer, seed=0, extras={"kl_coef": jnp.float32(0.25)})
+    after, _ = jax.jit(make_train_step(toy.toy_loss, optimizer, accumulate=2))(before, batch)
+    assert after.extras == {"kl_coef": 0.25}
+
+
+def test_rows_by_themselves_have_the_loss_that_is_said(toy: ModuleType) -> None:
+    assert alone(remembering(toy)) is toy.toy_loss and alone(toy.noisy_loss) is toy.noisy_loss
 
 
 def test_a_second_step_does_not_compile_again(toy: ModuleType, caplog: pytest.LogCaptureFixture) -> None:

@@ -61,11 +61,12 @@ def rolls_out(program: str) -> bool:
 
 REMATS = ("none", "dots", "full")  # offload waits for the host, which a roofline of chips does not see
 KNOBS = (
-    Knob("transformer.remat", ("sft", "rm", "rl", "dpo"), updates, lambda config: REMATS),
+    Knob("transformer.remat", ("sft", "rm", "rl", "dpo", "spa"), updates, lambda config: REMATS),
     Knob("sft.accumulate", ("sft",), updates, lambda config: parts(config.sft.batch_size, config)),
     Knob("rm.accumulate", ("rm",), updates, lambda config: parts(config.rm.batch_size, config)),
     Knob("rl.accumulate", ("rl",), updates, lambda config: parts(per_update(config), config)),
     Knob("dpo.accumulate", ("dpo",), updates, lambda config: parts(config.dpo.batch_size, config)),
+    Knob("spa.accumulate", ("spa",), updates, lambda config: parts(config.spa.batch_size, config)),
     Knob("rl.score_rows", ("rl",), scores, lambda config: halves(config.rl.batch_size, config)),
     Knob("rl.offload", ("rl",), rolls_out, lambda config: ("none", "optimizer")),
     Knob("rl.offload", ("rl",), updates, lambda config: ("none", "both")),

@@ -63,7 +63,8 @@ class Sampler:
                 for number in range(config.samples):
                     key = jax.random.fold_in(jax.random.fold_in(self.key, number), chunk.index)
                     for row, answer in zip(mine, texts.answer(self.weights, chunk, key, sampling), strict=True):
-                        row.add(answer)
+                        if len(row.drafts) == number:  # not of a chunk that a kill has left in part
+                            row.add(answer)
                 file.add(mine)
                 check(f"{chunk.first + chunk.real} of {len(rows)} answers are in {file.path}")
             bar.advance(chunk.real)
