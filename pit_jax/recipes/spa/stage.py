@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -108,11 +109,8 @@ class Spa:
         if manifest is None:
             manifest = self.label(models, number)
             hosts.barrier(f"{folder} labelled")
-        elif manifest["pairs"]["digest"] != (found := file_digest(local(folder / PAIRS))):
-            raise UserError(
-                f"{folder / PAIRS} is not what was labelled: digest {found}, and {MANIFEST} says "
-                f"{manifest['pairs']['digest']}; put it back, or delete {folder} to make the iteration again"
-            )
+        else:
+            check_pairs(folder / PAIRS, manifest["pairs"]["digest"])
         triples = triples_of(read_jsonl(folder / PAIRS))
         rows, kept = training_rows(self.context, triples, folder)
         wrong_N = self.wrong(triples)
@@ -216,6 +214,16 @@ def with_wrong(rows: Rows, wrong_N: np.ndarray) -> Rows:
     return JoinedRows(rows, {"wrong_B": wrong_N}, without=("margin_B",))
 
 
+def check_pairs(file: Path, digest: str) -> None:
+    """UserError unless the pairs are those that were labelled."""
+    found = file_digest(local(file)) if file.exists() else "of no file"
+    if found != digest:
+        raise UserError(
+            f"{file} is not what was labelled: digest {found}, and {MANIFEST} says {digest}; put it back, or delete "
+            f"{file.parent} to make the iteration again"
+        )
+
+
 def digest_in(folder: StageFolder) -> str:
     done = folder.done()
     assert done is not None, f"{folder.path} is not finished"
@@ -240,6 +248,11 @@ def check(config: Config, role: str) -> None:
         raise UserError(
             f"--spa.strengths {' '.join(f'{x:g}' for x in spa.strengths)}: give one for each of the "
             f"{len(spa.slices)} iterations of --spa.slices"
+        )
+    if spa.noise_share and spa.noise_share * spa.window < 1:
+        raise UserError(
+            f"--spa.noise-share={spa.noise_share:g} of --spa.window={spa.window} is less than one pair: raise one of "
+            "them, or smooth no label with --spa.noise-share=0"
         )
 
 

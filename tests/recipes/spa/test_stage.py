@@ -168,6 +168,10 @@ def test_what_no_run_of_spa_can_do_is_refused() -> None:
     with pytest.raises(UserError) as error:
         check(replace(CONFIG, spa=replace(CONFIG.spa, strengths=(0.5, 0.25, 0.125))), "policy")
     assert str(error.value) == ("--spa.strengths 0.5 0.25 0.125: give one for each of the 2 iterations of --spa.slices")
+    none = replace(CONFIG.spa, noise_share=0.01, window=50)
+    with pytest.raises(UserError, match=r"--spa.noise-share=0.01 of --spa.window=50 is less than one pair"):
+        check(replace(CONFIG, spa=none), "policy")
+    check(replace(CONFIG, spa=replace(none, noise_share=0.0)), "policy")
     with pytest.raises(UserError, match="no source of labels 'mine'"):
         check(replace(CONFIG, spa=replace(CONFIG.spa, labels="mine")), "policy")
     check(CONFIG, "policy")
