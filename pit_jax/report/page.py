@@ -45,12 +45,13 @@ def build(run: Run) -> Path:
             f"report: asked for {workdir}, found no such folder; run a stage with --workdir={workdir} first"
         )
     results = read_results(run.folder(EVALUATE).path / "results.json", Results)
-    rows = results.rows if results else []
+    rows, of_spa = results.rows if results else [], spa.build(run)
+    first = results or (of_spa and of_spa.results)
     return render(
         "report.html.j2",
         workdir / "report" / "index.html",
         name=resolved(workdir).name,
-        headline=headline(results) if results else None,
+        headline=headline(first) if first else None,
         groups=by_temperature(rows),
         bar=Bar(rows),
         controls=results.controls if results else [],
@@ -58,7 +59,7 @@ def build(run: Run) -> Path:
         systems=results.systems if results else [],
         max_score=results.max_score if results else None,
         paper=paper.build(workdir, run.folder(StageId("rl", "improver")).path),
-        spa=spa.build(run),
+        spa=of_spa,
         curves=_curves(run),
         performance=performance.of_run(run),
         trails=diffs.sample(files.read_jsonl(run.folder(IMPROVE).path / "trails.jsonl", diffs.Written), TRAILS_SHOWN),

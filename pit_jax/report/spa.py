@@ -49,9 +49,24 @@ class Spa:
     columns: list[str]
     phases: list[tuple[str, list[str]]]
     curves: str
-    groups: list[tuple[float, list[ComparisonRow]]]
-    bar: Bar
-    systems: list[SystemRow]
+    results: Results | None
+    """Of --stage=spa-tables."""
+
+    @property
+    def rows(self) -> list[ComparisonRow]:
+        return self.results.rows if self.results else []
+
+    @property
+    def groups(self) -> list[tuple[float, list[ComparisonRow]]]:
+        return by_temperature(self.rows)
+
+    @property
+    def bar(self) -> Bar:
+        return Bar(self.rows)
+
+    @property
+    def systems(self) -> list[SystemRow]:
+        return self.results.systems if self.results else []
 
 
 def build(run: Run) -> Spa | None:
@@ -59,15 +74,11 @@ def build(run: Run) -> Spa | None:
     manifests = manifests_of(run)
     if not manifests:
         return None
-    results = read_results(run.folder(TABLES).path / "results.json", Results)
-    rows = results.rows if results else []
     return Spa(
         columns=list(COLUMNS),
         phases=phase_lines(manifests),
         curves=curves(list(manifests.values())),
-        groups=by_temperature(rows),
-        bar=Bar(rows),
-        systems=results.systems if results else [],
+        results=read_results(run.folder(TABLES).path / "results.json", Results),
     )
 
 

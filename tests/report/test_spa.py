@@ -59,4 +59,4 @@ def test_the_page_has_a_section_once_there_is_a_phase(tmp_path: Path) -> None:
     write_results(tmp_path / "spa-tables" / "results.json", results)
     page = built(tmp_path)
     assert "SPA x1 vs DPO on the seed" in page.words and "<b>mine</b> vs DPO on the seed" in page.words
-    assert "<b>mine" not in page.text
+    assert "<b>mine" not in page.text and "SPA x1 beats DPO on the seed by 5.0 points" in page.words
