@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from itertools import zip_longest
 
 from pit_jax.batch import Triple
-from pit_jax.data.features import Arrays, Layout, build, right_padded, round_up
+from pit_jax.data.features import Arrays, Example, Layout, build, right_padded, round_up
 from pit_jax.data.text.chat import Refusal
 from pit_jax.data.text.templates import Template
 from pit_jax.errors import UserError
@@ -36,15 +36,18 @@ def prompt_arrays(template: Template, prompts: Sequence[str], *, longest: int, l
         UserError: an empty prompt, one that the chat template cannot hold, and one whose policy prompt is over
             `longest` tokens (a prompt is never cut); it names the prompt's number.
     """
-    examples = []
+    known: dict[str, Example] = {}  # of several answers to one prompt it is tokenised once
     for number, prompt in enumerate(prompts, 1):
+        if prompt in known:
+            continue
         if not prompt.strip():
             raise UserError(f"prompt {number} is empty; give every row a prompt")
         try:
-            examples.append(template.example(Triple(prompt, "", "")))
+            known[prompt] = template.example(Triple(prompt, "", ""))
         except Refusal as refusal:
             raise UserError(f"prompt {number}, {prompt[:80]!r}: {refusal}; change or remove it") from refusal
-        check_length(f"prompt {number}", len(examples[-1].prompt), longest, kind="a prompt")
+        check_length(f"prompt {number}", len(known[prompt].prompt), longest, kind="a prompt")
+    examples = [known[prompt] for prompt in prompts]
     slot = max([least, *(len(ids) for example in examples for ids in (example.prompt, example.prefix))])
     tokenizer = template.tokenizer
     layout = Layout(
