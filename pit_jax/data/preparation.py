@@ -178,7 +178,7 @@ def _make_tokenizer(
         raise UserError("tokenizer.template_arguments without tokenizer.path: a tokenizer trained here has no template")
     say("data: training the tokenizer")
     of_sft = read.folds == FOLDS.index("sft")
-    rows = np.flatnonzero(of_sft if of_sft.any() else read.folds >= 0)
+    rows = np.flatnonzero(of_sft) if of_sft.any() else np.arange(len(of_sft))
     if len(rows) > MOST_TRAINED_ON:  # at even distances
         rows = rows[np.arange(MOST_TRAINED_ON) * len(rows) // MOST_TRAINED_ON]
     pieces = (text for row in rows.tolist() for text in texts[row])

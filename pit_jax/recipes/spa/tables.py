@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from pit_jax.config import Config
 from pit_jax.data.sources import largest_truth
+from pit_jax.errors import UserError
 from pit_jax.evaluation.judges.builtin import JUDGES, judges_of, truth_scores
 from pit_jax.evaluation.judges.judge import Judge
 from pit_jax.evaluation.results import Results, read_results, write_results
@@ -78,8 +79,12 @@ def asked_judges(config: Config) -> list[Judge]:
 
 
 def check(config: Config, role: str) -> None:
-    """UserError for names that no table can be made with."""
-    ablations_of(config)
+    """UserError for names that no table can be made with, and for branches of a branch."""
+    if ablations_of(config) and config.parent_run:
+        raise UserError(
+            "--stage=spa-tables makes branches of a run: leave --parent-run out and pass the run as --workdir, or make "
+            "no branch with an empty --spa.ablations"
+        )
     asked_judges(config)
 
 

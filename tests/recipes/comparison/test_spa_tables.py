@@ -95,6 +95,14 @@ def test_an_evaluation_compares_policies_that_were_trained_otherwise(
     assert all(np.isfinite(row.delta) for row in found.rows)
 
 
+def test_branches_of_a_branch_are_refused() -> None:
+    """Without ablations a branch of a run can be compared too."""
+    branch = replace(SMALL, parent_run="runs/other")
+    with pytest.raises(ValueError, match="--stage=spa-tables makes branches of a run: leave --parent-run out"):
+        tables.check(branch, "")
+    tables.check(replace(branch, spa=replace(branch.spa, ablations=())), "")
+
+
 def test_unknown_policies_are_refused() -> None:
     with pytest.raises(ValueError, match=r"--evaluate.policies: no policy 'spaa'; did you mean spa\?; known: dpo, spa"):
         stages_of(replace(Config(), evaluate=replace(Config().evaluate, policies=("spaa",))))
