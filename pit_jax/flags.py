@@ -21,7 +21,7 @@ DESCRIPTION = """Train a language model to improve answers, from preference pair
 
 Stages (--stage), in order:
 {stages}
-  all        what stands above, for both models, but for the stages marked by *; skips what is finished
+  all          what stands above, for both models, but for the stages marked by *; skips what is finished
 --model=policy|improver picks one of two models where a stage has both.
 
 --config=PATH names a Python file with `def get_config() -> Config`, or a shipped one (default: tiny); flags go on top.
@@ -35,7 +35,7 @@ def description() -> str:
     for stage in STAGES:
         mark = " " if stage.in_all(told) else "*"
         role = f" ({stage.role})" if stage.role else ""
-        lines.append(f"  {stage.name:<9}{mark} {stage.help}{role}")
+        lines.append(f"  {stage.name:<11}{mark} {stage.help}{role}")
     return DESCRIPTION.format(stages="\n".join(lines))
 
 

@@ -156,12 +156,12 @@ def test_help_has_a_line_for_every_stage_and_every_flag(
     for stage in STAGES:
         mark = " " if stage.in_all(Config()) else "*"
         role = f" ({stage.role})" if stage.role else ""
-        assert f"  {stage.name:<9}{mark} {stage.help}{role}" in [line.rstrip() for line in lines]
+        assert f"  {stage.name:<11}{mark} {stage.help}{role}" in [line.rstrip() for line in lines]
     assert [name for name in flatten(Config()) if f"--{name.replace('_', '-')}" not in text] == []
     assert "--config=PATH" in text and "--fork=FILE" in text
 
 
 def test_what_all_leaves_out_is_marked() -> None:
-    marked = {line.split()[0] for line in flags.description().splitlines() if line[11:12] == "*"}
+    marked = {line.split()[0] for line in flags.description().splitlines() if line[13:14] == "*"}
     assert {"data", "dpo", "paper", "export", "answer", "judge"} <= marked
     assert not marked & {"sft", "rl", "improve", "evaluate"}
