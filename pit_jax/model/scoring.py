@@ -133,9 +133,13 @@ def response_scores(
     model: ScalarModel, params: Params, prompt_BP: jax.Array, prompt_mask_BP: jax.Array, responses: Responses
 ) -> jax.Array:
     """score_B of responses behind their prompts, in place: no text is tokenised again."""
+    return end_scores(model, params, *behind(prompt_BP, prompt_mask_BP, responses))
+
+
+def behind(prompt_BP: jax.Array, prompt_mask_BP: jax.Array, responses: Responses) -> tuple[jax.Array, jax.Array]:
+    """tokens_BL and segments_BL of responses behind their prompts."""
     tokens_BL = jnp.concatenate([prompt_BP, responses.tokens_BT], axis=1)
-    segments_BL = jnp.concatenate([prompt_mask_BP, responses.mask_BT], axis=1).astype(jnp.int32)
-    return end_scores(model, params, tokens_BL, segments_BL)
+    return tokens_BL, jnp.concatenate([prompt_mask_BP, responses.mask_BT], axis=1).astype(jnp.int32)
 
 
 def tree_gaps(model: ScalarModel, params: Params, batch: GapBatch) -> dict[str, jax.Array]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from pit_jax.config import Config
+from pit_jax.recipes.spa.schedule import iteration
 from pit_jax.run.provenance import SHARED, StageId, section
 
 
@@ -29,7 +30,7 @@ def knobs(name: str, *without: str) -> tuple[str, ...]:
 
 def spa_phases(config: Config) -> tuple[str, ...]:
     """The gold pairs, and an iteration for each slice of the other prompts."""
-    return ("seed", *(f"iteration-{number + 1}" for number in range(len(config.spa.slices))))
+    return tuple(iteration(number) for number in range(len(config.spa.slices) + 1))
 
 
 def has_second_gap(config: Config) -> bool:

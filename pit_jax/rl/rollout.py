@@ -12,7 +12,7 @@ from pit_jax.config import RlConfig
 from pit_jax.inference.repetition import repeated_ngrams
 from pit_jax.masked import Mean
 from pit_jax.model.networks import LanguageModel, Params, ScalarModel
-from pit_jax.model.scoring import response_logprobs, response_values
+from pit_jax.model.scoring import behind, response_logprobs, response_values
 from pit_jax.objectives.returns import kl_estimate, shaped_rewards
 from pit_jax.rl.algorithms import Algorithm
 from pit_jax.rl.rewards import ModelReward
@@ -61,8 +61,7 @@ def make_score(
         kl_coef: jax.Array,
     ) -> tuple[Experience, Metrics]:
         mask_BT = drawn.mask_BT
-        tokens_BL = jnp.concatenate([prompts.prompt_BP, drawn.tokens_BT], axis=1)
-        segments_BL = jnp.concatenate([prompts.prompt_mask_BP, mask_BT], axis=1).astype(jnp.int32)
+        tokens_BL, segments_BL = behind(prompts.prompt_BP, prompts.prompt_mask_BP, drawn.responses)
         rows = tokens_BL, segments_BL, prompts, drawn.responses
         read = by_rows(partial(read_rows, params, frozen), config.score_rows, rows)
         anchor_BT, values_BT, score_B = read["anchor"], read.get("value"), read["scorer"]

@@ -107,6 +107,13 @@ class StageFolder:
         marker: dict[str, Any] | None = read_json(self.path / DONE, Done, cure=self._cure)
         return marker
 
+    @property
+    def digest(self) -> str:
+        """The digest of what a finished folder holds."""
+        done = self.done()
+        assert done is not None, f"{self.path} is not finished"
+        return str(done["digest"])
+
     def begun(self) -> bool:
         return (self.path / CONFIG).exists()
 

@@ -39,9 +39,7 @@ class Source:
 
     def __init__(self, context: Context, id: StageId, models: Models, phase: str | None = None):
         folder = context.folder_of(id)
-        done = folder.done() if phase is None else folder.of(phase).done()
-        assert done is not None, f"{id} is not finished"
-        self.digest = str(done["digest"])
+        self.digest = folder.digest if phase is None else folder.of(phase).digest
         self._load = lambda: models.load(id, phase)
 
     @cached_property

@@ -15,7 +15,7 @@ import numpy as np
 from pit_jax.batch import Answer, PromptBatch, Responses
 from pit_jax.inference.texts import TextEngine
 from pit_jax.model.networks import LanguageModel, Params
-from pit_jax.model.scoring import response_logprobs
+from pit_jax.model.scoring import behind, response_logprobs
 from pit_jax.table import Table
 
 MODEL, SFT, PREVIOUS, REWARD = "model", "sft", "previous", "reward"
@@ -40,10 +40,8 @@ def make_logprob(model: LanguageModel) -> Any:
     """The program of a Bench."""
 
     def logprob(params: Params, rows: PromptBatch, answers: Responses) -> jax.Array:
-        tokens_BL = jnp.concatenate([rows.prompt_BP, answers.tokens_BT], axis=1)
-        segments_BL = jnp.concatenate([rows.prompt_mask_BP, answers.mask_BT], axis=1).astype(jnp.int32)
-        slot = answers.tokens_BT.shape[1]
-        logprobs_BT = response_logprobs(model, params, tokens_BL, segments_BL, slot=slot, temperature=1.0)
+        placed, slot = behind(rows.prompt_BP, rows.prompt_mask_BP, answers), answers.tokens_BT.shape[1]
+        logprobs_BT = response_logprobs(model, params, *placed, slot=slot, temperature=1.0)
         return jnp.sum(jnp.where(answers.mask_BT, logprobs_BT, 0.0), axis=1)
 
     return jax.jit(logprob)

@@ -177,7 +177,7 @@ class Spa:
 
     def digest(self, number: int) -> str:
         folder = self.context.folder_of(SFT_POLICY) if number < 0 else self.folder(number)
-        return digest_in(folder)
+        return folder.digest
 
     def folder(self, number: int) -> StageFolder:
         return self.context.folder.of(schedule.iteration(number))
@@ -222,12 +222,6 @@ def check_pairs(file: Path, digest: str) -> None:
             f"{file} is not what was labelled: digest {found}, and {MANIFEST} says {digest}; put it back, or delete "
             f"{file.parent} to make the iteration again"
         )
-
-
-def digest_in(folder: StageFolder) -> str:
-    done = folder.done()
-    assert done is not None, f"{folder.path} is not finished"
-    return str(done["digest"])
 
 
 def write_labelled(spa: Spa) -> None:

@@ -1,16 +1,17 @@
 """SPA's tables: each iteration against DPO on the gold pairs and on all, and what changes with one thing changed."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 
 from pit_jax.config import Config
 from pit_jax.data.sources import largest_truth
 from pit_jax.errors import UserError
-from pit_jax.evaluation.judges.builtin import JUDGES, judges_of, truth_scores
+from pit_jax.evaluation.judges.builtin import judges_of, truth_scores
 from pit_jax.evaluation.judges.judge import Judge
 from pit_jax.evaluation.results import Results, read_results, write_results
 from pit_jax.evaluation.systems import DPO, DPO_SEED, POLICY_SFT, SystemId, describe, spa
 from pit_jax.recipes.comparison.ablations import branched, branches
 from pit_jax.recipes.comparison.draw import Answering, Source, heldout_prompts
+from pit_jax.recipes.comparison.evaluate import batches, contents
 from pit_jax.recipes.comparison.judging import Judging, Pair
 from pit_jax.recipes.comparison.policies import other_policies
 from pit_jax.recipes.spa.ablations import SPA, ablations_of
@@ -19,7 +20,7 @@ from pit_jax.report.tables import summary_table
 from pit_jax.run.code import package_code
 from pit_jax.run.context import Context
 from pit_jax.run.provenance import StageId
-from pit_jax.run.stage import Batch, Recipe
+from pit_jax.run.stage import Recipe
 
 SFT_POLICY, DPO_POLICY = StageId("sft", "policy"), StageId("dpo", "policy")
 
@@ -101,11 +102,6 @@ def all_branches(config: Config) -> Iterable[tuple[Config, StageId]]:
     yield from branches(config, ablations_of(config))
 
 
-def contents(config: Config, role: str) -> Mapping[str, str]:
-    """The code of forks' judges."""
-    return JUDGES.code(*config.evaluate.judges)
-
-
 def show(context: Context) -> None:
     """The table of a finished comparison, and the report page built from whatever the workdir holds."""
     path = page.build(context.run)
@@ -113,10 +109,6 @@ def show(context: Context) -> None:
     if results is not None:
         context.screen.say(summary_table(results))
     context.screen.say(f"report: {path}")
-
-
-def batches(config: Config, role: str) -> Iterator[Batch]:
-    yield "--improve.batch-size", config.improve.batch_size, 1
 
 
 RECIPE = Recipe(
