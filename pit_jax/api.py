@@ -10,8 +10,9 @@ import jax.numpy as jnp
 
 from pit_jax.batch import Answer
 from pit_jax.config import Config, MeshConfig
-from pit_jax.data.layouts import Unusable, asked
+from pit_jax.data.layouts import asked
 from pit_jax.data.store import Prepared, open_data
+from pit_jax.data.text.row import Unusable
 from pit_jax.errors import UserError
 from pit_jax.forks import config_class, load_forks
 from pit_jax.inference.prompts import check_length, check_texts

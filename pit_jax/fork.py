@@ -20,7 +20,8 @@ from typing import Any
 from pit_jax import table
 from pit_jax.batch import Experience, GapBatch, PromptBatch, Responses, RewardBatch, SftBatch, Triple
 from pit_jax.config import Config, RlConfig
-from pit_jax.data.layouts import LAYOUTS, Layout, Unusable
+from pit_jax.data.layouts import LAYOUTS, Layout
+from pit_jax.data.text.row import Unusable
 from pit_jax.errors import UserError
 from pit_jax.evaluation.judges.builtin import JUDGES
 from pit_jax.evaluation.judges.judge import Bench, Judge

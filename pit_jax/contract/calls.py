@@ -8,8 +8,9 @@ import numpy as np
 
 from pit_jax.batch import Answer, Experience
 from pit_jax.config import RlConfig
-from pit_jax.data.layouts import Layout, Row, Unusable
+from pit_jax.data.layouts import Layout
 from pit_jax.data.notes import pairs
+from pit_jax.data.text.row import Row, Unusable
 from pit_jax.errors import UserError
 from pit_jax.evaluation.judges.judge import Judge, ask
 from pit_jax.rl.algorithms import Algorithm

@@ -6,25 +6,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from pit_jax.batch import Triple
+from pit_jax.data.notes import parse_request
+from pit_jax.data.text.row import Row, Unusable
 from pit_jax.data.text.transcripts import SPEAKERS, TURN, Message, message_list, stored
+from pit_jax.errors import UserError
 from pit_jax.table import Table
 
-Row = dict[str, Any]
 LARGEST_MARGIN = 1e30  # a number beyond it is not finite in float32, sooner or later
 _ANSWERS = (("chosen", "rejected"), ("answer",), ("completion",))
 _LISTS = ("prompt", "messages", *(name for names in _ANSWERS for name in names))
+NOTES = "notes"  # alone, without a location, the embedded set itself
 TLDR = "TL;DR:"  # asks for a summary, as the last word of a prompt
-
-
-class Unusable(Exception):
-    """Why a row gives no pair: rows are counted by `reason`, `found` tells about this one.
-
-    `known`: a public data set is known to hold such rows. They are left out; any other makes its source bad.
-    """
-
-    def __init__(self, reason: str, found: str = "", *, known: bool = False) -> None:
-        super().__init__(reason)
-        self.reason, self.found, self.known = reason, found, known
 
 
 def pairs(row: Row) -> Triple:
@@ -53,6 +45,16 @@ def pairs(row: Row) -> Triple:
 def shares_prompt(row: Row) -> bool:
     """Whether the prompt of `pairs` is what two strings share: sources.py asks for one rule in a whole source."""
     return "prompt" not in row and all(isinstance(row.get(name), str) for name in ("chosen", "rejected"))
+
+
+def of_notes(row: Row) -> Triple:
+    """`pairs` whose prompts are requests of the embedded set, so that the truth about any answer is known."""
+    triple = pairs(row)
+    try:
+        parse_request(triple.prompt)
+    except UserError:
+        raise Unusable("prompt is no request of the notes set", f"found {triple.prompt[:80]!r}") from None
+    return triple
 
 
 def hh(row: Row) -> Triple:
@@ -163,6 +165,7 @@ LAYOUTS: Table[Layout] = Table(
     "layout",
     Layout("pairs", pairs),
     Layout("jsonl", pairs),  # its old name
+    Layout(NOTES, of_notes),
     Layout("hh", hh),
     Layout("tldr", tldr),
     Layout("ultrafeedback", ultrafeedback),

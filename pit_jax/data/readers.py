@@ -18,7 +18,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from pit_jax.data.layouts import Row, Unusable
+from pit_jax.data.text.row import Row, Unusable
 from pit_jax.errors import UserError
 from pit_jax.paths import files_below, local, to_path
 

@@ -9,8 +9,10 @@ from pathlib import Path
 
 from pit_jax.batch import Triple
 from pit_jax.config import DataConfig
-from pit_jax.data.layouts import LAYOUTS, Row, Unusable, asked, pairs, shares_prompt, with_lists
+from pit_jax.data import notes
+from pit_jax.data.layouts import LAYOUTS, NOTES, asked, pairs, shares_prompt, with_lists
 from pit_jax.data.readers import HUB, TFDS, download_advice, identity, local_files, read_rows, split_location
+from pit_jax.data.text.row import Row, Unusable
 from pit_jax.errors import UserError
 from pit_jax.paths import to_path
 
@@ -30,21 +32,20 @@ Truth = Callable[[str, str], float]  # truth(prompt, answer): what an answer is 
 
 
 def known_truth(data: DataConfig) -> Truth | None:
-    """The score by which the pairs of the embedded set were labelled, for judging only; None where nobody knows one."""
-    if data.sources != ("notes",):
-        return None
-    from pit_jax.data import notes
+    """The score by which the pairs of the embedded set were labelled, for judging only; None where nobody knows one.
 
-    return notes.score
+    It is known for all answers to that set's prompts: of `notes` and of files of the layout `notes`.
+    """
+    return notes.score if _of_notes(data) else None
 
 
 def largest_truth(data: DataConfig) -> float | None:
     """The largest value that `known_truth` gives."""
-    if data.sources != ("notes",):
-        return None
-    from pit_jax.data import notes
+    return notes.MAX_SCORE if _of_notes(data) else None
 
-    return notes.MAX_SCORE
+
+def _of_notes(data: DataConfig) -> bool:
+    return all(source.partition(":")[0] == NOTES for source in data.sources)
 
 
 @dataclass
@@ -101,9 +102,7 @@ def stream_source(spec: str, data: DataConfig, reading: Reading) -> Iterator[Tri
     at the end for one without any pair, with a prompt column in some of its rows alone, and for more rows that cannot
     be pairs than `data.max_bad_rows` allows: every reason with its count and first place.
     """
-    if spec == "notes":
-        from pit_jax.data import notes
-
+    if spec == NOTES:
         yield from notes.stream(data.notes_pairs, data.notes_seed)
         return
     layout, locations = _locations(spec)
@@ -180,14 +179,14 @@ def source_files(spec: str) -> list[Path]:
 
     Raises UserError as `read_source` does for a spec or a path.
     """
-    if spec == "notes":
+    if spec == NOTES:
         return []
     return [path for location in _locations(spec)[1] for path in local_files(location)]
 
 
 def source_identity(spec: str) -> str:
     """What a source is beside the contents of its files, wherever these lie. Raises UserError as `source_files`."""
-    if spec == "notes":
+    if spec == NOTES:
         return spec
     layout, locations = _locations(spec)
     return f"{layout}:{' '.join(map(identity, locations))}"
@@ -196,10 +195,8 @@ def source_identity(spec: str) -> str:
 def _locations(spec: str) -> tuple[str, tuple[str, ...]]:
     """(layout, the locations that a spec names)."""
     layout, colon, location = spec.partition(":")
-    if layout == "notes":
-        raise UserError(f"data source {spec!r}: notes is embedded and takes no path; write 'notes'")
     if layout not in LAYOUTS:
-        nearest = difflib.get_close_matches(layout, ["notes", *LAYOUTS.names()], n=1, cutoff=0.0)[0]
+        nearest = difflib.get_close_matches(layout, LAYOUTS.names(), n=1, cutoff=0.0)[0]
         raise UserError(
             f"data source {spec!r}: unknown layout {layout!r}; did you mean {nearest!r}? "
             f"Sources are notes and LAYOUT:LOCATION, with a layout of {', '.join(LAYOUTS.names())}"

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from pit_jax.data.layouts import Unusable, asked
+from pit_jax.data.layouts import asked
 from pit_jax.data.sources import read_asked
+from pit_jax.data.text.row import Unusable
 from pit_jax.errors import UserError
 from tests.data.rows import turns, write
 

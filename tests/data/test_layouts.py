@@ -8,7 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pit_jax.batch import Triple
-from pit_jax.data.layouts import LAYOUTS, Unusable, hh, pairs, synthetic_instruct, tldr, ultrafeedback, with_lists
+from pit_jax.data import notes
+from pit_jax.data.layouts import (
+    LAYOUTS,
+    hh,
+    of_notes,
+    pairs,
+    synthetic_instruct,
+    tldr,
+    ultrafeedback,
+    with_lists,
+)
+from pit_jax.data.text.row import Unusable
 from pit_jax.data.text.transcripts import messages_of
 from pit_jax.errors import UserError
 from tests.data.rows import PAIR, turns
@@ -185,10 +196,19 @@ def test_any_row_is_a_pair_or_says_why(layout: Any, row: dict[str, Any]) -> None
 
 
 def test_layouts_are_known_by_their_names() -> None:
-    assert LAYOUTS.names() == ["pairs", "jsonl", "hh", "tldr", "ultrafeedback", "synthetic_instruct"]
+    assert LAYOUTS.names() == ["pairs", "jsonl", "notes", "hh", "tldr", "ultrafeedback", "synthetic_instruct"]
     assert {layout.name: layout.parse for layout in LAYOUTS}["hh"] is hh
     with pytest.raises(UserError, match=r"no layout 'ultrafeedbak'; did you mean ultrafeedback\?; known: pairs, jsonl"):
         LAYOUTS["ultrafeedbak"]
+
+
+def test_prompts_of_the_layout_notes_are_requests_of_the_embedded_set() -> None:
+    made = notes.pairs(1, 0)[0]
+    row = {"prompt": made.prompt, "chosen": made.chosen, "rejected": made.rejected}
+    assert of_notes(row) == made
+    with pytest.raises(Unusable, match="prompt is no request of the notes set") as error:
+        of_notes(row | {"prompt": "write a poem"})
+    assert error.value.found == "found 'write a poem'" and not error.value.known
 
 
 START = "\n\nHuman: one\n\nAssistant: two\n\nHuman: three\n\nAssistant:"

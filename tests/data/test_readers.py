@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from pit_jax.data.layouts import Unusable
 from pit_jax.data.readers import download_advice, identity, local_files, read_rows, split_location
+from pit_jax.data.text.row import Unusable
 from pit_jax.errors import UserError
 from tests.data.rows import PAIR, turns, write
 

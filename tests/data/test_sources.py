@@ -60,7 +60,7 @@ def test_source_specs(tmp_path: Path) -> None:
         ("pairs.jsonl", "did you mean 'pairs'.*LAYOUT:LOCATION"),
         ("pairs:", "names no file; write 'pairs:PATH'$"),
         ("tldr:", "write 'tldr:PATH', or take what the hub has: tldr:hub"),
-        ("notes:x", "takes no path"),
+        ("notes:x", "x: no such file or folder"),
         ("pairs:none.jsonl", r"none\.jsonl: no such file or folder; check the path$"),
         ("hh:harmles-base", "or take what the hub has: hh:helpful, hh:harmless, .*hh:harmless-base"),
     ],
@@ -165,9 +165,16 @@ def test_an_error_of_a_fork_s_layout_names_its_file_and_the_row(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("sources", "known"), [(("notes",), True), (("notes", "pairs:a.jsonl"), False), (("hh:b",), False)]
+    ("sources", "known"),
+    [
+        (("notes",), True),
+        (("notes:a.jsonl",), True),
+        (("notes", "notes:a.jsonl"), True),
+        (("notes", "pairs:a.jsonl"), False),
+        (("hh:b",), False),
+    ],
 )
-def test_the_truth_is_known_for_notes_alone(sources: tuple[str, ...], known: bool) -> None:
+def test_the_truth_is_known_for_requests_of_notes_alone(sources: tuple[str, ...], known: bool) -> None:
     data = DataConfig(sources=sources)
     assert known_truth(data) is (notes.score if known else None)
     assert largest_truth(data) == (notes.MAX_SCORE if known else None)
