@@ -40,13 +40,13 @@ def get_config() -> Config:
             monitors=replace(base.rl.monitors, max_step_kl=0.005, max_kl=5.0),
         ),
         dpo=replace(base.dpo, beta=0.5, optimizer=replace(base.dpo.optimizer, learning_rate=1e-4)),
-        # Against its own taste: held hard to the model before, and slower from phase to phase; four answers, drawn as evaluated.
+        # Against its own taste: held hard to the model before, slower from phase to phase, four answers drawn at 1.0.
         spa=replace(
             base.spa,
             samples=4,
             temperature=1.0,
             beta=5.0,
-            rate_decay=0.7,
+            rate_decay=0.5,
             optimizer=replace(base.spa.optimizer, learning_rate=1e-4),
         ),
         improve=replace(base.improve, temperature=1.0),  # where the policy scores 60 to 80% of the rubric
