@@ -4,7 +4,7 @@ Command   python launch/tpu_run.py --stage=sft --model=policy --config=configs/n
           python launch/tpu_run.py --stage=spa-tables --config=configs/notes_spa.py --workdir=runs/spa
           With --seeds=0,1,2 behind both: mean and spread.
 Model     the one of configs/tiny.py; so are SPA's knobs, which are not the paper's: those are for models of billions.
-Hardware  two CPU cores, 3 GiB: a quarter of an hour for SPA itself, as much again for each ablation.
+Hardware  one CPU core, 3 GiB: forty minutes for SPA itself, ten for DPO on all pairs, forty for each ablation.
 Expect    docs/experiments.md.
 """
 
