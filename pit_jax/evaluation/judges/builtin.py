@@ -7,6 +7,7 @@ import numpy as np
 
 from pit_jax.batch import Answer
 from pit_jax.config import Config
+from pit_jax.data import notes
 from pit_jax.data.sources import known_truth
 from pit_jax.errors import UserError
 from pit_jax.evaluation.judges.judge import Bench, Judge
@@ -17,8 +18,6 @@ GAP_MODEL = StageId("rm", "improver")
 
 
 def _rubric(prompts: Sequence[str], answers: Sequence[str]) -> list[float]:
-    from pit_jax.data import notes
-
     return [notes.score(*both) for both in zip(prompts, answers, strict=True)]
 
 
