@@ -15,9 +15,9 @@ from jax.sharding import Mesh
 
 from pit_jax.batch import Completions, DecodeSpec, PromptBatch, Responses
 from pit_jax.inference.sampling import Sampling, sample
-from pit_jax.model.attention import Cache
-from pit_jax.model.networks import LanguageModel, Params
-from pit_jax.model.placement import PARTS, logits_to_rows
+from pit_jax.model.cache import Apart, Cache, Stacked
+from pit_jax.model.networks import LanguageModel, Params, has_layers_apart, layers_apart
+from pit_jax.model.placement import PARTS, logits_to_rows, platform
 from pit_jax.model.rows import Continuation, Sequences
 from pit_jax.model.scoring import token_logprobs
 from pit_jax.parallel.mesh import decode_mesh
@@ -101,6 +101,8 @@ def complete(
     Row b at step t draws from fold_in(key, t): results do not depend on when other rows end. A row without a prompt
     token, which only fills up a batch, has ended at once.
     """
+    if platform() == "cpu":
+        weights = layers_apart(weights, model.config.layers)
     state = _prefill(model, weights, prompt_BP, prompt_mask_BP, spec)
     prompt_slot, lengths_B = prompt_BP.shape[1], jnp.sum(prompt_mask_BP, axis=1, dtype=jnp.int32)
 
@@ -157,9 +159,10 @@ def _prefill(
     shape = (batch, spec.response_slot)
     unused_BT = jnp.zeros(shape, bool)
     real_BS = jnp.concatenate([prompt_mask_BP, unused_BT], axis=1)
-    cache = Cache.empty(model.config, batch, prompt_slot + spec.response_slot)
+    kind = Apart if has_layers_apart(weights) else Stacked
+    empty: Cache = kind.empty(model.config, batch, prompt_slot + spec.response_slot)
     rows = Sequences.alone(prompt_mask_BP.astype(jnp.int32))
-    hidden_BPD, cache = model.decode(weights, prompt_BP, rows, cache)
+    hidden_BPD, cache = model.decode(weights, prompt_BP, rows, empty)
     return DecodeState(
         step=jnp.zeros((), jnp.int32),
         tokens_BT=jnp.full(shape, spec.pad_id, jnp.int32),

@@ -47,7 +47,8 @@ def updated(adapter: Adapter | None, name: str, x_BLX: jax.Array, y: jax.Array) 
     if adapter is None or not hasattr(adapter, f"{name}_a"):
         return y
     a_XR, b_RY = (getattr(adapter, f"{name}_{part}")[...].astype(x_BLX.dtype) for part in "ab")
-    return y + (x_BLX @ a_XR @ b_RY).reshape(y.shape) * jnp.asarray(adapter.scale, y.dtype)
+    flat_TX = x_BLX.reshape(-1, x_BLX.shape[-1])  # as in products.product
+    return y + (flat_TX @ a_XR @ b_RY).reshape(y.shape) * jnp.asarray(adapter.scale, y.dtype)
 
 
 def split(params: Params) -> tuple[Params, Params]:
@@ -68,7 +69,8 @@ def split(params: Params) -> tuple[Params, Params]:
 
 def has_adapters(params: Params) -> bool:
     """Whether a language model's or a scalar model's parameters hold adapters."""
-    return "adapter" in params.get("trunk", params)["blocks"]
+    blocks = params.get("trunk", params)["blocks"]
+    return "adapter" in blocks.get(0, blocks)  # of layers apart in each
 
 
 def merge(params: Params, adapter: AdapterConfig) -> Params:

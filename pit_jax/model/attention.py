@@ -1,7 +1,6 @@
 """Grouped-query attention with rotary positions, over rows of any kind and over a cache."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import jax
@@ -11,11 +10,12 @@ from flax import nnx
 from pit_jax.architecture import TransformerConfig
 from pit_jax.errors import UserError
 from pit_jax.model.adapters import Adapter, updated
-from pit_jax.model.cudnn import cudnn_refusal, mixed_by_cudnn
+from pit_jax.model.cache import Cache, Layer
+from pit_jax.model.kernels.cudnn import cudnn_refusal, mixed_by_cudnn
+from pit_jax.model.kernels.splash import BLOCK, mixed_by_splash, splash_refusal
 from pit_jax.model.mixing import CHUNK, mixed_by_chunks, mixed_dense
 from pit_jax.model.norms import RmsNorm
 from pit_jax.model.placement import (
-    cache_with_rows,
     heads_to_rows,
     heads_to_weights,
     mixed_on_devices,
@@ -23,42 +23,13 @@ from pit_jax.model.placement import (
     to_rows,
     to_weights,
 )
-from pit_jax.model.rope import rope, rope_frequencies
+from pit_jax.model.products import product
+from pit_jax.model.rope import Rotation, rope
 from pit_jax.model.rows import Continuation, Rows, Sequences, Tree, is_step, near, visible, visible_from
-from pit_jax.model.splash import BLOCK, mixed_by_splash, splash_refusal
 
 # Slots of the longest rows that `auto` keeps from a kernel. Up to two of splash's smallest blocks there is nothing to
 # win: it pads rows to whole blocks, skips next to none of them, and one mask's scores are hardly larger than its own.
 SHORTEST = {"splash": 2 * BLOCK, "cudnn": 0}
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Cache:
-    """Keys and values of all layers, updated in place inside a decode loop."""
-
-    keys_UBKSH: jax.Array
-    values_UBKSH: jax.Array
-
-    @staticmethod
-    def empty(config: TransformerConfig, batch: int, slots: int) -> "Cache":
-        """Zeros in the compute dtype."""
-        shape = (config.layers, batch, config.kv_heads, slots, config.head_size)
-        return Cache(jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype)).placed()
-
-    def placed(self) -> "Cache":
-        """Itself, held to its place on the mesh."""
-        return Cache(cache_with_rows(self.keys_UBKSH), cache_with_rows(self.values_UBKSH))
-
-    def written(self, key_BLKH: jax.Array, value_BLKH: jax.Array, layer: jax.Array, slot: jax.Array) -> "Cache":
-        """With the keys and values of a layer from a slot on."""
-        zero = jnp.zeros((), slot.dtype)
-
-        def write(cache_UBKSH: jax.Array, new_BLKH: jax.Array) -> jax.Array:
-            new_UBKSH = new_BLKH.swapaxes(1, 2)[None]
-            return jax.lax.dynamic_update_slice(cache_UBKSH, new_UBKSH, (layer, zero, zero, slot, zero))
-
-        return Cache(write(self.keys_UBKSH, key_BLKH), write(self.values_UBKSH, value_BLKH)).placed()
 
 
 def windowed_layers(config: TransformerConfig) -> tuple[bool, ...]:
@@ -121,22 +92,22 @@ class Attention(nnx.Module):
         self,
         x_BLD: jax.Array,
         rows: Rows,
+        rotations: Mapping[str, Rotation],
         cache: Cache | None,
-        layer: jax.Array,
+        layer: Layer,
         adapter: Adapter | None,
     ) -> tuple[jax.Array, Cache | None]:
         """Attend over the rows and write this layer's keys and values into the cache, where there is one.
 
         Whole rows begin the cache and see themselves alone; a Continuation sees all that the cache holds.
         """
-        query, key, value = self._heads(x_BLD, rows, layer, adapter)
+        query, key, value = self._heads(x_BLD, rows, rotations, layer, adapter)
         key_BKSH, value_BKSH = key.swapaxes(1, 2), value.swapaxes(1, 2)
         if cache is not None:
-            slot = rows.slot if isinstance(rows, Continuation) else jnp.zeros_like(layer)
-            cache = cache.written(key, value, layer, slot)
+            cache = cache.written(key_BKSH, value_BKSH, layer, rows.slot if isinstance(rows, Continuation) else 0)
         if isinstance(rows, Continuation):
             assert cache is not None, "a continuation needs the cache it continues"
-            key_BKSH, value_BKSH = cache.keys_UBKSH[layer], cache.values_UBKSH[layer]
+            key_BKSH, value_BKSH = cache.of(layer)
         self._check_length(key_BKSH.shape[2])
         b, length, n, h = query.shape
         k, dtype = key_BKSH.shape[1], x_BLD.dtype
@@ -144,7 +115,7 @@ class Attention(nnx.Module):
         query_BLKGH = query.reshape(b, length, k, n // k, h) * jnp.asarray(scale, dtype)
         mixed = self._mixed(query_BLKGH, key_BKSH, value_BKSH, rows, layer).reshape(b, length, n, h)
         mixed = heads_to_weights(mixed, is_step(rows))
-        out_BLD = jnp.einsum("BLNH,NHD->BLD", mixed, self.out[...].astype(dtype))
+        out_BLD = product(mixed, self.out[...].astype(dtype), inner=2)
         out_BLD = updated(adapter, "out", mixed.reshape(b, length, n * h), out_BLD)
         out_BLD = to_rows(out_BLD, is_step(rows))
         if self.config.out_bias:
@@ -152,14 +123,19 @@ class Attention(nnx.Module):
         return out_BLD, cache
 
     def _heads(
-        self, x_BLD: jax.Array, rows: Rows, layer: jax.Array, adapter: Adapter | None
+        self,
+        x_BLD: jax.Array,
+        rows: Rows,
+        rotations: Mapping[str, Rotation],
+        layer: Layer,
+        adapter: Adapter | None,
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """query_BLNH, key_BLKH and value_BLKH, the first two rotated."""
         dtype, positions_BL = x_BLD.dtype, rows.positions_BL
         x_BLD = to_weights(x_BLD, is_step(rows))
-        query = jnp.einsum("BLD,DNH->BLNH", x_BLD, self.query[...].astype(dtype))
-        key = jnp.einsum("BLD,DKH->BLKH", x_BLD, self.key[...].astype(dtype))
-        value = jnp.einsum("BLD,DKH->BLKH", x_BLD, self.value[...].astype(dtype))
+        query = product(x_BLD, self.query[...].astype(dtype))
+        key = product(x_BLD, self.key[...].astype(dtype))
+        value = product(x_BLD, self.value[...].astype(dtype))
         query = updated(adapter, "query", x_BLD, query)
         key = updated(adapter, "key", x_BLD, key)
         value = updated(adapter, "value", x_BLD, value)
@@ -173,8 +149,8 @@ class Attention(nnx.Module):
                 norm(heads.reshape(*heads.shape[:2], -1, norm.scale.shape[0])).reshape(heads.shape)
                 for norm, heads in ((self.query_norm, query), (self.key_norm, key))
             )
-        rotation = self._rotation(layer)
-        query, key = rope(query, positions_BL, *rotation), rope(key, positions_BL, *rotation)
+        rotation = self._rotation(layer, rotations)
+        query, key = rope(query, rotation), rope(key, rotation)
         if self.config.query_growth:
             times_BL = jnp.log1p(jnp.floor(positions_BL.astype(jnp.float32) / self.config.rope_length))
             growth_BL = 1.0 + self.config.query_growth * times_BL
@@ -189,21 +165,20 @@ class Attention(nnx.Module):
                 "(--data.prompt-length, --data.response-length)"
             )
 
-    def _rotation(self, layer: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """(frequencies_H, gain) of a layer; frequencies of 0 leave queries and keys as they are."""
-        config = self.config
-        frequencies_H, gain = rope_frequencies(config, windowed=False), jnp.float32(config.rope_gain)
-        if config.window_rope_theta:
+    def _rotation(self, layer: Layer, rotations: Mapping[str, Rotation]) -> Rotation:
+        """That of a layer; one by angles of 0 leaves queries and keys as they are."""
+        config, rotation = self.config, rotations["all"]
+        if "windowed" in rotations:
             windowed = jnp.asarray(windowed_layers(config))[layer]
-            frequencies_H = jnp.where(windowed, rope_frequencies(config, windowed=True), frequencies_H)
-            gain = jnp.where(windowed, 1.0, gain)
+            rotation = jax.tree.map(partial(jnp.where, windowed), rotations["windowed"], rotation)
         if config.rope_layers:
             rotated = jnp.asarray(config.rope_layers)[layer]
-            frequencies_H, gain = jnp.where(rotated, frequencies_H, 0.0), jnp.where(rotated, gain, 1.0)
-        return frequencies_H, gain
+            sin, cos = jnp.where(rotated, rotation.sin_BL1R, 0.0), jnp.where(rotated, rotation.cos_BL1R, 1.0)
+            rotation = Rotation(sin, cos)
+        return rotation
 
     def _mixed(
-        self, query_BLKGH: jax.Array, key_BKSH: jax.Array, value_BKSH: jax.Array, rows: Rows, layer: jax.Array
+        self, query_BLKGH: jax.Array, key_BKSH: jax.Array, value_BKSH: jax.Array, rows: Rows, layer: Layer
     ) -> jax.Array:
         """mixed_BLKGH, in the way that config.attention names."""
         config, operands = self.config, (query_BLKGH, key_BKSH, value_BKSH)
@@ -228,7 +203,7 @@ class Attention(nnx.Module):
         key_BKSH: jax.Array,
         value_BKSH: jax.Array,
         rows: Sequences,
-        layer: jax.Array,
+        layer: Layer,
         way: str,
     ) -> jax.Array:
         """mixed_BLKGH by splash or cuDNN; where layers differ in their window, by one of two such kernels."""
@@ -247,7 +222,7 @@ class Attention(nnx.Module):
             mixed_BLNH = jax.lax.cond(jnp.asarray(layers)[layer], within(config.window), within(0), *operands)
         return mixed_BLNH.reshape(query_BLKGH.shape)
 
-    def _seen(self, rows: Rows, layer: jax.Array) -> jax.Array:
+    def _seen(self, rows: Rows, layer: Layer) -> jax.Array:
         """visible_BLS of this layer."""
         layers, seen_BLS = windowed_layers(self.config), visible(rows)
         if not any(layers):

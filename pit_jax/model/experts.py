@@ -15,6 +15,7 @@ from flax import nnx
 from pit_jax.architecture import TransformerConfig
 from pit_jax.model.adapters import Adapter
 from pit_jax.model.placement import experts_on_devices, to_rows, to_weights
+from pit_jax.model.products import product
 from pit_jax.model.rows import Rows, is_step
 
 SMALLEST, LARGEST = 8, 512  # tokens of a block
@@ -38,7 +39,7 @@ class ExpertFfn(nnx.Module):
     def __call__(self, x_BLD: jax.Array, rows: Rows, adapter: Adapter | None) -> jax.Array:
         dtype, step, count = x_BLD.dtype, is_step(rows), self.config.experts_per_token
         x_BLD = to_weights(x_BLD, step)
-        shares_BLE = jax.nn.softmax((x_BLD @ self.router[...].astype(dtype)).astype(jnp.float32), axis=-1)
+        shares_BLE = jax.nn.softmax(product(x_BLD, self.router[...].astype(dtype)).astype(jnp.float32), axis=-1)
         weights_BLX, chosen_BLX = jax.lax.top_k(shares_BLE, count)
         if self.config.experts_renormed:
             weights_BLX = weights_BLX / jnp.sum(weights_BLX, axis=-1, keepdims=True)

@@ -22,11 +22,45 @@ def mixed_dense(
     query_BLKGH: jax.Array, key_BKSH: jax.Array, value_BKSH: jax.Array, visible_BLS: jax.Array, *, cap: float
 ) -> jax.Array:
     """mixed_BLKGH: softmax over the visible slots of softcap(query key), times the values."""
-    scores_BKGLS = jnp.einsum("BLKGH,BKSH->BKGLS", query_BLKGH, key_BKSH).astype(jnp.float32)
-    scores_BKGLS = softcap(scores_BKGLS, cap)
-    scores_BKGLS = jnp.where(visible_BLS[:, None, None, :, :], scores_BKGLS, MASKED)
-    weights_BKGLS = jax.nn.softmax(scores_BKGLS, axis=-1).astype(query_BLKGH.dtype)
-    return jnp.einsum("BKGLS,BKSH->BLKGH", weights_BKGLS, value_BKSH)
+    query_BKGLH = query_BLKGH.transpose(0, 2, 3, 1, 4)
+    # Queries of a group are one axis X, so that all products are of plain matrices, one a row and key head.
+    query_BKXH = query_BKGLH.reshape(*key_BKSH.shape[:2], -1, key_BKSH.shape[3])
+    scores_BKXS = jnp.einsum("BKXH,BKSH->BKXS", query_BKXH, key_BKSH).astype(jnp.float32)
+    mixed_BKXH = _mixed(softcap(scores_BKXS, cap), visible_BLS, value_BKSH)
+    return mixed_BKXH.reshape(query_BKGLH.shape).transpose(0, 3, 1, 2, 4)
+
+
+@jax.custom_vjp
+def _mixed(scores_BKXS: jax.Array, visible_BLS: jax.Array, value_BKSH: jax.Array) -> jax.Array:
+    """mixed_BKXH: softmax over the visible slots, times the values.
+
+    Its own gradient keeps the weights w alone, and what they mixed, o, for the sum in that of the softmax:
+    ds = w (dw - sum over slots of w dw), where that sum is do . o (FlashAttention, arXiv 2205.14135, App. B.2).
+    """
+    return _mixed_forward(scores_BKXS, visible_BLS, value_BKSH)[0]
+
+
+def _mixed_forward(
+    scores_BKXS: jax.Array, visible_BLS: jax.Array, value_BKSH: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    (batch, length, slots), heads = visible_BLS.shape, value_BKSH.shape[1]
+    scores_BKGLS = scores_BKXS.reshape(batch, heads, -1, length, slots)
+    scores_BKGLS = jnp.where(visible_BLS[:, None, None], scores_BKGLS, MASKED)
+    weights_BKXS = jax.nn.softmax(scores_BKGLS, axis=-1).astype(value_BKSH.dtype).reshape(scores_BKXS.shape)
+    mixed_BKXH = jnp.einsum("BKXS,BKSH->BKXH", weights_BKXS, value_BKSH)
+    return mixed_BKXH, (weights_BKXS, value_BKSH, mixed_BKXH)
+
+
+def _mixed_backward(kept: tuple[jax.Array, ...], slope_BKXH: jax.Array) -> tuple[jax.Array, None, jax.Array]:
+    weights_BKXS, value_BKSH, mixed_BKXH = kept
+    of_value_BKSH = jnp.einsum("BKXS,BKXH->BKSH", weights_BKXS, slope_BKXH)
+    of_weights_BKXS = jnp.einsum("BKXH,BKSH->BKXS", slope_BKXH, value_BKSH).astype(jnp.float32)
+    products_BKXH = slope_BKXH.astype(jnp.float32) * mixed_BKXH.astype(jnp.float32)
+    centred_BKXS = of_weights_BKXS - jnp.sum(products_BKXH, axis=-1, keepdims=True)
+    return weights_BKXS.astype(jnp.float32) * centred_BKXS, None, of_value_BKSH
+
+
+_mixed.defvjp(_mixed_forward, _mixed_backward)
 
 
 def mixed_by_chunks(

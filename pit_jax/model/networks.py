@@ -2,6 +2,7 @@
 
 import abc
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ from flax import nnx
 
 from pit_jax.architecture import AdapterConfig, TransformerConfig
 from pit_jax.model.adapters import has_adapters, merge, split
-from pit_jax.model.attention import Cache
+from pit_jax.model.cache import Cache
 from pit_jax.model.heads import PooledScalarHead, ScalarHead
 from pit_jax.model.rows import Continuation, Rows, Sequences
 from pit_jax.model.transformer import Transformer
@@ -19,8 +20,10 @@ Params = Any  # nested dict of float32 arrays
 
 
 class ScalarTransformer(nnx.Module):
-    def __init__(self, config: TransformerConfig, vocab_size: int, adapter: AdapterConfig | None, *, rngs: nnx.Rngs):
-        self.trunk = Transformer(config, vocab_size, adapter, output=False, rngs=rngs)
+    def __init__(
+        self, config: TransformerConfig, vocab_size: int, adapter: AdapterConfig | None, *, apart: bool, rngs: nnx.Rngs
+    ):
+        self.trunk = Transformer(config, vocab_size, adapter, output=False, apart=apart, rngs=rngs)
         self.head = (PooledScalarHead if config.pooled_head else ScalarHead)(config.width, rngs=rngs)
 
 
@@ -44,12 +47,12 @@ class Network(abc.ABC):
         return split(nnx.to_pure_dict(nnx.state(self._build(key, self.adapter), nnx.Param)))[1]
 
     @abc.abstractmethod
-    def _build(self, key: jax.Array, adapter: AdapterConfig | None) -> nnx.Module:
-        """The module with fresh parameters, with adapters where they are given."""
+    def _build(self, key: jax.Array, adapter: AdapterConfig | None, *, apart: bool = False) -> nnx.Module:
+        """The module with fresh parameters, with adapters where they are given, its layers stacked or apart."""
 
     def _bind(self, params: Params) -> Any:
-        adapter = self.adapter if has_adapters(params) else None
-        abstract = nnx.eval_shape(lambda: self._build(jax.random.key(0), adapter))
+        adapter, apart = self.adapter if has_adapters(params) else None, has_layers_apart(params)
+        abstract = nnx.eval_shape(lambda: self._build(jax.random.key(0), adapter, apart=apart))
         return nnx.merge(nnx.graphdef(abstract), params)
 
 
@@ -99,8 +102,19 @@ class LanguageModel(Network):
         """matrix_DV whose product with hidden states is the logits, before any softcap."""
         return params["embedding"].T if self.config.tied else params["unembedding"]
 
-    def _build(self, key: jax.Array, adapter: AdapterConfig | None) -> Transformer:
-        return Transformer(self.config, self.vocab_size, adapter, rngs=nnx.Rngs(params=key))
+    def _build(self, key: jax.Array, adapter: AdapterConfig | None, *, apart: bool = False) -> Transformer:
+        return Transformer(self.config, self.vocab_size, adapter, apart=apart, rngs=nnx.Rngs(params=key))
+
+
+def layers_apart(language: Params, layers: int) -> Params:
+    """A language model's parameters with an array for every layer in place of one for all of them."""
+    blocks = {layer: jax.tree.map(itemgetter(layer), language["blocks"]) for layer in range(layers)}
+    return {**language, "blocks": blocks}
+
+
+def has_layers_apart(params: Params) -> bool:
+    """Whether a language model's or a scalar model's layers are apart."""
+    return 0 in params.get("trunk", params)["blocks"]
 
 
 def trunk_of(language: Params) -> Params:
@@ -122,5 +136,5 @@ class ScalarModel(Network):
         hidden_BLD, _ = model.trunk(tokens_BL, rows)
         return model.head(hidden_BLD, rows)
 
-    def _build(self, key: jax.Array, adapter: AdapterConfig | None) -> ScalarTransformer:
-        return ScalarTransformer(self.config, self.vocab_size, adapter, rngs=nnx.Rngs(params=key))
+    def _build(self, key: jax.Array, adapter: AdapterConfig | None, *, apart: bool = False) -> ScalarTransformer:
+        return ScalarTransformer(self.config, self.vocab_size, adapter, apart=apart, rngs=nnx.Rngs(params=key))

@@ -46,11 +46,6 @@ def logits_to_rows(logits_BV: jax.Array) -> jax.Array:
     return constrain(constrain(logits_BV, P("data", PARTS)), P(BATCH_AXES, "tensor"))
 
 
-def cache_with_rows(cache_UBKSH: jax.Array) -> jax.Array:
-    """Keys or values: rows over data and fsdp, heads over tensor; fewer heads than that axis has are on all of it."""
-    return constrain(cache_UBKSH, P(None, BATCH_AXES, "tensor"))
-
-
 def mixed_on_devices(
     mix: Callable[..., jax.Array],
     query_BLNH: jax.Array,

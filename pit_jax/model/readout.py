@@ -14,9 +14,8 @@ import jax
 import jax.numpy as jnp
 
 from pit_jax.model.mixing import cut, joined, softcap
+from pit_jax.model.products import product
 from pit_jax.parallel.sharding import BATCH_AXES, P
-
-LARGEST = jnp.iinfo(jnp.int32).max
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class Reading:
 def read_tokens(
     hidden_BTD: jax.Array, matrix_DV: jax.Array, tokens_BT: jax.Array, reading: Reading
 ) -> tuple[jax.Array, jax.Array]:
-    """(logprobs_BT float32 of the given tokens, best_BT int32, the likeliest ones, the first of equals).
+    """(logprobs_BT float32 of the given tokens, likeliest_BT, whether no other has a larger logit).
 
     A token outside of the vocabulary has the log-prob of a logit of 0. The log-probs are differentiable in the hidden
     states and in the unembedding, in whose dtype its gradient is, summed in float32.
@@ -65,8 +64,8 @@ def read_tokens(
 def _read_forward(
     hidden_BTD: jax.Array, matrix_DV: jax.Array, tokens_BT: jax.Array, reading: Reading
 ) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, ...]]:
-    logprobs_BT, best_BT, normalizer_BT = _forward(hidden_BTD, matrix_DV, tokens_BT, reading)
-    return (logprobs_BT, best_BT), (hidden_BTD, matrix_DV, tokens_BT, normalizer_BT)
+    logprobs_BT, likeliest_BT, normalizer_BT = _forward(hidden_BTD, matrix_DV, tokens_BT, reading)
+    return (logprobs_BT, likeliest_BT), (hidden_BTD, matrix_DV, tokens_BT, normalizer_BT)
 
 
 def _read_backward(
@@ -87,7 +86,7 @@ read_tokens.defvjp(_read_forward, _read_backward)
 def _forward(
     hidden_BTD: jax.Array, matrix_DV: jax.Array, tokens_BT: jax.Array, reading: Reading
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """logprobs_BT, best_BT and normalizer_BT, the logsumexp of all logits."""
+    """logprobs_BT, likeliest_BT and normalizer_BT, the logsumexp of all logits."""
     whole, matrix, row = _specs(reading)
     forward = _on_mesh(partial(_forward_here, reading), reading, (whole, matrix, row), (row, row, row))
     found: tuple[jax.Array, jax.Array, jax.Array] = forward(hidden_BTD, matrix_DV.astype(hidden_BTD.dtype), tokens_BT)
@@ -114,21 +113,18 @@ def _forward_here(
     def piece(arrays: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
         hidden_BTD, tokens_BT = arrays
         logits_BTV, _ = _logits(reading, hidden_BTD, matrix_DV)
-        highest_BT = jnp.max(logits_BTV, axis=-1)
-        top_BT = _over(jax.lax.pmax, highest_BT, reading.vocabulary)
+        top_BT = _over(jax.lax.pmax, jnp.max(logits_BTV, axis=-1), reading.vocabulary)
         total_BT = jnp.sum(jnp.exp(logits_BTV - top_BT[..., None]), axis=-1)
         normalizer_BT = top_BT + jnp.log(_over(jax.lax.psum, total_BT, reading.vocabulary))
         column_BT, ours_BT = _columns(reading, tokens_BT, matrix_DV.shape[1])
         picked_BT = jnp.take_along_axis(logits_BTV, column_BT[..., None], axis=-1)[..., 0]
         picked_BT = _over(jax.lax.psum, jnp.where(ours_BT, picked_BT, 0.0), reading.vocabulary)
-        likeliest_BT = jnp.argmax(logits_BTV, axis=-1).astype(jnp.int32) + _first(reading, matrix_DV.shape[1])
-        best_BT = jnp.where(highest_BT == top_BT, likeliest_BT, LARGEST)
-        return picked_BT - normalizer_BT, _over(jax.lax.pmin, best_BT, reading.vocabulary), normalizer_BT
+        return picked_BT - normalizer_BT, picked_BT == top_BT, normalizer_BT
 
     slots = tokens_BT.shape[1]
     pieces = jax.lax.map(piece, (_cut(reading, hidden_BTD), _cut(reading, tokens_BT)))
-    logprobs_BT, best_BT, normalizer_BT = (joined(x, slots) for x in pieces)
-    return logprobs_BT, best_BT, normalizer_BT
+    logprobs_BT, likeliest_BT, normalizer_BT = (joined(x, slots) for x in pieces)
+    return logprobs_BT, likeliest_BT, normalizer_BT
 
 
 def _backward_here(
@@ -149,9 +145,10 @@ def _backward_here(
         target_BTV = (columns_11V == column_BT[..., None]) & ours_BT[..., None]
         error_BTV = target_BTV.astype(jnp.float32) - jnp.exp(logits_BTV - normalizer_BT[..., None])
         gradient_BTV = (cotangent_BT[..., None] * error_BTV * slope_BTV).astype(hidden_BTD.dtype)
-        hidden_gradient_BTD = jnp.einsum("BTV,DV->BTD", gradient_BTV, matrix_DV, preferred_element_type=jnp.float32)
+        hidden_gradient_BTD = product(gradient_BTV, matrix_DV.T, dtype=jnp.float32)
         hidden_gradient_BTD = _over(jax.lax.psum, hidden_gradient_BTD, reading.vocabulary).astype(hidden_BTD.dtype)
-        here_DV = jnp.einsum("BTD,BTV->DV", hidden_BTD, gradient_BTV, preferred_element_type=jnp.float32)
+        rows_XD, rows_XV = (x.reshape(-1, x.shape[-1]) for x in (hidden_BTD, gradient_BTV))
+        here_DV = jnp.einsum("XD,XV->DV", rows_XD, rows_XV, preferred_element_type=jnp.float32)
         return sum_DV + here_DV, hidden_gradient_BTD
 
     pieces = tuple(_cut(reading, x) for x in (hidden_BTD, tokens_BT, normalizer_BT, cotangent_BT))
@@ -165,7 +162,7 @@ def _backward_here(
 
 def _logits(reading: Reading, hidden_BTD: jax.Array, matrix_DV: jax.Array) -> tuple[jax.Array, jax.Array]:
     """logits_BTV divided by the temperature, and their slope in what the unembedding gives."""
-    plain_BTV = jnp.einsum("BTD,DV->BTV", hidden_BTD, matrix_DV, preferred_element_type=jnp.float32)
+    plain_BTV = product(hidden_BTD, matrix_DV, dtype=jnp.float32)
     capped_BTV = softcap(plain_BTV, reading.cap)
     flat_BTV = 1.0 - jnp.square(capped_BTV / reading.cap) if reading.cap else jnp.ones_like(plain_BTV)
     return capped_BTV / reading.divisor, flat_BTV / reading.divisor

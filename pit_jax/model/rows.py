@@ -64,7 +64,7 @@ def visible(rows: Rows) -> jax.Array:
             earlier_LS = jnp.arange(slots, dtype=jnp.int32)[None, :] <= own_L[:, None]
             return earlier_LS[None] & rows.real_BS[:, None, :]
         case Tree():
-            return _causal(rows.nodes_BL) & _above()[rows.nodes_BL[:, :, None], rows.nodes_BL[:, None, :]]
+            return _causal(rows.nodes_BL) & _above(rows.nodes_BL[:, :, None], rows.nodes_BL[:, None, :])
         case Sequences():
             same_BLS = rows.segments_BL[:, :, None] == rows.segments_BL[:, None, :]
             return _causal(rows.segments_BL) & same_BLS & (rows.segments_BL > 0)[:, None, :]
@@ -92,16 +92,20 @@ def visible_from(rows: Sequences | Tree, own_C: jax.Array, *, window: int | jax.
     earlier_1CS = (slots_S[None, :] <= own_C[:, None])[None]
     mine_BC1, others_B1S = picked(marks_BL), marks_BL[:, None, :]
     alike_BCS = (mine_BC1 == others_B1S) & (others_B1S > 0)
-    seen_BCS = _above()[mine_BC1, others_B1S] if isinstance(rows, Tree) else alike_BCS
+    seen_BCS = _above(mine_BC1, others_B1S) if isinstance(rows, Tree) else alike_BCS
     if window is not None:
         seen_BCS = seen_BCS & (picked(rows.positions_BL) - rows.positions_BL[:, None, :] < window)
     return seen_BCS & earlier_1CS
 
 
-def _above() -> jax.Array:
-    """[node, other]: whether a token of a node may look at one of the other."""
-    size = max(NODE_PARENTS) + 1
-    return jnp.asarray([[above in NODE_PARENTS.get(node, ()) for above in range(size)] for node in range(size)])
+def _above(mine_BL1: jax.Array, others_B1S: jax.Array) -> jax.Array:
+    """[B, L, S]: whether a token of a node may look at one of the other: a bit of the nodes that the first one sees.
+
+    A table of all pairs of nodes would be read once for every pair of tokens.
+    """
+    nodes = range(max(NODE_PARENTS) + 1)
+    seen_N = jnp.asarray([sum(1 << above for above in NODE_PARENTS.get(node, ())) for node in nodes], jnp.int32)
+    return (seen_N[mine_BL1] >> others_B1S) & 1 > 0
 
 
 def _causal(marks_BL: jax.Array) -> jax.Array:

@@ -16,9 +16,18 @@ def token_logprobs(logits_BTV: jax.Array, tokens_BT: jax.Array, *, temperature: 
     Greedy (temperature 0) reports untempered log-probs. Policy, sampler and anchor all use it, so that ratios and KL
     compare the distributions that are sampled.
     """
+    return _read_logits(logits_BTV, tokens_BT, temperature)[0]
+
+
+def _read_logits(
+    logits_BTV: jax.Array, tokens_BT: jax.Array, temperature: float | jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """(logprobs_BT, likeliest_BT): of the given tokens, and whether no other has a larger logit."""
     logits_BTV = logits_BTV.astype(jnp.float32) / divisor(temperature)
     picked_BT = jnp.take_along_axis(logits_BTV, tokens_BT[..., None], axis=-1)[..., 0]
-    return picked_BT - jax.nn.logsumexp(logits_BTV, axis=-1)
+    highest_BT = jax.lax.stop_gradient(jnp.max(logits_BTV, axis=-1))
+    total_BT = jnp.sum(jnp.exp(logits_BTV - highest_BT[..., None]), axis=-1)
+    return picked_BT - (highest_BT + jnp.log(total_BT)), picked_BT == highest_BT
 
 
 def divisor(temperature: float | jax.Array) -> jax.Array:
@@ -30,7 +39,8 @@ def divisor(temperature: float | jax.Array) -> jax.Array:
 def slot_logprobs(
     model: LanguageModel, params: Params, hidden_BTD: jax.Array, tokens_BT: jax.Array, *, temperature: float
 ) -> tuple[jax.Array, jax.Array]:
-    """(logprobs_BT, best_BT) of the given tokens and of the likeliest, int32, at slots with these hidden states.
+    """(logprobs_BT, likeliest_BT) of the given tokens at slots with these hidden states: the second, whether no other
+    token has a larger logit.
 
     Where the logits of all slots are within transformer.logits_bytes a device they are made at once; else in pieces
     (model/readout.py), with the same result.
@@ -42,9 +52,7 @@ def slot_logprobs(
     )
     if reading.pieces > 1:
         return read_tokens(hidden_BTD, matrix_DV, tokens_BT, reading)
-    logits_BTV = model.logits(params, hidden_BTD)
-    best_BT = jnp.argmax(logits_BTV, axis=-1).astype(jnp.int32)
-    return token_logprobs(logits_BTV, tokens_BT, temperature=temperature), best_BT
+    return _read_logits(model.logits(params, hidden_BTD), tokens_BT, temperature)
 
 
 def counted_logprobs(
@@ -52,7 +60,7 @@ def counted_logprobs(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """(logprobs_BT, correct_BT, mask_BT) of the targets that count in the loss, at most `slots` a row.
 
-    correct_BT: whether the target is the likeliest token.
+    correct_BT: whether no token is likelier than the target.
     """
     hidden_BLD = model.hidden(params, batch.tokens_BL, Sequences(batch.positions_BL, batch.segments_BL, single=True))
     counted_BT = jnp.argsort(~batch.mask_BL, axis=1, stable=True)[:, :slots]
@@ -60,8 +68,7 @@ def counted_logprobs(
     targets_BT = jnp.take_along_axis(batch.targets_BL, counted_BT, axis=1)
     mask_BT = jnp.take_along_axis(batch.mask_BL, counted_BT, axis=1)
     targets_BT, hidden_BTD = fill(targets_BT, mask_BT), fill(hidden_BTD, mask_BT[:, :, None])
-    logprobs_BT, best_BT = slot_logprobs(model, params, hidden_BTD, targets_BT, temperature=1.0)
-    return logprobs_BT, best_BT == targets_BT, mask_BT
+    return *slot_logprobs(model, params, hidden_BTD, targets_BT, temperature=1.0), mask_BT
 
 
 def response_logprobs(

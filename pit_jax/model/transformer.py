@@ -1,5 +1,7 @@
 """The one decoder-only transformer, layers scanned: what families of checkpoints differ in are its knobs."""
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -7,11 +9,14 @@ from flax import nnx
 from pit_jax.architecture import AdapterConfig, TransformerConfig
 from pit_jax.errors import UserError
 from pit_jax.model.adapters import Adapter, updated
-from pit_jax.model.attention import Attention, Cache, add_bias
+from pit_jax.model.attention import Attention, add_bias
+from pit_jax.model.cache import Cache, Layer
 from pit_jax.model.experts import ExpertFfn
 from pit_jax.model.mixing import softcap
 from pit_jax.model.norms import make_norm
 from pit_jax.model.placement import between_weights, to_rows, to_weights
+from pit_jax.model.products import product
+from pit_jax.model.rope import Rotation, rotations_of
 from pit_jax.model.rows import Rows, is_step
 from pit_jax.parallel.sharding import constrain_batch
 
@@ -39,13 +44,14 @@ class GatedFfn(nnx.Module):
 
     def __call__(self, x_BLD: jax.Array, rows: Rows, adapter: Adapter | None) -> jax.Array:
         dtype, x_BLD = x_BLD.dtype, to_weights(x_BLD, is_step(rows))
-        gate_BLF = updated(adapter, "gate", x_BLD, x_BLD @ self.gate[...].astype(dtype))
-        up_BLF = updated(adapter, "up", x_BLD, x_BLD @ self.up[...].astype(dtype))
+        gate_BLF = updated(adapter, "gate", x_BLD, product(x_BLD, self.gate[...].astype(dtype)))
+        up_BLF = updated(adapter, "up", x_BLD, product(x_BLD, self.up[...].astype(dtype)))
         if self.biased:
             gate_BLF = add_bias(gate_BLF, self.gate_bias)
             up_BLF = add_bias(up_BLF, self.up_bias)
         inner_BLF = between_weights(self.gate_function(gate_BLF) * up_BLF, is_step(rows))
-        out_BLD = to_rows(updated(adapter, "down", inner_BLF, inner_BLF @ self.down[...].astype(dtype)), is_step(rows))
+        down_BLD = updated(adapter, "down", inner_BLF, product(inner_BLF, self.down[...].astype(dtype)))
+        out_BLD = to_rows(down_BLD, is_step(rows))
         return add_bias(out_BLD, self.down_bias) if self.biased else out_BLD
 
 
@@ -62,11 +68,12 @@ class PlainFfn(nnx.Module):
 
     def __call__(self, x_BLD: jax.Array, rows: Rows, adapter: Adapter | None) -> jax.Array:
         dtype, x_BLD = x_BLD.dtype, to_weights(x_BLD, is_step(rows))
-        up_BLF = updated(adapter, "up", x_BLD, x_BLD @ self.up[...].astype(dtype))
+        up_BLF = updated(adapter, "up", x_BLD, product(x_BLD, self.up[...].astype(dtype)))
         if self.biased:
             up_BLF = add_bias(up_BLF, self.up_bias)
         inner_BLF = between_weights(jax.nn.gelu(up_BLF, approximate=False), is_step(rows))
-        out_BLD = to_rows(updated(adapter, "down", inner_BLF, inner_BLF @ self.down[...].astype(dtype)), is_step(rows))
+        down_BLD = updated(adapter, "down", inner_BLF, product(inner_BLF, self.down[...].astype(dtype)))
+        out_BLD = to_rows(down_BLD, is_step(rows))
         return add_bias(out_BLD, self.down_bias) if self.biased else out_BLD
 
 
@@ -89,12 +96,13 @@ class Block(nnx.Module):
         self,
         x_BLD: jax.Array,
         rows: Rows,
+        rotations: Mapping[str, Rotation],
         cache: Cache | None,
-        layer: jax.Array,
+        layer: Layer,
     ) -> tuple[jax.Array, Cache | None]:
         adapter = self.adapter if self.adapted else None
         normed_BLD = self.attention_norm(x_BLD) if self.pre_norms else x_BLD
-        mixed_BLD, cache = self.attention(normed_BLD, rows, cache, layer, adapter)
+        mixed_BLD, cache = self.attention(normed_BLD, rows, rotations, cache, layer, adapter)
         if self.post_norms:
             mixed_BLD = self.attention_post_norm(mixed_BLD)
         mixed_BLD = self._scaled(mixed_BLD)
@@ -122,8 +130,10 @@ class Transformer(nnx.Module):
         adapter: AdapterConfig | None = None,
         *,
         output: bool = True,
+        apart: bool = False,
         rngs: nnx.Rngs,
     ):
+        """With layers stacked, and scanned; or apart, one after the other."""
         if config.experts and (config.activation == "gelu" or config.ffn_bias):
             raise UserError("experts have a gate and no biases; choose another activation, or no ffn_bias")
         if config.experts and not 0 < config.experts_per_token <= config.experts:
@@ -143,7 +153,9 @@ class Transformer(nnx.Module):
         def stack(rngs: nnx.Rngs) -> Block:
             return Block(config, adapter, rngs=rngs)
 
-        self.blocks = stack(rngs)
+        self.blocks: Block | nnx.List[Block] = stack(rngs)
+        if apart:
+            self.blocks = nnx.List([Block(config, adapter, rngs=rngs) for _ in range(config.layers)])
         self.final_norm = make_norm(config)
 
     def __call__(
@@ -160,10 +172,16 @@ class Transformer(nnx.Module):
         if self.config.embedding_factor != 1.0:
             x_BLD = x_BLD * jnp.asarray(self.config.embedding_factor, self.config.dtype)
         x_BLD = constrain_batch(to_weights(x_BLD, is_step(rows)))
+        rotations = rotations_of(self.config, rows.positions_BL)
+
+        if isinstance(self.blocks, nnx.List):
+            for layer, of_layer in enumerate(self.blocks):
+                x_BLD, cache = of_layer(x_BLD, rows, rotations, cache, layer)
+            return self.final_norm(x_BLD), cache
 
         def block(block: Block, carry: Carry, layer: jax.Array) -> Carry:
             x_BLD, cache = carry
-            return block(x_BLD, rows, cache, layer)
+            return block(x_BLD, rows, rotations, cache, layer)
 
         body = block if self.config.remat == "none" else nnx.remat(block, policy=REMAT[self.config.remat])
         scan = nnx.scan(body, in_axes=(0, nnx.Carry, 0), out_axes=nnx.Carry, unroll=self.config.unroll)
@@ -173,7 +191,5 @@ class Transformer(nnx.Module):
     def logits(self, hidden_BLD: jax.Array) -> jax.Array:
         """logits_BLV in float32."""
         matrix_DV = self.embedding[...].T if self.config.tied else self.unembedding[...]
-        logits_BLV = jnp.einsum(
-            "BLD,DV->BLV", hidden_BLD, matrix_DV.astype(hidden_BLD.dtype), preferred_element_type=jnp.float32
-        )
+        logits_BLV = product(hidden_BLD, matrix_DV.astype(hidden_BLD.dtype), dtype=jnp.float32)
         return softcap(logits_BLV, self.config.logit_softcap) / self.config.logit_divisor

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from pit_jax.errors import UserError
+from pit_jax.inference import sampling
 from pit_jax.inference.sampling import Sampling, check_sampling, sample, truncate
 
 draw = jax.jit(sample)
@@ -117,13 +118,52 @@ def test_the_nucleus_is_taken_of_the_tempered_distribution() -> None:
     assert set(np.asarray(warm_B).tolist()) == {0, 1} and set(np.asarray(cool_B).tolist()) == {0}
 
 
+def test_truncation_is_exact_among_many_tokens() -> None:
+    """Against sorting: 3 rows of 1,000 logits, some of them alike, some -inf, and of either sign."""
+    rng = np.random.default_rng(5)
+    logits_BV = np.round(rng.normal(0, 3, (3, 1000)), 2).astype(np.float32)
+    logits_BV[:, ::7] = -np.inf
+    for top_k in (1, 10, 500, 999):
+        kth_B1 = np.sort(logits_BV, axis=1)[:, -top_k][:, None]
+        np.testing.assert_array_equal(
+            np.isfinite(cut(logits_BV, top_k=top_k, top_p=1.0)), (logits_BV >= kth_B1) & np.isfinite(logits_BV)
+        )
+    probs_BV = np.exp(logits_BV.astype(np.float64))
+    probs_BV /= probs_BV.sum(axis=1, keepdims=True)
+    likelier_BV = np.stack([[row[row > p].sum() for p in row] for row in probs_BV])
+    for top_p in (0.01, 0.5, 0.9):
+        expected_BV = (likelier_BV < top_p) & np.isfinite(logits_BV)
+        np.testing.assert_array_equal(np.isfinite(cut(logits_BV, top_k=0, top_p=top_p)), expected_BV)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.999, 1.0 - 2.0**-24])
+def test_a_share_of_the_vocabulary_is_found_by_adding_up(share: float) -> None:
+    """Of 1,000 tokens, of which the first, the last and a third of the others cannot be drawn."""
+    weights_V = np.random.default_rng(6).random(1000)
+    weights_V[::3] = 0.0  # the first and the last among them
+    ends_V = np.cumsum(weights_V) / weights_V.sum()
+    expected = min(int(np.searchsorted(ends_V, share, side="right")), 998)
+    with np.errstate(divide="ignore"):
+        logits_1V = jnp.asarray(np.log(weights_V)[None], jnp.float32)
+    assert int(sampling._at(jnp.full(1, share, jnp.float32), logits_1V)[0]) == expected
+
+
+def test_frequencies_are_right_across_blocks_of_tokens() -> None:
+    """Four tokens of equal weight in different blocks, the last one a block that is not full."""
+    logits_V = np.full(300, -np.inf, np.float32)
+    logits_V[[0, 127, 128, 299]] = 2.0
+    tokens_B = np.asarray(draw(jax.random.key(7), jnp.broadcast_to(logits_V[None], (4096, 300)), Sampling()))
+    counts_V = np.array([(tokens_B == token).sum() for token in (0, 127, 128, 299)])
+    assert counts_V.sum() == 4096 and chi_square(counts_V, np.full(4, 0.25)) < 16.3
+
+
 def test_one_program_serves_every_temperature() -> None:
     traces = []
 
     @jax.jit
-    def program(logits_BV: jax.Array, sampling: Sampling) -> jax.Array:
+    def program(logits_BV: jax.Array, how: Sampling) -> jax.Array:
         traces.append(1)
-        return sample(jax.random.key(0), logits_BV, sampling)
+        return sample(jax.random.key(0), logits_BV, how)
 
     logits_BV = jnp.zeros((2, 4))
     for temperature in (0.0, 0.4, 1.0):
@@ -145,5 +185,5 @@ def test_a_knob_out_of_range_is_refused(wrong: dict[str, Any]) -> None:
 
 
 def test_knobs_in_range_pass_unchanged() -> None:
-    for sampling in (Sampling(), Sampling(0.0, 5, 0.9), Sampling(2.5, 0, 1e-3)):
-        assert check_sampling(sampling) is sampling
+    for knobs in (Sampling(), Sampling(0.0, 5, 0.9), Sampling(2.5, 0, 1e-3)):
+        assert check_sampling(knobs) is knobs

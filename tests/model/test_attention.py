@@ -1,4 +1,4 @@
-"""The cache of keys and values, and that a continuation needs one; whole rows in chunks of queries."""
+"""Rows read in pieces, which need a cache; whole rows in chunks of queries."""
 
 import re
 from dataclasses import replace
@@ -12,27 +12,21 @@ import pytest
 
 from pit_jax.config import TransformerConfig
 from pit_jax.errors import UserError
-from pit_jax.model import cudnn
-from pit_jax.model.attention import Cache, way_of
+from pit_jax.model.attention import way_of
+from pit_jax.model.cache import Apart, Stacked
+from pit_jax.model.kernels import cudnn
 from pit_jax.model.mixing import CHUNK, mixed_by_chunks, mixed_dense
-from pit_jax.model.networks import LanguageModel
+from pit_jax.model.networks import LanguageModel, layers_apart
 from pit_jax.model.rows import Continuation, Sequences, Tree, near, visible, visible_from
 from pit_jax.parallel.mesh import mesh_of
-
-
-def test_the_cache_holds_key_value_heads_in_the_compute_dtype() -> None:
-    config = TransformerConfig(layers=3, query_heads=4, kv_heads=2, head_size=6, dtype="bfloat16")
-    cache = Cache.empty(config, 5, 7)
-    assert cache.keys_UBKSH.shape == cache.values_UBKSH.shape == (3, 5, 2, 7, 6)
-    assert cache.keys_UBKSH.dtype == cache.values_UBKSH.dtype == jnp.bfloat16
-
 
 CONFIG = TransformerConfig(width=16, layers=2, query_heads=4, kv_heads=2, head_size=4, ffn=24)
 WINDOWED = TransformerConfig(**{**vars(CONFIG), "window": 3, "windowed": (True, False), "window_rope_theta": 50.0})
 
 
+@pytest.mark.parametrize("kind", [Stacked, Apart])
 @pytest.mark.parametrize("config", [CONFIG, WINDOWED], ids=["full", "windowed"])
-def test_pieces_read_one_after_another_are_the_whole_rows(config: TransformerConfig) -> None:
+def test_pieces_read_one_after_another_are_the_whole_rows(config: TransformerConfig, kind: Any) -> None:
     """Left-padded rows of 8 slots as pieces of 4, 3 and 1: the hidden states of one pass, and a cache full of them."""
     model, rng = LanguageModel(config, 30), np.random.default_rng(0)
     shapes = jax.eval_shape(model.init, jax.random.key(0))
@@ -41,13 +35,15 @@ def test_pieces_read_one_after_another_are_the_whole_rows(config: TransformerCon
     segments_BL = jnp.asarray(np.arange(8)[None] >= np.array([[0], [2], [5]]), jnp.int32)
     whole, real_BS = Sequences.alone(segments_BL), segments_BL > 0
     expected_BLD = jax.jit(model.hidden)(params, tokens_BL, whole)
-    decode, cache = jax.jit(model.decode), Cache.empty(config, 3, 8)
+    decode, cache = jax.jit(model.decode), kind.empty(config, 3, 8)
+    params = layers_apart(params, config.layers) if kind is Apart else params
     for start, stop in ((0, 4), (4, 7), (7, 8)):
         rows = Continuation(whole.positions_BL[:, start:stop], real_BS, jnp.int32(start))
         found_BLD, cache = decode(params, tokens_BL[:, start:stop], rows, cache)
         own_BL = np.asarray(real_BS)[:, start:stop]
         np.testing.assert_allclose(found_BLD[own_BL], expected_BLD[:, start:stop][own_BL], rtol=1e-5, atol=1e-5)
-    assert bool(jnp.all(jnp.any(cache.keys_UBKSH != 0, axis=-1))), "every slot was written"
+    for layer in range(config.layers):
+        assert bool(jnp.all(jnp.any(cache.of(layer)[0] != 0, axis=-1))), "every slot was written"
 
 
 def test_a_continuation_without_a_cache_is_refused() -> None:

@@ -29,7 +29,7 @@ def arrays(vocabulary: int = V, width: int = D) -> tuple[jax.Array, jax.Array, j
 def plain(hidden_BTD: Any, matrix_DV: Any, tokens_BT: Any, *, cap: float, divisor: float) -> tuple[Any, Any]:
     logits_BTV = softcap(jnp.einsum("BTD,DV->BTV", hidden_BTD, matrix_DV), cap)
     logprobs_BT = token_logprobs(logits_BTV, tokens_BT, temperature=divisor)
-    return logprobs_BT, jnp.argmax(logits_BTV, axis=-1).astype(jnp.int32)
+    return logprobs_BT, jnp.argmax(logits_BTV, axis=-1) == tokens_BT
 
 
 def pieces(hidden_BTD: Any, matrix_DV: Any, tokens_BT: Any, *, slots: int, **knobs: float) -> tuple[Any, Any]:
@@ -49,8 +49,8 @@ def gradient(read: Any) -> Any:
     """((weighted sum, (log-probs, likeliest)), its gradient in hidden states and unembedding), compiled."""
 
     def loss(hidden_BTD: Any, matrix_DV: Any, tokens_BT: Any, weights_BT: Any) -> tuple[Any, Any]:
-        logprobs_BT, best_BT = read(hidden_BTD, matrix_DV, tokens_BT)
-        return jnp.sum(jnp.where(weights_BT != 0, logprobs_BT, 0.0) * weights_BT), (logprobs_BT, best_BT)
+        logprobs_BT, likeliest_BT = read(hidden_BTD, matrix_DV, tokens_BT)
+        return jnp.sum(jnp.where(weights_BT != 0, logprobs_BT, 0.0) * weights_BT), (logprobs_BT, likeliest_BT)
 
     return jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
 

@@ -8,18 +8,13 @@ import pytest
 from pit_jax.config import TransformerConfig
 from pit_jax.errors import UserError
 from pit_jax.model.networks import LanguageModel
-from pit_jax.model.rope import rope, rope_frequencies
+from pit_jax.model.rope import rope, rotations_of
 from pit_jax.model.rows import Sequences
 
 
 @jax.jit
 def turn(x_BLNH: jax.Array, positions_BL: jax.Array) -> jax.Array:
-    return rope(
-        x_BLNH,
-        positions_BL,
-        rope_frequencies(TransformerConfig(head_size=x_BLNH.shape[-1]), windowed=False),
-        jnp.float32(1),
-    )
+    return rope(x_BLNH, rotations_of(TransformerConfig(head_size=x_BLNH.shape[-1]), positions_BL)["all"])
 
 
 @pytest.mark.parametrize("shift", [1, 5, 100])

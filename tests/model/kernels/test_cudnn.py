@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pit_jax.config import TransformerConfig
-from pit_jax.model import cudnn
+from pit_jax.model.kernels import cudnn
 from pit_jax.model.mixing import mixed_dense
 from pit_jax.model.rows import Sequences, near, visible
 from pit_jax.parallel.mesh import mesh_of

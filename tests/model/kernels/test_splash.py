@@ -12,10 +12,10 @@ import pytest
 
 from pit_jax.config import TransformerConfig
 from pit_jax.model import attention
+from pit_jax.model.kernels.splash import HEAD_SIZES, LARGEST_BLOCK, block_of, mixed_by_splash
 from pit_jax.model.mixing import mixed_dense
 from pit_jax.model.networks import LanguageModel
 from pit_jax.model.rows import Sequences, near, visible
-from pit_jax.model.splash import HEAD_SIZES, LARGEST_BLOCK, block_of, mixed_by_splash
 from pit_jax.parallel.mesh import mesh_of, mesh_over
 from pit_jax.parallel.topologies import has_tpu_compiler, topology_of, tpu_devices
 from tests.model.lowering import lowered

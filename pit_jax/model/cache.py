@@ -1,0 +1,93 @@
+"""Keys and values of what a model has read, so that the next token costs one token."""
+
+from dataclasses import dataclass, replace
+from typing import Protocol, Self
+
+import jax
+import jax.numpy as jnp
+
+from pit_jax.architecture import TransformerConfig
+from pit_jax.parallel.sharding import BATCH_AXES, P, constrain
+
+# Rows over data and fsdp, heads over tensor; fewer heads than that axis has are on all of it.
+WITH_ROWS = P(BATCH_AXES, "tensor")
+Layer = int | jax.Array  # which one; an array where layers are scanned
+
+
+class Cache(Protocol):
+    """What attention asks of one. Arrays are written in place inside a decode loop."""
+
+    def written(self, key_BKLH: jax.Array, value_BKLH: jax.Array, layer: Layer, slot: int | jax.Array) -> Self:
+        """With the keys and values of a layer from a slot on."""
+
+    def of(self, layer: Layer) -> tuple[jax.Array, jax.Array]:
+        """(keys_BKSH, values_BKSH) of a layer."""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Stacked:
+    """Of all layers in one array: for layers that are scanned, whose program is as large as one layer's."""
+
+    keys_UBKSH: jax.Array
+    values_UBKSH: jax.Array
+
+    @staticmethod
+    def empty(config: TransformerConfig, batch: int, slots: int) -> "Stacked":
+        """Zeros in the compute dtype."""
+        shape = (config.layers, *_shape(config, batch, slots))
+        return Stacked(jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype))._placed()
+
+    def _placed(self) -> "Stacked":
+        whole = P(None, *WITH_ROWS)
+        return Stacked(constrain(self.keys_UBKSH, whole), constrain(self.values_UBKSH, whole))
+
+    def written(self, key_BKLH: jax.Array, value_BKLH: jax.Array, layer: Layer, slot: int | jax.Array) -> "Stacked":
+        def write(cache_UBKSH: jax.Array, new_BKLH: jax.Array) -> jax.Array:
+            return jax.lax.dynamic_update_slice(cache_UBKSH, new_BKLH[None], _starts(layer, 0, 0, slot, 0))
+
+        return Stacked(write(self.keys_UBKSH, key_BKLH), write(self.values_UBKSH, value_BKLH))._placed()
+
+    def of(self, layer: Layer) -> tuple[jax.Array, jax.Array]:
+        return self.keys_UBKSH[layer], self.values_UBKSH[layer]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Apart:
+    """An array for every layer, which is read where it lies: XLA's CPU backend copies a layer out of a stack first,
+    which takes as long again as all that a step does with it."""
+
+    keys: tuple[jax.Array, ...]  # BKSH
+    values: tuple[jax.Array, ...]
+
+    @staticmethod
+    def empty(config: TransformerConfig, batch: int, slots: int) -> "Apart":
+        """Zeros in the compute dtype."""
+        shape = _shape(config, batch, slots)
+
+        def zeros() -> tuple[jax.Array, ...]:
+            return tuple(constrain(jnp.zeros(shape, config.dtype), WITH_ROWS) for _ in range(config.layers))
+
+        return Apart(zeros(), zeros())
+
+    def written(self, key_BKLH: jax.Array, value_BKLH: jax.Array, layer: Layer, slot: int | jax.Array) -> "Apart":
+        assert isinstance(layer, int), "layers apart are not scanned"
+
+        def write(caches: tuple[jax.Array, ...], new_BKLH: jax.Array) -> tuple[jax.Array, ...]:
+            updated_BKSH = jax.lax.dynamic_update_slice(caches[layer], new_BKLH, _starts(0, 0, slot, 0))
+            return (*caches[:layer], constrain(updated_BKSH, WITH_ROWS), *caches[layer + 1 :])
+
+        return replace(self, keys=write(self.keys, key_BKLH), values=write(self.values, value_BKLH))
+
+    def of(self, layer: Layer) -> tuple[jax.Array, jax.Array]:
+        assert isinstance(layer, int), "layers apart are not scanned"
+        return self.keys[layer], self.values[layer]
+
+
+def _shape(config: TransformerConfig, batch: int, slots: int) -> tuple[int, ...]:
+    return batch, config.kv_heads, slots, config.head_size
+
+
+def _starts(*places: int | jax.Array) -> list[jax.Array]:
+    return [jnp.asarray(place, jnp.int32) for place in places]

@@ -1,0 +1,1 @@
+"""Attention by kernels of an accelerator: splash on TPUs, cuDNN on GPUs."""
