@@ -1,0 +1,65 @@
+"""Tokens drawn a second against transformers' generate, in turns, float32, the same threads.
+
+    python -m benchmarks.sampling_rate [--shapes 1.8M 10M] [--times 5]
+
+64 prompts of 64 tokens, 96 more each at temperature 1, no end. Beside the ratio stands the floor of a step: its matrix
+products at the peak of this machine.
+"""
+
+import os
+import statistics
+from typing import Any
+
+import jax
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.peers import Peer, Turns
+from benchmarks.results import keep, parser_of
+from benchmarks.shapes import SHAPES, VOCABULARY, peak_flops, seconds, shape_of
+from pit_jax.batch import DecodeSpec
+from pit_jax.inference.engine import Engine
+from pit_jax.inference.sampling import Sampling
+from pit_jax.model.flops import Passes
+from pit_jax.model.networks import LanguageModel
+from pit_jax.parallel.host_memory import keep_freed_memory
+
+ROWS, PROMPT, TOKENS = 64, 64, 96
+
+
+def main() -> None:
+    parser = parser_of(__doc__)
+    parser.add_argument("--shapes", nargs="+", default=["1.8M", "10M"], choices=list(SHAPES))
+    parser.add_argument("--times", type=int, default=5, help="pairs of draws")
+    given = parser.parse_args()
+    keep_freed_memory()
+    figures: dict[str, Any] = {"threads": os.cpu_count(), "peak GFLOP/s": round(peak_flops() / 1e9)}
+    table = Table(title=f"{TOKENS} tokens behind {ROWS} prompts of {PROMPT}, in turns, n = {given.times}")
+    for column in ("weights", "ours, tokens/s", "transformers", "ratio", "least to most", "share of the floor"):
+        table.add_column(column, justify="right")
+    for name in given.shapes:
+        model = LanguageModel(shape_of(name), VOCABULARY)
+        engine = Engine(model, DecodeSpec(TOKENS, eos_id=-1, pad_id=0, suffix=()))
+        weights = engine.to_decode(model.init(jax.random.key(0)))
+        prompt_BP = jax.random.randint(jax.random.key(1), (ROWS, PROMPT), 5, VOCABULARY)
+
+        def draw(engine: Any = engine, weights: Any = weights, prompt_BP: jax.Array = prompt_BP) -> float:
+            return seconds(lambda: engine.complete(weights, prompt_BP, prompt_BP > 0, jax.random.key(2), Sampling()))
+
+        job = {"work": "sampling", "threads": os.cpu_count(), "vocabulary": VOCABULARY, "shape": SHAPES[name]}
+        with Peer("torch_peer.py", {**job, "rows": ROWS, "length": PROMPT, "tokens": TOKENS}) as peer:
+            figures |= peer.ready
+            turns = Turns.of(draw, peer.seconds, given.times)
+        flops = ROWS * Passes(model.config, VOCABULARY).draw(PROMPT, TOKENS, TOKENS).flops
+        share = flops / statistics.median(turns.ours) / figures["peak GFLOP/s"] / 1e9
+        found = {**turns.figures(ROWS * TOKENS), "share of peak": round(share, 2)}
+        figures[name] = found
+        least, most = found["of"]
+        cells = f"{found['ours']:,}", f"{found['peer']:,}", f"{found['ratio']:.2f}", f"{least} to {most}"
+        table.add_row(name, *cells, f"{share:.0%}")
+    Console().print(table)
+    keep(given.results, "sampling_rate", figures)
+
+
+if __name__ == "__main__":
+    main()

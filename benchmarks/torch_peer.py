@@ -1,0 +1,81 @@
+"""Work that torch and transformers do beside this project: a Llama of a shape, trained or sampled from.
+
+    python benchmarks/torch_peer.py '{"work": "sft", "threads": 2, "vocabulary": 8192, "shape": [128, 4, 4, 344], ..}'
+
+See benchmarks/peers.py. It imports nothing of the project.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import transformers
+from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
+
+
+def config_of(job: dict[str, Any]) -> LlamaConfig:
+    width, layers, heads, ffn = job["shape"]
+    return LlamaConfig(
+        vocab_size=job["vocabulary"],
+        hidden_size=width,
+        intermediate_size=ffn,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        tie_word_embeddings=True,
+        max_position_embeddings=4096,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+        num_labels=1,
+    )
+
+
+def training(job: dict[str, Any]) -> Callable[[], None]:
+    """An update by AdamW with clipping: of next tokens, or of pairs by Bradley-Terry."""
+    tokens_BL = torch.randint(5, job["vocabulary"], (job["rows"], job["length"]))
+    model = (LlamaForCausalLM if job["work"] == "sft" else LlamaForSequenceClassification)(config_of(job))
+    model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+
+    def loss() -> torch.Tensor:
+        if job["work"] == "sft":
+            found: torch.Tensor = model(input_ids=tokens_BL, labels=tokens_BL).loss
+            return found
+        chosen_B, rejected_B = model(input_ids=tokens_BL).logits[:, 0].chunk(2)
+        return -torch.nn.functional.logsigmoid(chosen_B - rejected_B).mean()
+
+    def update() -> None:
+        optimizer.zero_grad()
+        loss().backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+
+    return update
+
+
+def sampling(job: dict[str, Any]) -> Callable[[], None]:
+    """So many tokens behind prompts of `length`, at temperature 1 from the whole vocabulary."""
+    tokens_BL = torch.randint(5, job["vocabulary"], (job["rows"], job["length"]))
+    model = LlamaForCausalLM(config_of(job)).eval()
+    new = job["tokens"]
+
+    def draw() -> None:
+        with torch.no_grad():
+            model.generate(tokens_BL, do_sample=True, top_k=0, min_new_tokens=new, max_new_tokens=new)
+
+    return draw
+
+
+if __name__ == "__main__":
+    job = json.loads(sys.argv[1])
+    torch.manual_seed(0)
+    torch.set_num_threads(job["threads"])
+    work = sampling(job) if job["work"] == "sampling" else training(job)
+    print(json.dumps({"torch": torch.__version__, "transformers": transformers.__version__}), flush=True)
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        work()
+        print(json.dumps({"seconds": time.perf_counter() - start}), flush=True)
