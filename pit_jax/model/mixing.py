@@ -10,7 +10,9 @@ import jax
 import jax.numpy as jnp
 
 MASKED = -1e30  # a logit that no real one reaches and that bfloat16 holds; -inf would make a row of padding NaN
-CHUNK = 512  # queries; rows that are no longer are mixed in one piece
+CHUNK = 512  # slots; rows that are no longer are mixed in one piece
+QUERIES = 128  # of a chunk of longer rows; fewer would not fill the matrix unit of a TPU
+BANDS = 8  # copies of a chunk's program at most; 7 / 16 of the scores of a long row are not made then, of 1 / 2
 
 
 def softcap(x: jax.Array, cap: float) -> jax.Array:
@@ -70,20 +72,45 @@ def mixed_by_chunks(
     visible_from: Callable[[jax.Array], jax.Array],
     *,
     cap: float,
-    chunk: int = CHUNK,
+    chunk: int = QUERIES,
 ) -> jax.Array:
-    """`mixed_dense` of `chunk` queries after the other, each recomputed in the backward pass: no array is [B, L, S].
+    """`mixed_dense` of at most `chunk` queries after the other, each recomputed in the backward pass: no array is
+    [B, L, S].
 
-    visible_from(own_C) -> visible_BCS of the query slots own_C, of which those behind the end see nothing.
+    visible_from(own_C) -> visible_BCS of the query slots own_C, of which those behind the end see nothing, and none a
+    slot behind its own: each of BANDS parts of the row is mixed with the slots up to its end alone.
     """
     length = query_BLKGH.shape[1]
-    slots = slots_in_pieces(length, chunk)
+    count = -(-length // chunk)
+    size = -(-length // count)  # all chunks alike, so that the last one is full but for a few
+    band = size * -(-count // BANDS)
+    mixed = []
+    for first in range(0, length, band):
+        end = min(first + band, length)
+        slots = first + slots_in_pieces(end - first, size)
+        operands = query_BLKGH[:, first:end], key_BKSH[:, :, :end], value_BKSH[:, :, :end]
+        mixed.append(_mixed_band(*operands, visible_from, slots, cap=cap))
+    return jnp.concatenate(mixed, axis=1)
+
+
+def _mixed_band(
+    query_BLKGH: jax.Array,
+    key_BKSH: jax.Array,
+    value_BKSH: jax.Array,
+    visible_from: Callable[[jax.Array], jax.Array],
+    slots: jax.Array,
+    *,
+    cap: float,
+) -> jax.Array:
+    """`mixed_dense` of queries in these slots [chunks, chunk], over the first slots of their row."""
 
     @partial(jax.checkpoint, prevent_cse=False)
     def piece(query_BCKGH: jax.Array, own_C: jax.Array) -> jax.Array:
-        return mixed_dense(query_BCKGH, key_BKSH, value_BKSH, visible_from(own_C), cap=cap)
+        visible_BCS = visible_from(own_C)[:, :, : key_BKSH.shape[2]]
+        return mixed_dense(query_BCKGH, key_BKSH, value_BKSH, visible_BCS, cap=cap)
 
-    return joined(jax.lax.map(lambda both: piece(*both), (cut(query_BLKGH, *slots.shape), slots)), length)
+    chunks = cut(query_BLKGH, *slots.shape), slots
+    return joined(jax.lax.map(lambda both: piece(*both), chunks), query_BLKGH.shape[1])
 
 
 def cut(x_BL: jax.Array, count: int, size: int) -> jax.Array:

@@ -63,9 +63,9 @@ def whole_rows(kind: str) -> Sequences | Tree:
 
 
 @pytest.mark.parametrize("kind", ["sequences", "tree"])
-@pytest.mark.parametrize("window", [None, 3])
-def test_chunks_of_queries_mix_what_the_dense_mask_mixes(kind: str, window: int | None) -> None:
-    """With gradients and a cap; 11 slots in chunks of 4, so that the last one is not full."""
+@pytest.mark.parametrize(("window", "chunk"), [(None, 4), (3, 4), (None, 1)])
+def test_chunks_of_queries_mix_what_the_dense_mask_mixes(kind: str, window: int | None, chunk: int) -> None:
+    """With gradients and a cap; 11 slots in chunks of 4, the last one not full, and of 1, two of them a band."""
     rows, rng = whole_rows(kind), np.random.default_rng(2)
     query, key, value, weight = (
         jnp.asarray(rng.normal(0, 1, shape), jnp.float32)
@@ -80,7 +80,7 @@ def test_chunks_of_queries_mix_what_the_dense_mask_mixes(kind: str, window: int 
 
     def chunks(*operands: jax.Array) -> jax.Array:
         seen_from: Any = partial(visible_from, rows, window=window)
-        mixed = mixed_by_chunks(operands[0], operands[1], operands[2], seen_from, cap=2.0, chunk=4)
+        mixed = mixed_by_chunks(operands[0], operands[1], operands[2], seen_from, cap=2.0, chunk=chunk)
         return jnp.sum(weight * mixed)
 
     operands = query, key, value
