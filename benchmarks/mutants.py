@@ -86,11 +86,32 @@ MUTANTS = (
         "rope: turned the other way", "model/rope.py", "a * cos - b * sin", "a * cos + b * sin", "model/test_rope.py"
     ),
     Mutant(
+        "mixing: a softmax's gradient not centred",
+        "model/mixing.py",
+        "of_weights_BKXS - jnp.sum(products_BKXH, axis=-1, keepdims=True)",
+        "of_weights_BKXS",
+        "model/test_mixing.py",
+    ),
+    Mutant(
+        "mixing: a band without its own slots",
+        "model/mixing.py",
+        "key_BKSH[:, :, :end], value_BKSH[:, :, :end]",
+        "key_BKSH[:, :, : first + 1], value_BKSH[:, :, : first + 1]",
+        "model/test_attention.py",
+    ),
+    Mutant(
         "scoring: values one slot late",
         "model/scoring.py",
         "[:, -slot - 1 : -1]\n\n\ndef end_scores",
         "[:, -slot:]\n\n\ndef end_scores",
         "model/test_scoring.py",
+    ),
+    Mutant(
+        "sampling: what comes before a block is drawn from it",
+        "inference/sampling.py",
+        "(target_B1[:, 0] - before_B) / weight_B",
+        "target_B1[:, 0] / weight_B",
+        "inference/test_sampling.py",
     ),
     Mutant(
         "engine: every step draws with one key",
