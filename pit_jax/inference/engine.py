@@ -23,7 +23,7 @@ from pit_jax.model.scoring import token_logprobs
 from pit_jax.parallel.mesh import decode_mesh
 from pit_jax.parallel.sharding import DECODE_RULES, P, batch_sharding, constrain, param_sharding, within
 
-# Layers that a CPU has apart (model/cache.py): a program of 30 takes 27 seconds of one core to compile, a scanned one 4.
+# Layers that a CPU has apart (model/cache.py): 30 of them take 27 seconds of one core to compile, scanned ones 4.
 MOST_APART = 12
 
 
