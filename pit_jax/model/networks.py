@@ -1,6 +1,7 @@
 """The two networks as pure functions of a parameter tree: a language model and a scalar model (reward, gap, value)."""
 
 import abc
+from collections.abc import Callable
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
@@ -20,10 +21,8 @@ Params = Any  # nested dict of float32 arrays
 
 
 class ScalarTransformer(nnx.Module):
-    def __init__(
-        self, config: TransformerConfig, vocab_size: int, adapter: AdapterConfig | None, *, apart: bool, rngs: nnx.Rngs
-    ):
-        self.trunk = Transformer(config, vocab_size, adapter, output=False, apart=apart, rngs=rngs)
+    def __init__(self, config: TransformerConfig, vocab_size: int, adapter: AdapterConfig | None, *, rngs: nnx.Rngs):
+        self.trunk = Transformer(config, vocab_size, adapter, output=False, rngs=rngs)
         self.head = (PooledScalarHead if config.pooled_head else ScalarHead)(config.width, rngs=rngs)
 
 
@@ -47,12 +46,15 @@ class Network(abc.ABC):
         return split(nnx.to_pure_dict(nnx.state(self._build(key, self.adapter), nnx.Param)))[1]
 
     @abc.abstractmethod
-    def _build(self, key: jax.Array, adapter: AdapterConfig | None, *, apart: bool = False) -> nnx.Module:
-        """The module with fresh parameters, with adapters where they are given, its layers stacked or apart."""
+    def _build(self, key: jax.Array, adapter: AdapterConfig | None) -> nnx.Module:
+        """The module with fresh parameters, with adapters where they are given."""
 
     def _bind(self, params: Params) -> Any:
-        adapter, apart = self.adapter if has_adapters(params) else None, has_layers_apart(params)
-        abstract = nnx.eval_shape(lambda: self._build(jax.random.key(0), adapter, apart=apart))
+        return self._bound(self._build, params)
+
+    def _bound(self, build: Callable[..., nnx.Module], params: Params) -> Any:
+        adapter = self.adapter if has_adapters(params) else None
+        abstract = nnx.eval_shape(lambda: build(jax.random.key(0), adapter))
         return nnx.merge(nnx.graphdef(abstract), params)
 
 
@@ -102,8 +104,14 @@ class LanguageModel(Network):
         """matrix_DV whose product with hidden states is the logits, before any softcap."""
         return params["embedding"].T if self.config.tied else params["unembedding"]
 
-    def _build(self, key: jax.Array, adapter: AdapterConfig | None, *, apart: bool = False) -> Transformer:
-        return Transformer(self.config, self.vocab_size, adapter, apart=apart, rngs=nnx.Rngs(params=key))
+    def _build(self, key: jax.Array, adapter: AdapterConfig | None) -> Transformer:
+        return Transformer(self.config, self.vocab_size, adapter, rngs=nnx.Rngs(params=key))
+
+    def _build_apart(self, key: jax.Array, adapter: AdapterConfig | None) -> Transformer:
+        return Transformer(self.config, self.vocab_size, adapter, apart=True, rngs=nnx.Rngs(params=key))
+
+    def _bind(self, params: Params) -> Any:
+        return self._bound(self._build_apart if has_layers_apart(params) else self._build, params)
 
 
 def layers_apart(language: Params, layers: int) -> Params:
@@ -113,8 +121,8 @@ def layers_apart(language: Params, layers: int) -> Params:
 
 
 def has_layers_apart(params: Params) -> bool:
-    """Whether a language model's or a scalar model's layers are apart."""
-    return 0 in params.get("trunk", params)["blocks"]
+    """Whether a language model's layers are apart."""
+    return 0 in params["blocks"]
 
 
 def trunk_of(language: Params) -> Params:
@@ -136,5 +144,5 @@ class ScalarModel(Network):
         hidden_BLD, _ = model.trunk(tokens_BL, rows)
         return model.head(hidden_BLD, rows)
 
-    def _build(self, key: jax.Array, adapter: AdapterConfig | None, *, apart: bool = False) -> ScalarTransformer:
-        return ScalarTransformer(self.config, self.vocab_size, adapter, apart=apart, rngs=nnx.Rngs(params=key))
+    def _build(self, key: jax.Array, adapter: AdapterConfig | None) -> ScalarTransformer:
+        return ScalarTransformer(self.config, self.vocab_size, adapter, rngs=nnx.Rngs(params=key))
