@@ -17,7 +17,7 @@ from pit_jax.batch import Completions, DecodeSpec, PromptBatch, Responses
 from pit_jax.inference.sampling import Sampling, sample
 from pit_jax.model.cache import Apart, Cache, Stacked
 from pit_jax.model.networks import LanguageModel, Params, has_layers_apart, layers_apart
-from pit_jax.model.placement import PARTS, logits_to_rows, platform
+from pit_jax.model.placement import PARTS, logits_to_rows, on_one_cpu
 from pit_jax.model.rows import Continuation, Sequences
 from pit_jax.model.scoring import token_logprobs
 from pit_jax.parallel.mesh import decode_mesh
@@ -104,7 +104,7 @@ def complete(
     Row b at step t draws from fold_in(key, t): results do not depend on when other rows end. A row without a prompt
     token, which only fills up a batch, has ended at once.
     """
-    if platform() == "cpu" and model.config.layers <= MOST_APART:
+    if on_one_cpu() and model.config.layers <= MOST_APART:
         weights = layers_apart(weights, model.config.layers)
     state = _prefill(model, weights, prompt_BP, prompt_mask_BP, spec)
     prompt_slot, lengths_B = prompt_BP.shape[1], jnp.sum(prompt_mask_BP, axis=1, dtype=jnp.int32)

@@ -10,7 +10,7 @@ from pit_jax.architecture import TransformerConfig
 from pit_jax.parallel.sharding import BATCH_AXES, P, constrain
 
 # Rows over data and fsdp, heads over tensor; fewer heads than that axis has are on all of it.
-WITH_ROWS = P(BATCH_AXES, "tensor")
+WITH_ROWS = P(None, BATCH_AXES, "tensor")
 Layer = int | jax.Array  # which one; an array where layers are scanned
 
 
@@ -39,8 +39,7 @@ class Stacked:
         return Stacked(jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype))._placed()
 
     def _placed(self) -> "Stacked":
-        whole = P(None, *WITH_ROWS)
-        return Stacked(constrain(self.keys_UBKSH, whole), constrain(self.values_UBKSH, whole))
+        return Stacked(constrain(self.keys_UBKSH, WITH_ROWS), constrain(self.values_UBKSH, WITH_ROWS))
 
     def written(self, key_BKLH: jax.Array, value_BKLH: jax.Array, layer: Layer, slot: int | jax.Array) -> "Stacked":
         def write(cache_UBKSH: jax.Array, new_BKLH: jax.Array) -> jax.Array:
@@ -55,8 +54,8 @@ class Stacked:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Apart:
-    """An array for every layer, which is read where it lies: XLA's CPU backend copies a layer out of a stack first,
-    which takes as long again as all that a step does with it."""
+    """An array for every layer, on one device, which is read where it lies: XLA's CPU backend copies a layer out of a
+    stack first, which takes as long again as all that a step does with it."""
 
     keys: tuple[jax.Array, ...]  # BKSH
     values: tuple[jax.Array, ...]
@@ -67,7 +66,7 @@ class Apart:
         shape = _shape(config, batch, slots)
 
         def zeros() -> tuple[jax.Array, ...]:
-            return tuple(constrain(jnp.zeros(shape, config.dtype), WITH_ROWS) for _ in range(config.layers))
+            return tuple(jnp.zeros(shape, config.dtype) for _ in range(config.layers))
 
         return Apart(zeros(), zeros())
 
@@ -76,7 +75,7 @@ class Apart:
 
         def write(caches: tuple[jax.Array, ...], new_BKLH: jax.Array) -> tuple[jax.Array, ...]:
             updated_BKSH = jax.lax.dynamic_update_slice(caches[layer], new_BKLH, _starts(0, 0, slot, 0))
-            return (*caches[:layer], constrain(updated_BKSH, WITH_ROWS), *caches[layer + 1 :])
+            return (*caches[:layer], updated_BKSH, *caches[layer + 1 :])
 
         return replace(self, keys=write(self.keys, key_BKLH), values=write(self.values, value_BKLH))
 

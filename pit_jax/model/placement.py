@@ -106,3 +106,9 @@ def platform() -> str:
     """What programs are traced for: "cpu", "gpu" or "tpu", by the mesh that is set, else by this process's devices."""
     device = jax.sharding.get_abstract_mesh().abstract_device
     return jax.default_backend() if device is None else str(device.platform)
+
+
+def on_one_cpu() -> bool:
+    """Whether programs are traced for a CPU that is one device: a mesh of several stands in for accelerators."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return platform() == "cpu" and (mesh.empty or mesh.size == 1)
