@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from rich.table import Table
+
 HERE = Path(__file__).resolve().parent
 
 
@@ -60,14 +62,27 @@ class Turns:
         pairs = [(ours(), theirs()) for _ in range(1 + times)][1:]
         return Turns([pair[0] for pair in pairs], [pair[1] for pair in pairs])
 
-    @property
-    def faster(self) -> float:
-        """By how many times we are: the median over the pairs of their seconds by ours."""
-        return statistics.median(theirs / ours for ours, theirs in zip(self.ours, self.theirs, strict=True))
-
-    def figures(self, tokens: int) -> dict[str, Any]:
-        """Tokens a second of both, and the ratio with its least and its largest."""
+    def figures(self, *, tokens: int, flops: float, peak: float) -> dict[str, Any]:
+        """Tokens a second of both, by how many times we are faster (median, least and largest), and our share of the
+        peak (operations a second) of work that has so many tokens and operations."""
         ratios = [theirs / ours for ours, theirs in zip(self.ours, self.theirs, strict=True)]
-        rates = {"ours": tokens / statistics.median(self.ours), "peer": tokens / statistics.median(self.theirs)}
-        spread = [round(min(ratios), 2), round(max(ratios), 2)]
-        return {**{name: round(rate) for name, rate in rates.items()}, "ratio": round(self.faster, 2), "of": spread}
+        ours, theirs = statistics.median(self.ours), statistics.median(self.theirs)
+        return {
+            "ours": round(tokens / ours),
+            "peer": round(tokens / theirs),
+            "ratio": round(statistics.median(ratios), 2),
+            "of": [round(min(ratios), 2), round(max(ratios), 2)],
+            "share of peak": round(flops / ours / peak, 2),
+        }
+
+
+def table_of(title: str, figures: Mapping[str, Mapping[str, Any]]) -> Table:
+    """The figures of turns by their names."""
+    table = Table(title=title)
+    for column in ("work", "ours, tokens/s", "peer", "ratio", "least to most", "share of peak"):
+        table.add_column(column, justify="right")
+    for name, found in figures.items():
+        least, most = found["of"]
+        cells = f"{found['ours']:,}", f"{found['peer']:,}", f"{found['ratio']:.2f}", f"{least} to {most}"
+        table.add_row(name, *cells, f"{found['share of peak']:.0%}")
+    return table

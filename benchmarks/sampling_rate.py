@@ -7,14 +7,12 @@ products at the peak of this machine.
 """
 
 import os
-import statistics
 from typing import Any
 
 import jax
 from rich.console import Console
-from rich.table import Table
 
-from benchmarks.peers import Peer, Turns
+from benchmarks.peers import Peer, Turns, table_of
 from benchmarks.results import keep, parser_of
 from benchmarks.shapes import SHAPES, VOCABULARY, peak_flops, seconds, shape_of
 from pit_jax.batch import DecodeSpec
@@ -33,10 +31,7 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=5, help="pairs of draws")
     given = parser.parse_args()
     keep_freed_memory()
-    figures: dict[str, Any] = {"threads": os.cpu_count(), "peak GFLOP/s": round(peak_flops() / 1e9)}
-    table = Table(title=f"{TOKENS} tokens behind {ROWS} prompts of {PROMPT}, in turns, n = {given.times}")
-    for column in ("weights", "ours, tokens/s", "transformers", "ratio", "least to most", "share of the floor"):
-        table.add_column(column, justify="right")
+    versions, peak, turned = {}, peak_flops(), {}
     for name in given.shapes:
         model = LanguageModel(shape_of(name), VOCABULARY)
         engine = Engine(model, DecodeSpec(TOKENS, eos_id=-1, pad_id=0, suffix=()))
@@ -48,17 +43,14 @@ def main() -> None:
 
         job = {"work": "sampling", "threads": os.cpu_count(), "vocabulary": VOCABULARY, "shape": SHAPES[name]}
         with Peer("torch_peer.py", {**job, "rows": ROWS, "length": PROMPT, "tokens": TOKENS}) as peer:
-            figures |= peer.ready
+            versions = peer.ready
             turns = Turns.of(draw, peer.seconds, given.times)
         flops = ROWS * Passes(model.config, VOCABULARY).draw(PROMPT, TOKENS, TOKENS).flops
-        share = flops / statistics.median(turns.ours) / figures["peak GFLOP/s"] / 1e9
-        found = {**turns.figures(ROWS * TOKENS), "share of peak": round(share, 2)}
-        figures[name] = found
-        least, most = found["of"]
-        cells = f"{found['ours']:,}", f"{found['peer']:,}", f"{found['ratio']:.2f}", f"{least} to {most}"
-        table.add_row(name, *cells, f"{share:.0%}")
-    Console().print(table)
-    keep(given.results, "sampling_rate", figures)
+        turned[name] = turns.figures(tokens=ROWS * TOKENS, flops=flops, peak=peak)
+    title = f"{TOKENS} tokens behind {ROWS} prompts of {PROMPT}, in turns, n = {given.times}"
+    Console().print(table_of(title, turned))
+    machine = {"threads": os.cpu_count(), "peak GFLOP/s": round(peak / 1e9)}
+    keep(given.results, "sampling_rate", {**machine, **versions, **turned})
 
 
 if __name__ == "__main__":

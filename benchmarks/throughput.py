@@ -5,7 +5,6 @@
 Absolute figures depend on the machine and on what else it runs; the ratio of the gap's two forms is the one to compare.
 """
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import shapes
 from benchmarks.results import keep, parser_of
 from pit_jax.batch import DecodeSpec, GapBatch, SftBatch
 from pit_jax.flags import DEFAULT_CONFIG
@@ -34,12 +34,7 @@ def seconds(program: Callable[..., Any], *arguments: Any) -> float:
     """Median seconds of a call, compiled and warmed up."""
     compiled = jax.jit(program)
     jax.block_until_ready(compiled(*arguments))
-    times = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        jax.block_until_ready(compiled(*arguments))
-        times.append(time.perf_counter() - start)
-    return float(np.median(times))
+    return float(np.median([shapes.seconds(lambda: compiled(*arguments)) for _ in range(REPEATS)]))
 
 
 def sft_seconds(model: LanguageModel, batch: int) -> float:

@@ -8,16 +8,14 @@ update (pit_jax/model/flops.py) at the rate at which this machine multiplies two
 """
 
 import os
-import statistics
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from rich.console import Console
-from rich.table import Table
 
-from benchmarks.peers import Peer, Turns
+from benchmarks.peers import Peer, Turns, table_of
 from benchmarks.results import keep, parser_of
 from benchmarks.shapes import SHAPES, VOCABULARY, peak_flops, seconds, shape_of
 from pit_jax.batch import RewardBatch, SftBatch
@@ -85,26 +83,19 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=9, help="pairs of updates")
     given = parser.parse_args()
     keep_freed_memory()
-    figures: dict[str, Any] = {"threads": os.cpu_count(), "peak GFLOP/s": round(peak_flops() / 1e9)}
-    table = Table(title=f"updates in turns, n = {given.times}; peak {figures['peak GFLOP/s']} GFLOP/s")
-    for column in ("step", "weights", "ours, tokens/s", "torch", "ratio", "least to most", "share of the floor"):
-        table.add_column(column, justify="right")
+    versions, peak, turned = {}, peak_flops(), {}
     for step in given.steps:
         for name in given.shapes:
             params, loss, batch, flops = WORK[step](name)
             rows = ROWS * (1 + (step == "reward"))
             job = {"work": step, "threads": os.cpu_count(), "vocabulary": VOCABULARY, "shape": SHAPES[name]}
             with Peer("torch_peer.py", {**job, "rows": rows, "length": LENGTH}) as peer:
-                figures |= peer.ready
+                versions = peer.ready
                 turns = Turns.of(updates(params, loss, batch), peer.seconds, given.times)
-            share = flops / statistics.median(turns.ours) / figures["peak GFLOP/s"] / 1e9
-            found = {**turns.figures(rows * LENGTH), "share of peak": round(share, 2)}
-            figures[f"{step} {name}"] = found
-            least, most = found["of"]
-            cells = f"{found['ours']:,}", f"{found['peer']:,}", f"{found['ratio']:.2f}", f"{least} to {most}"
-            table.add_row(step, name, *cells, f"{share:.0%}")
-    Console().print(table)
-    keep(given.results, "training_steps", figures)
+            turned[f"{step} {name}"] = turns.figures(tokens=rows * LENGTH, flops=flops, peak=peak)
+    machine = {"threads": os.cpu_count(), "peak GFLOP/s": round(peak / 1e9)}
+    Console().print(table_of(f"updates in turns, n = {given.times}; peak {peak / 1e9:.0f} GFLOP/s", turned))
+    keep(given.results, "training_steps", {**machine, **versions, **turned})
 
 
 if __name__ == "__main__":

@@ -59,21 +59,26 @@ def _least(logits_BV: jax.Array, weights_BV: jax.Array, limit: jax.Array) -> jax
     def halve(_: jax.Array, ends: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         too_low_B1, enough_B1 = ends
         middle_B1 = (too_low_B1 & enough_B1) + ((too_low_B1 ^ enough_B1) >> 1)  # the sum of both may overflow
-        above_BV = logits_BV > jax.lax.bitcast_convert_type(_unordered(middle_B1), jnp.float32)
+        above_BV = logits_BV > _number(middle_B1)
         less_B1 = jnp.sum(jnp.where(above_BV, weights_BV, 0.0), axis=-1, keepdims=True) < limit
         return jnp.where(less_B1, too_low_B1, middle_B1), jnp.where(less_B1, middle_B1, enough_B1)
 
     _, enough_B1 = jax.lax.fori_loop(0, 32, halve, (lowest_B1, highest_B1))
-    return jax.lax.bitcast_convert_type(_unordered(enough_B1), jnp.float32)
+    return _number(enough_B1)
 
 
 def _ordered(x: jax.Array) -> jax.Array:
     """The bits of float32 as int32 that are ordered as the numbers are."""
-    return _unordered(jax.lax.bitcast_convert_type(x, jnp.int32))
+    return _turned(jax.lax.bitcast_convert_type(x, jnp.int32))
 
 
-def _unordered(bits: jax.Array) -> jax.Array:
-    """The bits again: all but the sign turned over where it is set. The same there and back."""
+def _number(ordered: jax.Array) -> jax.Array:
+    """The float32 of such bits."""
+    return jax.lax.bitcast_convert_type(_turned(ordered), jnp.float32)
+
+
+def _turned(bits: jax.Array) -> jax.Array:
+    """All bits but the sign turned over where it is set, which done twice changes nothing."""
     return bits ^ ((bits >> 31) & jnp.int32(0x7FFFFFFF))
 
 

@@ -153,9 +153,11 @@ class Transformer(nnx.Module):
         def stack(rngs: nnx.Rngs) -> Block:
             return Block(config, adapter, rngs=rngs)
 
-        self.blocks: Block | nnx.List[Block] = stack(rngs)
+        self.blocks: Block | nnx.List[Block]
         if apart:
             self.blocks = nnx.List([Block(config, adapter, rngs=rngs) for _ in range(config.layers)])
+        else:
+            self.blocks = stack(rngs)
         self.final_norm = make_norm(config)
 
     def __call__(

@@ -81,6 +81,15 @@ def test_every_mesh_gives_the_same(shape: tuple[int, int, int], vocabulary: int,
     assert_equal(found, expected, atol=3e-6)  # numbers up to 3, added in another order
 
 
+@pytest.mark.parametrize("knobs", [{"cap": 0.0, "divisor": 1.0}, {"cap": 5.0, "divisor": 0.7}], ids=["plain", "capped"])
+def test_the_likeliest_token_of_every_slot_is_told_from_others(knobs: dict[str, float]) -> None:
+    hidden_BTD, matrix_DV, *_ = arrays()
+    best_BT = jnp.argmax(jnp.einsum("BTD,DV->BTV", hidden_BTD, matrix_DV), axis=-1).astype(jnp.int32)
+    read = jax.jit(partial(pieces, slots=3, **knobs))
+    assert read(hidden_BTD, matrix_DV, best_BT)[1].all()
+    assert not read(hidden_BTD, matrix_DV, (best_BT + 1) % V)[1].any()
+
+
 def test_rows_that_a_mesh_does_not_divide(make_mesh: Any) -> None:
     given = jax.tree.map(lambda x: x[:3] if x.shape[0] == B else x, arrays())
     knobs = {"cap": 0.0, "divisor": 1.0}

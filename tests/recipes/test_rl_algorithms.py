@@ -46,7 +46,7 @@ def declared() -> Iterator[None]:
 
 
 def config_of(name: str, role: str) -> Config:
-    base = Config()
+    base = Config(seed=1)  # with which some answers end before their slot does
     asked: dict[str, Any] = {f"{role}_algorithm": name, f"{role}_rewards": ("words:0.1", "low")}
     knobs: dict[str, Any] = {
         "batch_size": BATCH,
@@ -113,7 +113,7 @@ def test_a_run_of_every_algorithm_and_a_kill(start: Any, world: World, name: str
     )
     assert ("loss/value_avg" in train) == critic and abs(train["policy/approxkl_avg"]) < 1
     for row in (train, evaluation):
-        assert 0 < row["reward/words"] <= world.slot and 0 <= row["reward/low"] <= 1
+        assert 0 < row["reward/words"] < world.slot and 0 <= row["reward/low"] <= 1
 
     # What children read is the policy alone, whatever was trained beside it.
     read, expected = restored(context, folder, world.language.init), world.draw(world.language, 0)
