@@ -139,6 +139,7 @@ class DecodeSpec:
     eos_id: int
     pad_id: int
     suffix: tuple[int, ...]  # between the reference and the improver's response
+    rows: int = 0  # responses that are decoded side by side at most, the others in turn; 0: all
 
 
 @jax.tree_util.register_dataclass

@@ -82,16 +82,16 @@ def _turned(bits: jax.Array) -> jax.Array:
     return bits ^ ((bits >> 31) & jnp.int32(0x7FFFFFFF))
 
 
-def sample(key: jax.Array, logits_BV: jax.Array, sampling: Sampling) -> jax.Array:
-    """tokens_B, int32."""
+def sample(share_B: jax.Array, logits_BV: jax.Array, sampling: Sampling) -> jax.Array:
+    """tokens_B, int32, at a share in [0, 1) of each row's probabilities, added up in the order of the vocabulary."""
     logits_BV = logits_BV.astype(jnp.float32)
 
     def greedy(logits_BV: jax.Array) -> jax.Array:
         return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
 
     def drawn(logits_BV: jax.Array) -> jax.Array:
-        tempered_BV = truncate(logits_BV / divisor(sampling.temperature), top_k=sampling.top_k, top_p=sampling.top_p)
-        return _at(jax.random.uniform(key, logits_BV.shape[:1]), tempered_BV)
+        logits_BV = logits_BV / divisor(sampling.temperature)
+        return _at(share_B, truncate(logits_BV, top_k=sampling.top_k, top_p=sampling.top_p))
 
     return jax.lax.cond(jnp.asarray(sampling.temperature, jnp.float32) == 0, greedy, drawn, logits_BV)
 

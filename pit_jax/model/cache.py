@@ -1,6 +1,7 @@
 """Keys and values of what a model has read, so that the next token costs one token."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol, Self
 
 import jax
@@ -22,6 +23,12 @@ class Cache(Protocol):
 
     def of(self, layer: Layer) -> tuple[jax.Array, jax.Array]:
         """(keys_BKSH, values_BKSH) of a layer."""
+
+    def repeated(self, times: int) -> Self:
+        """With every row so many times, side by side."""
+
+    def with_rows(self, rows_DG: jax.Array, new: Self) -> Self:
+        """With the first slots of some rows from another cache; see `put_rows`."""
 
 
 @jax.tree_util.register_dataclass
@@ -49,6 +56,13 @@ class Stacked:
 
     def of(self, layer: Layer) -> tuple[jax.Array, jax.Array]:
         return self.keys_UBKSH[layer], self.values_UBKSH[layer]
+
+    def repeated(self, times: int) -> "Stacked":
+        return Stacked(*(jnp.repeat(x, times, axis=1) for x in (self.keys_UBKSH, self.values_UBKSH)))._placed()
+
+    def with_rows(self, rows_DG: jax.Array, new: "Stacked") -> "Stacked":
+        put = jax.vmap(partial(put_rows, rows_DG))
+        return Stacked(put(self.keys_UBKSH, new.keys_UBKSH), put(self.values_UBKSH, new.values_UBKSH))._placed()
 
 
 @jax.tree_util.register_dataclass
@@ -82,6 +96,28 @@ class Apart:
     def of(self, layer: Layer) -> tuple[jax.Array, jax.Array]:
         assert isinstance(layer, int), "layers apart are not scanned"
         return self.keys[layer], self.values[layer]
+
+    def repeated(self, times: int) -> "Apart":
+        return jax.tree.map(partial(jnp.repeat, repeats=times, axis=0), self)
+
+    def with_rows(self, rows_DG: jax.Array, new: "Apart") -> "Apart":
+        return jax.tree.map(partial(put_rows, rows_DG), self, new)
+
+
+def put_rows(rows_DG: jax.Array, old_BX: jax.Array, new_GX: jax.Array) -> jax.Array:
+    """old[rows] = new, in the first places of each axis behind.
+
+    Rows are in D parts that stay on their devices, and counted from 0 in each; one that its part does not have is left
+    out.
+    """
+    parts = len(rows_DG)
+    places = tuple(slice(size) for size in new_GX.shape[1:])
+
+    def put(rows_G: jax.Array, old_BX: jax.Array, new_GX: jax.Array) -> jax.Array:
+        return old_BX.at[rows_G, *places].set(new_GX, mode="drop")
+
+    split = (x.reshape(parts, -1, *x.shape[1:]) for x in (old_BX, new_GX))
+    return jax.vmap(put)(rows_DG, *split).reshape(old_BX.shape)
 
 
 def _shape(config: TransformerConfig, batch: int, slots: int) -> tuple[int, ...]:

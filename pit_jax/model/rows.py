@@ -11,6 +11,8 @@ import jax.numpy as jnp
 
 from pit_jax.batch import NODE_PARENTS
 
+NO_TOKEN = -1  # the position of a cache slot that holds none
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -40,10 +42,13 @@ class Tree:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Continuation:
-    """A piece of rows of one sequence each that begins at cache slot `slot`; a token sees real slots up to its own."""
+    """A piece of rows of one sequence each that begins at cache slot `slot`; a token sees those up to its own position,
+    whatever the order of their slots."""
 
     positions_BL: jax.Array  # int32
-    real_BS: jax.Array  # bool, cache slots that hold a token, those of this piece included
+    positions_BS: (
+        jax.Array
+    )  # int32, of the token in a cache slot, those of this piece included; NO_TOKEN: it holds none
     slot: jax.Array  # int32 scalar
 
 
@@ -59,10 +64,8 @@ def visible(rows: Rows) -> jax.Array:
     """visible_BLS, dense: whether the token in slot L sees the one in slot S."""
     match rows:
         case Continuation():
-            length, slots = rows.positions_BL.shape[1], rows.real_BS.shape[1]
-            own_L = rows.slot + jnp.arange(length, dtype=jnp.int32)
-            earlier_LS = jnp.arange(slots, dtype=jnp.int32)[None, :] <= own_L[:, None]
-            return earlier_LS[None] & rows.real_BS[:, None, :]
+            held_B1S = rows.positions_BS[:, None, :]
+            return (held_B1S != NO_TOKEN) & (held_B1S <= rows.positions_BL[:, :, None])
         case Tree():
             return _causal(rows.nodes_BL) & _above(rows.nodes_BL[:, :, None], rows.nodes_BL[:, None, :])
         case Sequences():
@@ -71,14 +74,9 @@ def visible(rows: Rows) -> jax.Array:
 
 
 def near(rows: Rows, window: int) -> jax.Array:
-    """near_BLS: whether slot S is less than `window` positions behind slot L.
-
-    With a cache, slots are counted instead: those of a prompt and its response follow one another.
-    """
-    if isinstance(rows, Continuation):
-        own_1L1 = rows.slot + jnp.arange(rows.positions_BL.shape[1], dtype=jnp.int32)[None, :, None]
-        return own_1L1 - jnp.arange(rows.real_BS.shape[1], dtype=jnp.int32)[None, None, :] < window
-    return rows.positions_BL[:, :, None] - rows.positions_BL[:, None, :] < window
+    """near_BLS: whether the token in slot S is less than `window` positions behind the one in slot L."""
+    others_BS = rows.positions_BS if isinstance(rows, Continuation) else rows.positions_BL
+    return rows.positions_BL[:, :, None] - others_BS[:, None, :] < window
 
 
 def visible_from(rows: Sequences | Tree, own_C: jax.Array, *, window: int | jax.Array | None = None) -> jax.Array:

@@ -17,9 +17,9 @@ Batch = TypeVar("Batch")
 BATCH_AXES = ("data", "fsdp")
 
 
-def row_shards(mesh: Mesh) -> int:
+def row_shards(mesh: Mesh | AbstractMesh) -> int:
     """In how many parts the rows of a batch lie, over data and fsdp."""
-    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    return 1 if mesh.empty else math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
 # Stacked blocks have a leading layer axis U.
