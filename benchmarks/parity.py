@@ -219,7 +219,7 @@ class Checkpoint:
         expected = self.torch_model.generate(**_torch_inputs(tokens_BL, mask_BL, positions=False), **asked)
         engine = Engine(self.model, DecodeSpec(NEW, eos_id=VOCAB, pad_id=0, suffix=()))  # an EOS never drawn
         prompt = jnp.asarray(tokens_BL.astype(np.int32)), jnp.asarray(mask_BL)
-        found = engine.complete(self.params, *prompt, jax.random.key(0), Sampling(temperature=0.0))
+        found = engine.complete(self.params, *prompt, jax.random.key(0), Sampling(temperature=0.0), 0)
         return np.asarray(found.tokens_BT), expected[:, LENGTH:].numpy()
 
 

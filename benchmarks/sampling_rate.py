@@ -39,7 +39,7 @@ def main() -> None:
         prompt_BP = jax.random.randint(jax.random.key(1), (ROWS, PROMPT), 5, VOCABULARY)
 
         def draw(engine: Any = engine, weights: Any = weights, prompt_BP: jax.Array = prompt_BP) -> float:
-            return seconds(lambda: engine.complete(weights, prompt_BP, prompt_BP > 0, jax.random.key(2), Sampling()))
+            return seconds(lambda: engine.complete(weights, prompt_BP, prompt_BP > 0, jax.random.key(2), Sampling(), 0))
 
         job = {"work": "sampling", "threads": os.cpu_count(), "vocabulary": VOCABULARY, "shape": SHAPES[name]}
         with Peer("torch_peer.py", {**job, "rows": ROWS, "length": PROMPT, "tokens": TOKENS}) as peer:

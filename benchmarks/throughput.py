@@ -18,7 +18,7 @@ from benchmarks import shapes
 from benchmarks.results import keep, parser_of
 from pit_jax.batch import DecodeSpec, GapBatch, SftBatch
 from pit_jax.flags import DEFAULT_CONFIG
-from pit_jax.inference.engine import complete
+from pit_jax.inference.decoding import complete
 from pit_jax.inference.sampling import Sampling
 from pit_jax.model.networks import LanguageModel, ScalarModel
 from pit_jax.model.scoring import end_scores

@@ -130,7 +130,7 @@ class Pit:
         with jax.set_mesh(self._context.mesh):
             texts = self._engine(len(prompts))
             for chunk in texts.chunks(prompts, least=self._context.data.report["layout"]["prompt_slot"]):
-                answers += draw(texts, chunk, jax.random.fold_in(jax.random.key(seed), chunk.index))
+                answers += draw(texts, chunk, jax.random.key(seed))
         return answers
 
     def _answers(
@@ -155,7 +155,8 @@ class Pit:
         size = min(most, 1 << (max(rows, 1) - 1).bit_length())
         size = -(-size // shards) * shards
         if size not in self._engines:  # each keeps what it has compiled
-            self._engines[size] = replace(self._texts, batch_size=size)
+            queue = self._texts.queue if rows > most else 1
+            self._engines[size] = replace(self._texts, batch_size=size, queue=queue)
         return self._engines[size]
 
     def _weights(self, id: StageId) -> Params:

@@ -190,7 +190,9 @@ class ImproveConfig:
     top_p: ranges.ShareAboveNone = 1.0
     """Sample among the likeliest tokens that hold this probability."""
     batch_size: ranges.Count = 256
-    """Prompts improved together."""
+    """Answers that are drawn side by side."""
+    queue: ranges.Count = 4
+    """Batches of prompts that are asked for at once: the next ones begin as soon as enough answers have ended."""
     prompts: str = ""
     """File of rows with a `prompt`, and an `answer` where there is one to improve; empty = held-out prompts."""
     limit: ranges.CountOrNone = 0

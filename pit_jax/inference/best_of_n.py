@@ -4,10 +4,9 @@ The baseline to improving that spends an equal budget of drawn tokens and needs 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from pit_jax.batch import Answer
@@ -36,9 +35,8 @@ def best_of_n(
     *,
     n: int,
 ) -> list[Best]:
-    """n answers a prompt as one decode of n rows each, side by side; the first drawn of equally good ones."""
-    many = replace(chunk, rows=jax.tree.map(lambda x: jnp.repeat(x, n, axis=0), chunk.rows), real=n * chunk.real)
-    drawn = texts.read(texts.engine.answer(policy, many.rows, key, sampling), many.real)
+    """n answers a prompt as one draw of n each, side by side; the first drawn of equally good ones."""
+    drawn = texts.answer(policy, chunk, key, sampling, samples=n)
     scores_NC = texts.scores(reward, np.repeat(prompts, n).tolist(), drawn).reshape(len(prompts), n)
     best = []
     for row, pick in enumerate(np.argmax(scores_NC, axis=1).tolist()):

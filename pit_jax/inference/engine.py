@@ -91,7 +91,7 @@ class Engine:
     ) -> Completions:
         """y ~ M(x, y_ref), otherwise as `answer`."""
         prompts = self.improver_prompt(rows, reference)
-        completions: Completions = self.complete(weights, *prompts, key, sampling, first)
+        completions: Completions = self.completing(1)(weights, *prompts, key, sampling, first)
         return completions
 
 

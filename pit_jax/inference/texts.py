@@ -33,7 +33,7 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Chunks(Sequence[Chunk]):
-    """Prompts in batches of one shape; a batch is put on the mesh when it is asked for."""
+    """Prompts in chunks of one shape; a chunk is put on the mesh when it is asked for."""
 
     arrays: dict[str, np.ndarray]
     size: int
@@ -62,22 +62,35 @@ class TextEngine:
     prompt_length: int
     """Most tokens of a prompt x, without the frame around a message."""
     batch_size: int
+    """Rows that are read together, and decoded side by side where the engine's spec says so too."""
+    queue: int = 1
+    """Batches of prompts in a chunk: those that wait take the place of rows that have ended."""
 
     def chunks(self, prompts: Sequence[str], *, longest: int = 0, least: int = 0) -> "Chunks":
-        """The prompts in batches, all in slots of one size. UserError as `prompt_arrays`.
+        """The prompts in chunks, all in slots of one size. UserError as `prompt_arrays`.
 
         `longest` (default: what the models were trained on) and `least` are tokens of a policy prompt.
         """
         longest = longest or self.prompt_length + self.template.frame_length
         arrays = prompt_arrays(self.template, prompts, longest=longest, least=least)
-        return Chunks(arrays, self.batch_size, self.mesh)
+        return Chunks(arrays, self.batch_size * self.queue, self.mesh)
 
     def answer(
-        self, params: Params, chunk: Chunk, key: jax.Array, sampling: Sampling, *, wanted: Sequence[bool] = ()
+        self,
+        params: Params,
+        chunk: Chunk,
+        key: jax.Array,
+        sampling: Sampling,
+        *,
+        wanted: Sequence[bool] = (),
+        samples: int = 1,
     ) -> list[Answer]:
-        """y ~ M(x) for the real rows of a chunk; rows that are not `wanted` (default: all are) draw nothing."""
-        rows = self._live(chunk, wanted)
-        return self.read(self.engine.answer(params, rows, key, sampling), chunk.real)
+        """y ~ M(x) for the real rows of a chunk, `samples` of each side by side; those that are not `wanted` (default:
+        all are) draw nothing. What is drawn depends on the key and on the number of the prompt, not on its chunk.
+        """
+        rows, first = self._live(chunk, wanted), chunk.first * samples
+        drawn = self.engine.answer(params, rows, key, sampling, first=first, samples=samples)
+        return self.read(drawn, chunk.real * samples)
 
     def rewrite(
         self,
@@ -92,7 +105,8 @@ class TextEngine:
         """y ~ M(x, y_ref), y_ref as tokens, EOS included or not; otherwise as `answer`."""
         asked = wanted or [True] * chunk.real
         responses = self._responses([ids if live else () for ids, live in zip(references, asked, strict=True)])
-        return self.read(self.engine.rewrite(params, self._live(chunk, wanted), responses, key, sampling), chunk.real)
+        rows = self._live(chunk, wanted)
+        return self.read(self.engine.rewrite(params, rows, responses, key, sampling, first=chunk.first), chunk.real)
 
     def read(self, drawn: Completions | Responses, real: int) -> list[Answer]:
         """The first `real` completions, or references, as answers on the host; what holds an EOS has ended."""
@@ -181,15 +195,15 @@ class TextEngine:
 
     def _responses(self, rows: Sequence[Sequence[int]]) -> Responses:
         """References of a chunk in their slot; rows that fill the batch hold none."""
-        spec, missing = self.engine.spec, self.batch_size - len(rows)
+        spec, missing = self.engine.spec, self.batch_size * self.queue - len(rows)
         arrays = response_arrays([*rows, *[()] * missing], slot=spec.response_slot, pad_id=spec.pad_id)
         return put_rows(self.mesh, Responses, arrays)
 
     def _live(self, chunk: Chunk, wanted: Sequence[bool]) -> PromptBatch:
         """The rows of a chunk with an empty prompt where nothing is to be drawn, so that a decode ends sooner."""
-        live = [*(wanted or [True] * chunk.real), *[False] * (self.batch_size - chunk.real)]
-        live_B1 = put(np.array(live)[:, None], batch_sharding(self.mesh))
         rows = chunk.rows
+        live = [*(wanted or [True] * chunk.real), *[False] * (len(rows.prompt_BP) - chunk.real)]
+        live_B1 = put(np.array(live)[:, None], batch_sharding(self.mesh))
         return replace(rows, prompt_mask_BP=rows.prompt_mask_BP & live_B1, prefix_mask_BP=rows.prefix_mask_BP & live_B1)
 
 

@@ -15,7 +15,7 @@ from pit_jax.table import Table
 SFT_POLICY, SFT_IMPROVER = StageId("sft", "policy"), StageId("sft", "improver")
 REWARD, GAP = StageId("rm", "policy"), StageId("rm", "improver")
 RL_POLICY, RL_IMPROVER = StageId("rl", "policy"), StageId("rl", "improver")
-DRAWN = ("improve.rounds", "improve.temperature", "improve.top_k", "improve.top_p", "improve.batch_size")
+DRAWN = ("improve.rounds", "improve.temperature", "improve.top_k", "improve.top_p")
 OF_IMPROVER_RL = ("improver_", "curriculum", "reward", "center_gap", "monitors.max_second", "monitors.max_dis")
 
 
@@ -208,7 +208,7 @@ STAGES: Table[Stage] = Table(
         name="spa",
         help="self-made preference pairs: DPO on a few gold pairs, then on the model's own (SPA)",
         init_from=SFT_POLICY,
-        knobs=(*knobs("spa", "ablations"), "improve.batch_size"),
+        knobs=knobs("spa", "ablations"),
         leaves="language",
         phases=spa_phases,
         in_all=never,
@@ -218,7 +218,7 @@ STAGES: Table[Stage] = Table(
         name="improve",
         help="improve the policy's answers, or those of --improve.prompts, K times",
         parents=of(RL_POLICY, RL_IMPROVER, GAP),
-        knobs=(*knobs("improve", "prompts"), "evaluate.prompts"),
+        knobs=(*knobs("improve", "prompts", "batch_size", "queue"), "evaluate.prompts"),
     ),
     built_in(
         _answer,
@@ -264,7 +264,7 @@ STAGES: Table[Stage] = Table(
         _spa_tables,
         name="spa-tables",
         help="SPA's iterations against DPO on the gold pairs and on all, with ablations trained as branches",
-        knobs=(*knobs("spa"), *section("dpo"), *section("evaluate"), "paper.temperature", "improve.batch_size"),
+        knobs=(*knobs("spa"), *section("dpo"), *section("evaluate"), "paper.temperature"),
         in_all=never,
     ),
     built_in(

@@ -44,9 +44,10 @@ def programs(shapes: Shapes, role: str) -> Iterator[Program]:
     prompts, weights = shapes.rollout_prompts(rows, slot), engine.weights
     sampling, key = Sampling(shapes.scalar()), shapes.key()
     yield Program("to_decode", engine.to_decode, (language,))
-    drawing = weights, prompts.prompt_BP, prompts.prompt_mask_BP, key, sampling
-    yield Program("draw", engine.complete, drawing)
-    completions = jax.eval_shape(engine.complete, *drawing)
+    asked = shapes.rollout_prompts(rows // samples, slot)
+    drawing = weights, asked.prompt_BP, asked.prompt_mask_BP, key, sampling, 0
+    yield Program("draw", engine.completing(samples), drawing)
+    completions = jax.eval_shape(engine.completing(samples), *drawing)
     drawn = jax.tree.map(lambda x: shapes.array(x.shape, x.dtype), completions)
     reward = reward_of(config, role)
     scored = SharedJit(make_score(policy, scalar, config, algorithm, samples=samples, reward=reward))
@@ -79,5 +80,5 @@ def _references(shapes: Shapes, engine: Engine, key: Any, sampling: Sampling) ->
         yield Program(f"improver prompts of {rows}", engine.improver_prompt, held)
     for rows, rewrite in sorted(drawn):
         row = shapes.rollout_prompts(rows, shapes.improver_slot if rewrite else shapes.layout.prompt_slot)
-        args = engine.weights, row.prompt_BP, row.prompt_mask_BP, key, sampling
+        args = engine.weights, row.prompt_BP, row.prompt_mask_BP, key, sampling, 0
         yield Program(f"references of {rows}{', rewritten' if rewrite else ''}", engine.complete, args)

@@ -60,8 +60,11 @@ class Trainer:
         key: jax.Array,
         anchor: Params | None = None,
         clock: Clock | None = None,
+        samples: int = 1,
     ) -> tuple[Completions, Experience, Metrics]:
         """Sample with `to_decode(state)`, ask the text rewards, score. `anchor`: another one than the SFT model.
+
+        Every `samples` prompts are the same one, which is read once for all of its responses.
 
         With a `clock`, what has passed until the sampling is done is its lap "rollout". It is waited for where text
         rewards wait for it too, or once the scoring is queued behind it, so that no device waits.
@@ -72,7 +75,9 @@ class Trainer:
         params = self.roles.whole(state.params)
         frozen = self.roles.frozen if anchor is None else {**self.roles.frozen, "anchor": anchor}
         sampling = Sampling(self.config.temperature)
-        drawn = self.engine.complete(weights, prompts.prompt_BP, prompts.prompt_mask_BP, key, sampling)
+        asked = prompts.prompt_BP, prompts.prompt_mask_BP
+        each = asked if samples == 1 else _first_of_each(asked, samples=samples, sharding=batch_sharding(self.mesh))
+        drawn = self.engine.completing(samples)(weights, *each, key, sampling, 0)
         if clock is not None and self.texts.rewards:
             clock.lap("rollout", drawn.tokens_BT)
         text_N, text_metrics = self.texts(prompts, drawn, triples)
@@ -101,7 +106,8 @@ class Trainer:
         triples = [self.triples[i] for i in numbers]
         key = jax.random.fold_in(self.key, round)
         moved = None if anchor is None else self.roles.policy.combine(anchor)
-        _, experience, metrics = self.rollout(state, weights, prompts, triples, key, moved, clock)
+        samples = self.supply.samples
+        _, experience, metrics = self.rollout(state, weights, prompts, triples, key, moved, clock, samples)
         return experience, metrics | (_of_providers(experience.scores_B, names=names) if improver else {})
 
     def anchor(self, state: TrainState, progress: Place) -> Params | None:
@@ -158,6 +164,14 @@ def token_counts(experience: Experience) -> tuple[jax.Array, jax.Array]:
 
 
 _of_providers = jax.jit(provider_metrics, static_argnames="names")
+
+
+@partial(jax.jit, static_argnames=("samples", "sharding"))
+def _first_of_each(prompts: tuple[jax.Array, jax.Array], samples: int, sharding: Any) -> tuple[jax.Array, jax.Array]:
+    """Tokens and mask of the first of every `samples` rows."""
+    first = (x_BP.reshape(-1, samples, x_BP.shape[1])[:, 0] for x_BP in prompts)
+    tokens_BP, mask_BP = (jax.lax.with_sharding_constraint(x_BP, sharding) for x_BP in first)
+    return tokens_BP, mask_BP
 
 
 @partial(jax.jit, static_argnames="sharding")

@@ -1,6 +1,7 @@
 """The models over texts at the smallest size: 21 prompts in chunks of 8, with answers that end and some that do not."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -21,17 +22,16 @@ CHUNK, COUNT = 8, 21
 class NotedEngine(Engine):
     """Keeps of every decode which of its rows held a prompt, and how many tokens each row drew."""
 
-    complete: Any
     decodes: list[tuple[list[bool], list[int]]]
 
     def __init__(self, model: Any, spec: Any):
         super().__init__(model, spec)
-        self.compiled, self.decodes = self.complete, []
-        self.complete = self.noted
+        self.compiled, self.decodes = self.completing, []
+        self.completing = lambda samples: partial(self.noted, samples)
 
-    def noted(self, params: Any, prompt_BP: Any, mask_BP: Any, *rest: Any) -> Any:
-        found = self.compiled(params, prompt_BP, mask_BP, *rest)
-        live_B: Any = np.asarray(mask_BP).any(axis=1)
+    def noted(self, samples: int, params: Any, prompt_BP: Any, mask_BP: Any, *rest: Any) -> Any:
+        found = self.compiled(samples)(params, prompt_BP, mask_BP, *rest)
+        live_B: Any = np.asarray(mask_BP).any(axis=1).repeat(samples)
         drawn_B: Any = np.asarray(found.mask_BT).sum(axis=1)
         self.decodes.append((live_B.tolist(), drawn_B.tolist()))
         return found
@@ -44,15 +44,16 @@ class Bench:
     world: World
     prompts: list[str] = field(default_factory=lambda: [" ".join([str(6 + i)] * (1 + i % 5)) for i in range(COUNT)])
 
-    def engine(self, mesh: tuple[int, int, int] = (1, 1, 1), *, batch_size: int = CHUNK) -> TextEngine:
+    def engine(self, mesh: tuple[int, int, int] = (1, 1, 1), *, batch_size: int = CHUNK, queue: int = 1) -> TextEngine:
         template: Any = StandInTemplate(self.world)
         return TextEngine(
-            NotedEngine(self.world.language, self.world.spec),
+            NotedEngine(self.world.language, replace(self.world.spec, rows=batch_size)),
             self.world.scalar,
             template,
             mesh_of(*mesh),
             prompt_length=self.world.prompt_slot,
             batch_size=batch_size,
+            queue=queue,
         )
 
     def policy(self, seed: int = 0) -> Any:

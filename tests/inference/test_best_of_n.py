@@ -31,7 +31,7 @@ def draws(bench: Any, texts: TextEngine, chunk: Chunk, n: int) -> list[list[Answ
     """The rows written out n times and answered: n answers a prompt."""
     columns: dict[str, Any] = {name: np.repeat(x, n, axis=0) for name, x in vars(chunk.rows).items()}
     rows = PromptBatch(**columns)
-    drawn = texts.read(texts.engine.answer(bench.policy(), rows, KEY, WARM), n * chunk.real)
+    drawn = texts.read(texts.engine.answer(bench.policy(), rows, KEY, WARM, first=n * chunk.first), n * chunk.real)
     return [drawn[i : i + n] for i in range(0, len(drawn), n)]
 
 
@@ -75,12 +75,11 @@ def test_greedy_draws_are_one_answer_n_times(bench: Any, texts: TextEngine) -> N
 def test_best_of_n_spends_about_what_improving_spends(bench: Any, texts: TextEngine) -> None:
     """n comes from the tokens of a trail: what the n answers then take misses the budget by rounding n, and by luck."""
     first = budget = 0
-    for index, chunk in enumerate(texts.chunks(bench.prompts, least=8)):
-        key = jax.random.fold_in(KEY, index)
-        originals = texts.answer(bench.policy(), chunk, key, WARM)
+    for chunk in texts.chunks(bench.prompts, least=8):
+        originals = texts.answer(bench.policy(), chunk, KEY, WARM)
         prompts = bench.prompts[chunk.first : chunk.first + chunk.real]
         trails = [Trail(prompt, original) for prompt, original in zip(prompts, originals, strict=True)]
-        extend(texts, bench.policy(1), chunk, trails, key, WARM, rounds=3)
+        extend(texts, bench.policy(1), chunk, trails, KEY, WARM, rounds=3)
         first += sum(len(trail.original.ids) for trail in trails)
         budget += sum(len(answer.ids) for trail in trails for answer in trail.answers)
     n = n_for_budget(budget, first)

@@ -11,8 +11,9 @@ import pytest
 
 from pit_jax.batch import Completions, DecodeSpec, PromptBatch, Responses
 from pit_jax.config import TransformerConfig
-from pit_jax.inference import engine as engine_module
-from pit_jax.inference.engine import Engine, complete
+from pit_jax.inference import decoding
+from pit_jax.inference.decoding import complete
+from pit_jax.inference.engine import Engine
 from pit_jax.inference.sampling import Sampling
 from pit_jax.model.networks import LanguageModel
 from pit_jax.model.rows import Sequences
@@ -175,10 +176,69 @@ def test_layers_stacked_and_apart_draw_the_same(params: Any, monkeypatch: pytest
     """As on accelerators, and as on a CPU."""
     given = params, prompts([8, 5, 1]), jax.random.key(4), Sampling(jnp.float32(1.0))
     apart = run(*given, eos_id=NEVER)
-    monkeypatch.setattr(engine_module, "on_one_cpu", lambda: False)
+    monkeypatch.setattr(decoding, "on_one_cpu", lambda: False)
     stacked = run(*given, eos_id=NEVER, model=LanguageModel(replace(CONFIG, unroll=2), VOCAB))
     np.testing.assert_array_equal(stacked.tokens_BT, apart.tokens_BT)
     np.testing.assert_allclose(stacked.logprobs_BT, apart.logprobs_BT, rtol=1e-5, atol=1e-5)
+
+
+def all_lengths(count: int) -> tuple[jax.Array, jax.Array]:
+    """Prompts of every length, two of them without a token, which end at once."""
+    return prompts([*np.random.default_rng(3).integers(1, PROMPT + 1, count - 2).tolist(), 0, 0], seed=4)
+
+
+def assert_same(found: Completions, expected: Completions) -> None:
+    for field in ("tokens_BT", "mask_BT", "ended_B"):
+        np.testing.assert_array_equal(getattr(found, field), getattr(expected, field), field)
+    np.testing.assert_allclose(found.logprobs_BT, expected.logprobs_BT, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("rows", "model"),
+    [(4, MODEL), (23, MODEL), (1, MODEL), (8, LanguageModel(replace(CONFIG, window=3), VOCAB))],
+    ids=["4", "23", "1", "8 windowed"],
+)
+def test_rows_that_take_the_next_prompts_draw_what_all_at_once_draw(params: Any, rows: int, model: Any) -> None:
+    """24 prompts: the cache's slots come round, and hold what an earlier prompt of the row has left."""
+    prompt, key, sampling = all_lengths(24), jax.random.key(3), Sampling(jnp.float32(1.0))
+    eos_id = common_token(params, prompt, key, sampling)
+    together = Engine(model, DecodeSpec(SLOT, eos_id, PAD, ())).complete(params, *prompt, key, sampling, 0)
+    turns = Engine(model, DecodeSpec(SLOT, eos_id, PAD, (), rows)).complete(params, *prompt, key, sampling, 0)
+    assert_same(turns, together)
+    assert 0 < int(together.ended_B.sum()) - 2 < 22
+
+
+def test_a_draw_depends_on_its_number_and_not_on_its_neighbours(params: Any) -> None:
+    engine: Any = Engine(MODEL, DecodeSpec(SLOT, 1, PAD, ()))
+    prompt, key, sampling = prompts([8, 5, 1, 7, 3, 8]), jax.random.key(1), Sampling(jnp.float32(1.0))
+    together = engine.complete(params, *prompt, key, sampling, 10)
+    for number in range(6):
+        alone = engine.complete(params, *(x[number : number + 1] for x in prompt), key, sampling, 10 + number)
+        assert_same(alone, jax.tree.map(lambda x, number=number: x[number : number + 1], together))
+    same = tuple(jnp.tile(x[:1], (6, 1)) for x in prompt)
+    drawn_BT = np.asarray(engine.complete(params, *same, key, sampling, 0).tokens_BT)
+    assert len({tuple(row_T) for row_T in drawn_BT.tolist()}) == 6, "one prompt, six numbers"
+
+
+@pytest.mark.parametrize("rows", [0, 6, 7])
+def test_samples_of_a_prompt_are_those_of_the_prompt_written_out(params: Any, rows: int) -> None:
+    """Three of each, side by side; 7 rows are 9, since all samples of a prompt begin together."""
+    prompt, key, sampling = all_lengths(8), jax.random.key(3), Sampling(jnp.float32(1.0))
+    eos_id = common_token(params, prompt, key, sampling)
+    engine: Any = Engine(MODEL, DecodeSpec(SLOT, eos_id, PAD, (), rows))
+    written_out = tuple(jnp.repeat(x, 3, axis=0) for x in prompt)
+    expected = Engine(MODEL, DecodeSpec(SLOT, eos_id, PAD, ())).complete(params, *written_out, key, sampling, 0)
+    assert_same(engine.completing(3)(params, *prompt, key, sampling, 0), expected)
+
+
+def test_rows_of_a_mesh_take_turns_on_their_devices(params: Any) -> None:
+    """Four parts of six prompts and two rows, with one sample and with two: the answers of one device."""
+    engine = Engine(MODEL, DecodeSpec(SLOT, 5, PAD, (), 8), mesh_of(2, 2, 2), share=2)
+    prompt, key, sampling = all_lengths(24), jax.random.key(3), Sampling(jnp.float32(1.0))
+    weights, one = engine.to_decode(params), Engine(MODEL, DecodeSpec(SLOT, 5, PAD, ()))
+    for samples in (1, 2):
+        spread = engine.completing(samples)(weights, *prompt, key, sampling, 0)
+        assert_same(spread, one.completing(samples)(params, *prompt, key, sampling, 0))
 
 
 forward_passes: list[int] = []
@@ -213,13 +273,24 @@ def test_the_loop_stops_when_the_last_row_has_ended(params: Any) -> None:
         assert int(drawn.mask_BT.sum(axis=1).max()) == steps
 
 
+def test_rows_take_turns_in_no_more_steps_than_they_need(params: Any) -> None:
+    """Two rows over four prompts whose answers fill their slot: they begin again one after the other, and together."""
+    forward_passes.clear()
+    spec = DecodeSpec(SLOT, NEVER, PAD, (), rows=2)
+    model = CountingModel(CONFIG, VOCAB)
+    asked = *prompts([8, 5, 1, 7]), jax.random.key(1), Sampling(jnp.float32(1.0)), 0
+    jax.block_until_ready(Engine(model, spec).complete(params, *asked))
+    jax.effects_barrier()
+    assert forward_passes == [PROMPT, *[1] * SLOT, PROMPT, PROMPT, *[1] * SLOT]
+
+
 def test_new_weights_prompts_keys_and_temperatures_do_not_compile_again() -> None:
     engine: Any = Engine(MODEL, DecodeSpec(4, eos_id=1, pad_id=PAD, suffix=()))
     for seed, temperature in ((0, 1.0), (1, 0.4), (2, 0.0)):
         prompt = prompts([3 + seed, 8, 1], seed)
-        engine.complete(draw(seed), *prompt, jax.random.key(seed), Sampling(jnp.float32(temperature)))
+        engine.complete(draw(seed), *prompt, jax.random.key(seed), Sampling(jnp.float32(temperature)), seed)
     assert engine.complete._cache_size() == 1
-    engine.complete(draw(0), *prompt, jax.random.key(0), Sampling(jnp.float32(1.0), top_k=2))
+    engine.complete(draw(0), *prompt, jax.random.key(0), Sampling(jnp.float32(1.0), top_k=2), 0)
     assert engine.complete._cache_size() == 2, "truncation is part of the program"
 
 
@@ -236,8 +307,8 @@ def test_a_vocabulary_that_does_not_divide_is_split_all_the_same(tied: bool) -> 
         assert matrix.size == VOCAB * CONFIG.width
         assert {shard.data.size for shard in matrix.addressable_shards} == {5 * CONFIG.width}
     for sampling in (Sampling(jnp.float32(0.0)), Sampling(jnp.float32(1.0))):
-        alone = one.complete(params, *given, jax.random.key(2), sampling)
-        spread = eight.complete(weights, *given, jax.random.key(2), sampling)
+        alone = one.complete(params, *given, jax.random.key(2), sampling, 0)
+        spread = eight.complete(weights, *given, jax.random.key(2), sampling, 0)
         np.testing.assert_array_equal(spread.tokens_BT, alone.tokens_BT)
         np.testing.assert_allclose(spread.logprobs_BT, alone.logprobs_BT, atol=1e-5)
 
@@ -248,7 +319,10 @@ def test_answering_and_rewriting_complete_their_prompts(params: Any) -> None:
     (policy, policy_mask), (prefix, prefix_mask) = prompts([5, 8, 2]), prompts([4, 1, 8], seed=1)
     nothing = jnp.zeros((3, 4), jnp.int32)
     rows = PromptBatch(policy, policy_mask, prefix, prefix_mask, nothing, nothing > 0, nothing, nothing > 0)
-    answered, expected = engine.answer(params, rows, key, warm), engine.complete(params, policy, policy_mask, key, warm)
+    answered, expected = (
+        engine.answer(params, rows, key, warm),
+        engine.complete(params, policy, policy_mask, key, warm, 0),
+    )
     np.testing.assert_array_equal(answered.tokens_BT, expected.tokens_BT)
     references = [[9, 10, 11, 1], [12, 13, 14, 15], [1]]
     tokens_BT = np.array([row + [39] * (4 - len(row)) for row in references], np.int32)
@@ -259,6 +333,6 @@ def test_answering_and_rewriting_complete_their_prompts(params: Any) -> None:
     packed = np.array([[PAD] * (slot - len(row)) + row for row in full], np.int32)
     packed_mask = np.arange(slot)[None] >= slot - np.array([[len(row)] for row in full])
     rewritten = engine.rewrite(params, rows, Responses(jnp.asarray(tokens_BT), jnp.asarray(mask_BT)), key, warm)
-    expected = engine.complete(params, jnp.asarray(packed), jnp.asarray(packed_mask), key, warm)
+    expected = engine.complete(params, jnp.asarray(packed), jnp.asarray(packed_mask), key, warm, 0)
     np.testing.assert_array_equal(rewritten.tokens_BT, expected.tokens_BT)
     np.testing.assert_array_equal(rewritten.responses.mask_BT, expected.mask_BT)

@@ -80,7 +80,7 @@ def test_every_round_rewrites_the_answer_before(bench: Any, texts: Any, improver
             rows.append([3, *map(int, trail.prompt.split()), *reference, *world.suffix])
         tokens_BL = np.array([[world.pad_id] * (slot - len(row)) + row for row in rows], np.int32)
         mask_BL = np.arange(slot)[None] >= slot - np.array([[len(row)] for row in rows])
-        drawn = texts.engine.compiled(improver, tokens_BL, mask_BL, jax.random.fold_in(KEY, k), WARM)
+        drawn = texts.engine.compiled(1)(improver, tokens_BL, mask_BL, jax.random.fold_in(KEY, k), WARM, 0)
         assert [trail.answers[k] for trail in found] == texts.read(drawn, len(found))
     ended = [answer.ended for trail in found for answer in trail.answers[:-1]]
     assert any(ended) and not all(ended), "references that end and references that fill their slot"

@@ -12,8 +12,12 @@ from pit_jax.errors import UserError
 from pit_jax.inference import sampling
 from pit_jax.inference.sampling import Sampling, check_sampling, sample, truncate
 
-draw = jax.jit(sample)
 cut = jax.jit(truncate, static_argnames=("top_k", "top_p"))
+
+
+@jax.jit
+def draw(key: jax.Array, logits_BV: jax.Array, how: Sampling) -> jax.Array:
+    return sample(jax.random.uniform(key, logits_BV.shape[:1]), logits_BV, how)
 
 
 def kept(logits: list[float], *, top_k: int = 0, top_p: float = 1.0) -> list[int]:
@@ -163,7 +167,7 @@ def test_one_program_serves_every_temperature() -> None:
     @jax.jit
     def program(logits_BV: jax.Array, how: Sampling) -> jax.Array:
         traces.append(1)
-        return sample(jax.random.key(0), logits_BV, how)
+        return sample(jnp.zeros(len(logits_BV)), logits_BV, how)
 
     logits_BV = jnp.zeros((2, 4))
     for temperature in (0.0, 0.4, 1.0):

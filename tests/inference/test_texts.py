@@ -62,11 +62,30 @@ def test_answers_do_not_depend_on_how_many_prompts_there_are(
     whole, part = (texts.chunks(prompts, least=least) for prompts in (bench.prompts, bench.prompts[:count]))
     rows = references(bench.world, 8)
     for index, chunk in enumerate(part):
-        key = jax.random.fold_in(KEY, index)
-        drawn = texts.answer(policy, whole[index], key, WARM)
-        assert texts.answer(policy, chunk, key, WARM) == drawn[: chunk.real]
-        rewritten = texts.rewrite(policy, whole[index], rows, key, WARM)
-        assert texts.rewrite(policy, chunk, rows[: chunk.real], key, WARM) == rewritten[: chunk.real]
+        drawn = texts.answer(policy, whole[index], KEY, WARM)
+        assert texts.answer(policy, chunk, KEY, WARM) == drawn[: chunk.real]
+        rewritten = texts.rewrite(policy, whole[index], rows, KEY, WARM)
+        assert texts.rewrite(policy, chunk, rows[: chunk.real], KEY, WARM) == rewritten[: chunk.real]
+
+
+@pytest.mark.parametrize(("batch_size", "queue"), [(4, 3), (16, 2)])
+def test_answers_do_not_depend_on_batches_and_their_queue(
+    bench: Any, texts: TextEngine, policy: Any, batch_size: int, queue: int
+) -> None:
+    """Three samples a prompt and rewrites of the first, by chunks of 8 prompts, and of 12 and 32 in other batches."""
+    least = bench.world.prompt_slot
+
+    def everything(texts: TextEngine) -> tuple[list[Answer], list[Answer]]:
+        drawn: list[Answer] = []
+        rewritten: list[Answer] = []
+        for chunk in texts.chunks(bench.prompts, least=least):
+            answers = texts.answer(policy, chunk, KEY, WARM, samples=3)
+            rewritten += texts.rewrite(policy, chunk, [answer.ids for answer in answers[::3]], KEY, WARM)
+            drawn += answers
+        return drawn, rewritten
+
+    expected, found = everything(texts), everything(bench.engine(batch_size=batch_size, queue=queue))
+    assert len(expected[0]) == 3 * len(bench.prompts) and found == expected
 
 
 def test_rows_that_are_not_wanted_draw_nothing_and_change_nothing(bench: Any, texts: Any, policy: Any) -> None:
@@ -138,5 +157,5 @@ def test_one_program_serves_every_temperature_model_and_chunk(bench: Any) -> Non
         chunk, key = chunks[seed], jax.random.key(seed)
         drawn = texts.answer(params, chunk, key, sampling)
         texts.rewrite(params, chunk, [answer.ids for answer in drawn], key, sampling, wanted=[True] * chunk.real)
-    assert texts.engine.compiled._cache_size() == 2
+    assert texts.engine.compiled(1)._cache_size() == 2
     assert texts.engine.improver_prompt._cache_size() == 1

@@ -17,7 +17,7 @@ from pit_jax.model.cache import Apart, Stacked
 from pit_jax.model.kernels import cudnn
 from pit_jax.model.mixing import CHUNK, mixed_by_chunks, mixed_dense
 from pit_jax.model.networks import LanguageModel, layers_apart
-from pit_jax.model.rows import Continuation, Sequences, Tree, near, visible, visible_from
+from pit_jax.model.rows import NO_TOKEN, Continuation, Sequences, Tree, near, visible, visible_from
 from pit_jax.parallel.mesh import mesh_of
 
 CONFIG = TransformerConfig(width=16, layers=2, query_heads=4, kv_heads=2, head_size=4, ffn=24)
@@ -34,11 +34,12 @@ def test_pieces_read_one_after_another_are_the_whole_rows(config: TransformerCon
     tokens_BL = jnp.asarray(rng.integers(0, 30, (3, 8)), jnp.int32)
     segments_BL = jnp.asarray(np.arange(8)[None] >= np.array([[0], [2], [5]]), jnp.int32)
     whole, real_BS = Sequences.alone(segments_BL), segments_BL > 0
+    held_BS = jnp.where(real_BS, whole.positions_BL, NO_TOKEN)
     expected_BLD = jax.jit(model.hidden)(params, tokens_BL, whole)
     decode, cache = jax.jit(model.decode), kind.empty(config, 3, 8)
     params = layers_apart(params, config.layers) if kind is Apart else params
     for start, stop in ((0, 4), (4, 7), (7, 8)):
-        rows = Continuation(whole.positions_BL[:, start:stop], real_BS, jnp.int32(start))
+        rows = Continuation(whole.positions_BL[:, start:stop], held_BS, jnp.int32(start))
         found_BLD, cache = decode(params, tokens_BL[:, start:stop], rows, cache)
         own_BL = np.asarray(real_BS)[:, start:stop]
         np.testing.assert_allclose(found_BLD[own_BL], expected_BLD[:, start:stop][own_BL], rtol=1e-5, atol=1e-5)
@@ -48,7 +49,7 @@ def test_pieces_read_one_after_another_are_the_whole_rows(config: TransformerCon
 
 def test_a_continuation_without_a_cache_is_refused() -> None:
     model = LanguageModel(CONFIG, 30)
-    rows = Continuation(jnp.zeros((1, 2), jnp.int32), jnp.ones((1, 4), bool), jnp.int32(0))
+    rows = Continuation(jnp.zeros((1, 2), jnp.int32), jnp.ones((1, 4), jnp.int32), jnp.int32(0))
     with pytest.raises(AssertionError, match="a continuation needs the cache it continues"):
         jax.eval_shape(model.hidden, jax.eval_shape(model.init, jax.random.key(0)), jnp.zeros((1, 2), jnp.int32), rows)
 

@@ -81,7 +81,7 @@ def test_a_model_decodes_over_a_mesh_as_on_one_device() -> None:
     mesh, drawn = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2)), []
     for engine in (Engine(model, SPEC), Engine(model, SPEC, mesh, share=2)):
         weights = engine.to_decode(params)
-        found = engine.complete(weights, *prompt, jax.random.key(0), Sampling(temperature=0.0))
+        found = engine.complete(weights, *prompt, jax.random.key(0), Sampling(temperature=0.0), 0)
         drawn.append(np.asarray(found.tokens_BT))
     np.testing.assert_array_equal(drawn[0], drawn[1])
     assert len(np.unique(drawn[0])) > 4

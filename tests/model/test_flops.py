@@ -13,7 +13,7 @@ from jax.extend import core
 
 from pit_jax.batch import DecodeSpec, GapBatch, Responses, RewardBatch, SftBatch
 from pit_jax.config import TransformerConfig
-from pit_jax.inference.engine import complete
+from pit_jax.inference.decoding import complete
 from pit_jax.inference.sampling import Sampling
 from pit_jax.model import scoring
 from pit_jax.model.flops import Draws, Passes, Work, answer_cost

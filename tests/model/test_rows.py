@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pit_jax.batch import NODE_PARENTS
-from pit_jax.model.rows import Continuation, Rows, Sequences, Tree, near, visible
+from pit_jax.model.rows import NO_TOKEN, Continuation, Rows, Sequences, Tree, near, visible
 
 SLOTS = 6
 
@@ -47,18 +47,16 @@ def test_a_tree_token_sees_its_ancestors_only(rows: list[list[int]]) -> None:
 
 
 @settings(deadline=None, max_examples=30)
-@given(
-    st.integers(0, 3),
-    st.lists(st.lists(st.booleans(), min_size=SLOTS, max_size=SLOTS), min_size=2, max_size=2),
-)
-def test_a_continuation_sees_the_real_slots_up_to_its_own(slot: int, real: list[list[bool]]) -> None:
-    """Three tokens from any slot on: those behind them in the cache are not written yet."""
-    rows = Continuation(jnp.zeros((2, 3), jnp.int32), jnp.asarray(real), jnp.int32(slot))
+@given(st.lists(st.permutations(range(NO_TOKEN, SLOTS - 1)), min_size=2, max_size=2), st.integers(0, 3))
+def test_a_continuation_sees_the_positions_up_to_its_own(held: list[list[int]], first: int) -> None:
+    """Three tokens, over a cache whose slots hold positions in any order, and one no token."""
+    own_L = [first, first + 1, first + 2]
+    rows = Continuation(jnp.asarray([own_L, own_L], jnp.int32), jnp.asarray(held, jnp.int32), jnp.int32(0))
     visible_BLS = np.asarray(visible(rows))
     assert visible_BLS.shape == (2, 3, SLOTS)
     for b in range(2):
         for i in range(3):
-            assert visible_BLS[b, i].tolist() == [real[b][j] and j <= slot + i for j in range(SLOTS)]
+            assert visible_BLS[b, i].tolist() == [0 <= position <= own_L[i] for position in held[b]]
 
 
 def test_positions_count_real_tokens_whatever_the_padding_side() -> None:
@@ -75,7 +73,7 @@ def test_positions_count_real_tokens_whatever_the_padding_side() -> None:
     assert rows.segments_BL is segments_BL
 
 
-def test_a_window_counts_positions_and_with_a_cache_slots() -> None:
+def test_a_window_counts_positions() -> None:
     """Window 2: a token and the one before it. In a tree the one before lies along the branch, not in the row."""
     positions_BL = jnp.asarray([[0, 1, 2, 1, 2]], jnp.int32)
     expected = [[p - q < 2 for q in (0, 1, 2, 1, 2)] for p in (0, 1, 2, 1, 2)]
@@ -84,8 +82,12 @@ def test_a_window_counts_positions_and_with_a_cache_slots() -> None:
     assert [table(near(rows, 2))[0] for rows in either] == [expected, expected]
     seen = near(Tree(positions_BL, nodes_BL), 2) & visible(Tree(positions_BL, nodes_BL))
     assert table(seen)[0][4] == [False, False, False, True, True], "beside the trunk, two deep in the other branch"
-    piece = Continuation(jnp.asarray([[7, 8]], jnp.int32), jnp.ones((1, 5), bool), jnp.int32(2))
-    assert table(near(piece, 2))[0] == [[2 - j < 2 for j in range(5)], [3 - j < 2 for j in range(5)]]
+    held = [7, 8, 4, 5, 6]  # a ring that has come round
+    piece = Continuation(jnp.asarray([[7, 8]], jnp.int32), jnp.asarray([held], jnp.int32), jnp.int32(2))
+    assert table(near(piece, 2))[0] == [
+        [7 - position < 2 for position in held],
+        [8 - position < 2 for position in held],
+    ]
 
 
 @pytest.mark.parametrize("prefilled", [1, 4])
@@ -93,7 +95,8 @@ def test_a_continuation_of_left_padded_rows_is_the_end_of_the_whole(prefilled: i
     """Cut after any slot, the pieces see what the tokens of the whole row see."""
     segments_BL = jnp.asarray([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]], jnp.int32)
     whole, real_BS = Sequences.alone(segments_BL), segments_BL > 0
-    piece = Continuation(whole.positions_BL[:, prefilled:], real_BS, jnp.int32(prefilled))
+    held_BS = jnp.where(real_BS, whole.positions_BL, NO_TOKEN)
+    piece = Continuation(whole.positions_BL[:, prefilled:], held_BS, jnp.int32(prefilled))
     own_BL = np.asarray(real_BS)[:, prefilled:]
     for of_rows in (visible, lambda rows: near(rows, 2) & visible(rows)):
         found, expected = np.asarray(of_rows(piece)), np.asarray(of_rows(whole))[:, prefilled:]
@@ -106,10 +109,10 @@ def test_rows_of_every_kind_pass_through_jit() -> None:
     kinds: list[Rows] = [
         Sequences(jnp.zeros(shape, jnp.int32), jnp.ones(shape, jnp.int32)),
         Tree(jnp.zeros(shape, jnp.int32), jnp.ones(shape, jnp.int32)),
-        Continuation(jnp.zeros(shape, jnp.int32), jnp.ones((2, 5), bool), jnp.int32(1)),
+        Continuation(jnp.zeros(shape, jnp.int32), jnp.ones((2, 5), jnp.int32), jnp.int32(1)),
     ]
     compiled: Any = jax.jit(visible)
     for rows in kinds:
         np.testing.assert_array_equal(compiled(rows), visible(rows))
-    compiled(Continuation(jnp.ones(shape, jnp.int32), jnp.zeros((2, 5), bool), jnp.int32(2)))
+    compiled(Continuation(jnp.ones(shape, jnp.int32), jnp.zeros((2, 5), jnp.int32), jnp.int32(2)))
     assert compiled._cache_size() == 3

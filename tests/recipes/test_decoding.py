@@ -1,5 +1,6 @@
 """The token loop of every program that draws moves activations alone: no collective in it is as large as a weight."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from pit_jax.config import Config, CurriculumConfig, MeshConfig
 from pit_jax.inference.engine import Engine
 from pit_jax.inference.sampling import Sampling
-from pit_jax.parallel.hlo import Collective, collectives
+from pit_jax.parallel.hlo import KINDS, Collective, collectives
 from pit_jax.parallel.sharding import named_leaves
 from pit_jax.recipes.catalogue import RL_IMPROVER, STAGES
 from pit_jax.run.programs import Program, Shapes
@@ -50,7 +51,7 @@ def drawing(shapes: Shapes) -> Iterator[Program]:
     engine = Engine(shapes.language_model, shapes.decode_spec, shapes.mesh, shapes.config.mesh.decode)
     prompts = shapes.rollout_prompts(ROWS, shapes.layout.prompt_slot)
     sampling = Sampling(shapes.scalar(), top_k=5, top_p=0.9)
-    args = engine.weights, prompts.prompt_BP, prompts.prompt_mask_BP, shapes.key(), sampling
+    args = engine.weights, prompts.prompt_BP, prompts.prompt_mask_BP, shapes.key(), sampling, 0
     yield Program("answer, truncated", engine.complete, args)
 
 
@@ -80,6 +81,20 @@ def test_no_weight_moves_inside_the_token_loop_of_any_program(world: World, make
         check(shapes, program)
 
 
+def test_rows_that_begin_again_keep_their_cache_on_their_device(world: World, make_mesh: Any) -> None:
+    """In rows for half of the prompts, what moves between devices is no part of a cache, which has slots and heads."""
+    shapes = shapes_on(world, make_mesh, (2, 2, 2), 2, 2)
+    engine = Engine(shapes.language_model, replace(shapes.decode_spec, rows=ROWS // 2), shapes.mesh, share=2)
+    prompts = shapes.rollout_prompts(ROWS, shapes.layout.prompt_slot)
+    asked = prompts.prompt_BP, prompts.prompt_mask_BP, shapes.key(), Sampling(shapes.scalar()), 0
+    text = compiled(shapes, Program("draw in turns", engine.complete, (engine.weights, *asked))).as_text()
+    size = shapes.config.transformer.head_size
+    slots = (shapes.layout.prompt_slot, shapes.layout.prompt_slot + shapes.layout.response_slot)
+    of_cache = re.compile(rf"\[(\d+,)+({'|'.join(map(str, slots))}),{size}\]")
+    moves = [line for line in text.splitlines() if re.search(rf" ({'|'.join(KINDS)})(-start)?\(", line)]
+    assert of_cache.search(text) and not any(of_cache.search(line) for line in moves)
+
+
 @pytest.mark.parametrize("place", PLACES, ids=str)
 def test_no_weight_moves_on_any_mesh(world: World, make_mesh: Any, place: Any) -> None:
     shapes = shapes_on(world, make_mesh, *place)
@@ -92,7 +107,7 @@ def test_weights_as_training_holds_them_would_be_moved(world: World, make_mesh: 
     engine = Engine(shapes.language_model, shapes.decode_spec)
     prompts = shapes.rollout_prompts(ROWS, shapes.layout.prompt_slot)
     args = shapes.params(shapes.language_model), prompts.prompt_BP, prompts.prompt_mask_BP, shapes.key()
-    found = per_token(shapes, Program("draw", engine.complete, (*args, Sampling(shapes.scalar()))))
+    found = per_token(shapes, Program("draw", engine.complete, (*args, Sampling(shapes.scalar()), 0)))
     assert max(c.largest for c in found) >= SMALLEST
 
 

@@ -105,7 +105,7 @@ def rolled(world: World, cases: Any, make_mesh: Any) -> Any:
                 models = [place(tree, param_sharding(tree, mesh)) for tree in (params, frozen)]
                 prompts: RolloutPrompts = put(world.rollout_prompts(ROWS), batch_sharding(mesh))
                 at, asked = jnp.float32(temperature), (prompts.prompt_BP, prompts.prompt_mask_BP)
-                drawn = engine.complete(models[0]["policy"], *asked, KEY, Sampling(at))
+                drawn = engine.complete(models[0]["policy"], *asked, KEY, Sampling(at), 0)
                 text_N, of_texts = texts(prompts, drawn, [Triple("7", "8", "9")] * ROWS)
                 text_B = put(text_N, batch_sharding(mesh))
                 scored = program(*models, prompts, drawn, text_B, jnp.float32(0.2))

@@ -65,9 +65,19 @@ def token_logprob(params: Any) -> jax.Array:
     return -2.0 - jnp.tanh(jnp.sum(params["w"]))
 
 
-@jax.jit
-def complete(params: Any, prompt_BP: jax.Array, mask_BP: jax.Array, key: jax.Array, sampling: Sampling) -> Completions:
+@partial(jax.jit, static_argnames="samples")
+def complete(
+    params: Any,
+    prompt_BP: jax.Array,
+    mask_BP: jax.Array,
+    key: jax.Array,
+    sampling: Sampling,
+    first: int,
+    *,
+    samples: int,
+) -> Completions:
     """Tokens that depend on the key, the prompt and the weights."""
+    prompt_BP, mask_BP = (jnp.repeat(x, samples, axis=0) for x in (prompt_BP, mask_BP))
     rows, slot = prompt_BP.shape[0], 8
     pull_B1 = jnp.mean(jnp.where(mask_BP, prompt_BP, 0).astype(jnp.float32), axis=1, keepdims=True) + params["w"][0]
     noise_BT = jax.random.uniform(key, (rows, slot)) * sampling.temperature
@@ -91,7 +101,8 @@ class ToyEngine(Engine):
     def __init__(self, model: Any, spec: DecodeSpec, *mesh: Any):
         super().__init__(model, spec)
         self.to_decode = self.decoding
-        self.complete, self.improver_prompt = complete, partial(prompts_of, spec=spec)
+        self.completing = lambda samples: partial(complete, samples=samples)
+        self.improver_prompt = partial(prompts_of, spec=spec)
 
     def decoding(self, params: Any) -> Any:
         return params

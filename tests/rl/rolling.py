@@ -46,7 +46,7 @@ class Rolling:
         """With other models: replace(rolling, frozen=...)."""
         prompts = self.prompts if prompts is None else prompts
         sampling, key = Sampling(jnp.float32(self.temperature)), jax.random.key(3)
-        drawn = self.engine.complete(self.params["policy"], prompts.prompt_BP, prompts.prompt_mask_BP, key, sampling)
+        drawn = self.engine.complete(self.params["policy"], prompts.prompt_BP, prompts.prompt_mask_BP, key, sampling, 0)
         text_B = jnp.zeros(len(prompts.prompt_BP)) if text_B is None else jnp.asarray(text_B, jnp.float32)
         found = self.score(self.params, self.frozen, prompts, drawn, text_B, jnp.float32(kl_coef))
         return Rolled(*jax.device_get((drawn, *found)))

@@ -105,7 +105,7 @@ def test_an_easy_round_holds_rejected_then_chosen_references_of_each_prompt(
 
 def greedy(engine: Any, params: Any, prompt_BP: Any, mask_BP: Any) -> list[list[int]]:
     """Answers at temperature 0, their EOS included."""
-    drawn = engine.complete(params, prompt_BP, mask_BP, jax.random.key(5), Sampling(jnp.float32(0.0)))
+    drawn = engine.complete(params, prompt_BP, mask_BP, jax.random.key(5), Sampling(jnp.float32(0.0)), 0)
     return real(drawn.tokens_BT, drawn.mask_BT)
 
 

@@ -259,11 +259,11 @@ def test_the_loss_is_the_policy_loss_plus_the_weighted_value_loss(roll: Rolling,
 
 
 def test_another_temperature_would_break_the_ratio(world: World, roll: Rolling, rolled: Rolled) -> None:
-    """What the first-minibatch check is there to notice."""
+    """What the first-minibatch check is there to notice. The mean ratio of draws is 1 in any case; squares tell."""
     config = replace(CONFIG, temperature=1.0)
     wrong = make_loss(world.language, world.scalar, config, ALGORITHMS["ppo"], slot=world.slot)
     _, metrics = jax.jit(wrong)(roll.params, rolled.experience, KEY)
-    assert abs(metrics["val/ratio"].value - 1.0) > 1e-2
+    assert metrics["policy/approxkl_avg"].value > 1e-3
 
 
 def test_junk_in_padded_slots_changes_neither_loss_nor_gradient(

@@ -4,7 +4,7 @@ All trails of a temperature share their key, so their originals: two improvers r
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -49,13 +49,16 @@ class Source:
 
 def text_engine(context: Context) -> TextEngine:
     """The engine of a run over texts."""
+    knobs = context.config.improve
+    spec = replace(context.decode_spec, rows=knobs.batch_size)
     return TextEngine(
-        engine=Engine(context.language_model, context.decode_spec, context.mesh, context.config.mesh.decode),
+        engine=Engine(context.language_model, spec, context.mesh, context.config.mesh.decode),
         scalar=context.scalar_model,
         template=context.data.template,
         mesh=context.mesh,
         prompt_length=context.config.data.prompt_length,
-        batch_size=context.config.improve.batch_size,
+        batch_size=knobs.batch_size,
+        queue=knobs.queue,
     )
 
 
@@ -218,16 +221,17 @@ class Answering:
     ) -> list[AnswerRow]:
         """The rows of a system, a chunk of prompts after the other; those that have `enough` are left as they are.
 
-        Chunk i draws from the key of the temperature and the names, folded with i.
+        All draw from the key of the temperature and the names.
         """
-        file, size = AnswerFile(self.prompts.folder, system, temperature), self.context.config.improve.batch_size
+        file, knobs = AnswerFile(self.prompts.folder, system, temperature), self.context.config.improve
+        size, key = knobs.batch_size * knobs.queue, self.key(temperature, *names)
         rows = file.rows(self.prompts.texts, keys)
         for index, first in enumerate(range(0, len(rows), size)):
             mine = rows[first : first + size]
             if not all(map(enough, mine)):
                 if not self._draws:
                     raise UserError(f"{file.path} lacks answers; draw them first, with --stage=answer")
-                draw(self.chunks[index], mine, jax.random.fold_in(self.key(temperature, *names), index))
+                draw(self.chunks[index], mine, key)
                 file.add(mine)
                 check(f"{first + len(mine)} of {len(rows)} answers are in {file.path}")
             if self._bar is not None:
@@ -254,7 +258,7 @@ class Answering:
     def _keys(self, system: SystemId, temperature: float, *digests: str, each: Sequence[str] = ()) -> list[str]:
         """What each row is drawn from: the prompt and its place, models, sampling, seed and data."""
         config, knobs = self.context.config, self.context.config.improve
-        settings = f"{temperature:g} {knobs.top_k} {knobs.top_p} {knobs.batch_size} {config.seed}"
+        settings = f"{temperature:g} {knobs.top_k} {knobs.top_p} {config.seed}"
         shared = (system.stem, settings, self.context.data.fingerprint, *digests)
         per_row = each or [""] * len(self.prompts.texts)
         return [

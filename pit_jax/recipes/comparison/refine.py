@@ -127,7 +127,7 @@ class Writer:
         weights, sampling = answering.weights(answering.source(POLICY_RL)), answering.sampling(self._temperature)
         replies: list[Answer] = []
         for chunk in chunks:
-            replies += answering.texts.answer(weights, chunk, jax.random.fold_in(key, chunk.index), sampling)
+            replies += answering.texts.answer(weights, chunk, key, sampling)
         return [answer.text for answer in replies]
 
     def count(self, text: str) -> int:

@@ -83,7 +83,7 @@ class Heldout:
         """Length, ends, KL to the SFT model in nats, and the truth's mean score, of the model in training."""
         answers, sampling = [], Sampling(TEMPERATURE)
         for chunk in bench.texts.chunks(self.prompts, least=self.least):
-            answers += bench.texts.answer(weights, chunk, jax.random.fold_in(self.key, chunk.index), sampling)
+            answers += bench.texts.answer(weights, chunk, self.key, sampling)
         ratio_N = bench.logprobs(MODEL, self.prompts, answers) - bench.logprobs(SFT, self.prompts, answers)
         scores = None if truth is None else [truth(*both) for both in _texts(self.prompts, answers)]
         return {

@@ -40,7 +40,7 @@ SAME = "all answers are the same text"
 
 @dataclass(frozen=True)
 class Sampler:
-    """Draws the samples of an iteration; chunk i draws sample k from its key, folded with k and i."""
+    """Draws the samples of an iteration, all from one key."""
 
     context: Context
     bench: Bench
@@ -51,7 +51,7 @@ class Sampler:
     def samples(self, prompts: Sequence[str], folder: Path, system: SystemId, bar: Bar) -> list[AnswerRow]:
         """A row a prompt with spa.samples answers, those in the file of the folder read from there."""
         config, texts = self.context.config.spa, self.bench.texts
-        settings = f"{config.temperature:g} {config.samples} {texts.batch_size} {self.context.config.seed}"
+        settings = f"{config.temperature:g} {config.samples} {self.context.config.seed}"
         made_by = settings, self.context.data.fingerprint, self.made_by
         keys = [digest_of(*made_by, str(index), prompt) for index, prompt in enumerate(prompts)]
         file = AnswerFile(folder, system, config.temperature)
@@ -61,11 +61,11 @@ class Sampler:
         for chunk in chunks:
             mine = rows[chunk.first : chunk.first + chunk.real]
             if any(len(row.drafts) < config.samples for row in mine):
-                for number in range(config.samples):
-                    key = jax.random.fold_in(jax.random.fold_in(self.key, number), chunk.index)
-                    for row, answer in zip(mine, texts.answer(self.weights, chunk, key, sampling), strict=True):
-                        if len(row.drafts) == number:  # not of a chunk that a kill has left in part
-                            row.add(answer)
+                answers = texts.answer(self.weights, chunk, self.key, sampling, samples=config.samples)
+                for number, row in enumerate(mine):
+                    drawn = answers[number * config.samples :][: config.samples]
+                    for answer in drawn[len(row.drafts) :]:  # the first ones may be there, since a kill
+                        row.add(answer)
                 file.add(mine)
                 check(f"{chunk.first + chunk.real} of {len(rows)} answers are in {file.path}")
             bar.advance(chunk.real)

@@ -1,6 +1,7 @@
 """What SPA puts on the mesh, compiles and costs, from shapes alone."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import jax.numpy as jnp
 
@@ -23,14 +24,15 @@ PAIRS = 60_000  # gold and own ones, where no data are known: the paper's
 def programs(shapes: Shapes, role: str) -> Iterator[Program]:
     """An iteration's: the decode, the scoring of answers, and the update beside the anchor."""
     config, network = shapes.config.spa, shapes.language_model
-    engine = Engine(network, shapes.decode_spec, shapes.mesh, shapes.config.mesh.decode)
+    improve = shapes.config.improve
+    spec = replace(shapes.decode_spec, rows=improve.batch_size)
+    engine = Engine(network, spec, shapes.mesh, shapes.config.mesh.decode)
     part, answered = shapes.partition(network, "spa-policy"), shapes.config.improve.batch_size
     params, prompts = part.combine(part.trainable), shapes.batch("prompts", answered)
     yield Program("to_decode", engine.to_decode, (params,))
-    sampling = Sampling(shapes.scalar())
-    yield Program(
-        "draw", engine.complete, (engine.weights, prompts.prompt_BP, prompts.prompt_mask_BP, shapes.key(), sampling)
-    )
+    asked, sampling = shapes.batch("prompts", answered * improve.queue), Sampling(shapes.scalar())
+    drawing = engine.weights, asked.prompt_BP, asked.prompt_mask_BP, shapes.key(), sampling, 0
+    yield Program("draw", engine.completing(config.samples), drawing)
     yield Program("score", make_logprob(network), (params, prompts, shapes.responses(answered)))
     rows = dict(vars(shapes.batch("reward", config.batch_size)))
     del rows["margin_B"]

@@ -23,7 +23,7 @@ from tests.world import MakeContext, StandInTemplate, World, finish_parents
 
 ENGINE = World().engine
 CONFIG = Config(
-    improve=ImproveConfig(rounds=2, batch_size=4),
+    improve=ImproveConfig(rounds=2, batch_size=4, queue=1),
     evaluate=EvaluateConfig(prompts=6, temperatures=(0.8,), resamples=20),
     rl=replace(Config().rl, batch_size=16, heldout_prompts=24),
 )

@@ -223,6 +223,6 @@ def test_the_engine_over_texts_is_that_of_the_run(ready: MakeContext, monkeypatc
     monkeypatch.undo()
     context = ready()
     texts = draw.text_engine(context)
-    assert texts.engine.spec == context.decode_spec and texts.scalar == context.scalar_model
+    assert texts.engine.spec == replace(context.decode_spec, rows=4) and texts.scalar == context.scalar_model
     assert (texts.template, texts.mesh) == (context.data.template, context.mesh)
-    assert (texts.prompt_length, texts.batch_size) == (context.config.data.prompt_length, 4)
+    assert (texts.prompt_length, texts.batch_size, texts.queue) == (context.config.data.prompt_length, 4, 1)

@@ -35,7 +35,7 @@ Rows = list[dict[str, Any]]
 
 
 def settings(**changes: Any) -> Config:
-    return replace(CONFIG, improve=replace(ImproveConfig(ROUNDS, batch_size=4), **changes))
+    return replace(CONFIG, improve=replace(ImproveConfig(ROUNDS, batch_size=4, queue=1), **changes))
 
 
 def asked_file(path: Path, rows: Rows) -> Path:
