@@ -33,13 +33,14 @@ class Answer:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class SftBatch:
-    """Next-token rows of one sequence each, right-padded: targets_BL[b, i] is the token after tokens_BL[b, i]."""
+    """Next-token rows of one sequence each, or of several one behind the other, right-padded: targets_BL[b, i] is the
+    token after tokens_BL[b, i]."""
 
     tokens_BL: jax.Array  # int32
     targets_BL: jax.Array  # int32
     mask_BL: jax.Array  # bool, True where the target counts in the loss
-    positions_BL: jax.Array  # int32, from 0
-    segments_BL: jax.Array  # int32, 0 = padding
+    positions_BL: jax.Array  # int32, from 0 in every sequence
+    segments_BL: jax.Array  # int32, which sequence of the row; 0 = padding
 
 
 @jax.tree_util.register_dataclass

@@ -56,7 +56,9 @@ class SftConfig:
     improver_steps: ranges.Count = 1600
     """Updates of the improver's SFT."""
     batch_size: ranges.Count = 64
-    """Examples per update."""
+    """Rows per update: examples, or with packed_width rows that hold several."""
+    packed_width: ranges.CountOrNone = 0
+    """Tokens of a row that holds several examples, one behind the other, each seeing itself alone; 0 = a row each."""
     accumulate: ranges.Count = 1
     """Micro-batches per update; the loss is normalised over all tokens of the update."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

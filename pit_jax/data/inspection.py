@@ -12,10 +12,10 @@ import numpy as np
 from pit_jax.batch import Triple
 from pit_jax.data.features import row_lengths
 from pit_jax.data.folds import TRAINING_FOLDS
+from pit_jax.data.packing import widths_of
 from pit_jax.data.rows import StoredRows
 from pit_jax.data.stream import WINDOW, Stream
 from pit_jax.data.text.contradictions import contradicted, pair_keys
-from pit_jax.data.widths import widths_of
 
 _BETWEEN_WORDS = re.compile(r"[\W_]+")
 

@@ -23,6 +23,7 @@ from pit_jax.config import DataConfig, TokenizerConfig, config_hash
 from pit_jax.data import tasks
 from pit_jax.data.features import FEATURES, KINDS, Layout, round_up, row_lengths
 from pit_jax.data.folds import FOLDS, fold_of
+from pit_jax.data.packing import widths_of
 from pit_jax.data.ragged import RaggedWriter, utf8
 from pit_jax.data.sources import Reading, stream_source
 from pit_jax.data.text.contradictions import CONTRADICTION, contradicted, pair_keys
@@ -30,7 +31,6 @@ from pit_jax.data.text.stored import TEXTS, Texts
 from pit_jax.data.text.templates import Template
 from pit_jax.data.text.tokenizers import Tokenizer, load_tokenizer, train_tokenizer
 from pit_jax.data.tokens import Tokeniser, admit
-from pit_jax.data.widths import widths_of
 from pit_jax.errors import UserError
 from pit_jax.files import write_json
 

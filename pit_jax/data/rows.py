@@ -7,7 +7,7 @@ The width of a batch is a function of the lengths of its rows alone: every host 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -97,7 +97,7 @@ class StoredRows:
         if len(self._widths) > 1:
             longest = int(row_lengths(self.kind, self._lengths(rows), len(layout.suffix)).max())
             layout = layout.narrowed(self.kind, next(width for width in self._widths if width >= longest))
-        parts = _Parts(self, rows, layout)
+        parts = Parts(self, rows, layout)
         return {name: Column((len(rows), *shape), dtype, parts, name) for name, shape, dtype in parts.fields}
 
     def count_tokens(self, rows: np.ndarray) -> int:
@@ -149,11 +149,25 @@ class JoinedRows:
         return before | {name: column[rows] for name, column in self.columns.items()}
 
 
+@runtime_checkable
+class Prepared(Protocol):
+    """Rows of prepared data, whose lengths are known and whose arrays are built when they are asked for."""
+
+    @property
+    def kind(self) -> str: ...
+
+    def built(self, rows: np.ndarray, layout: Layout) -> Arrays:
+        """The arrays of `rows`, padded as `layout` says."""
+
+    def count_tokens(self, rows: np.ndarray) -> int:
+        """Tokens of these rows, padding left out."""
+
+
 def count_tokens(rows: Rows, numbers: np.ndarray) -> int:
     """Tokens of the rows of these numbers, padding left out; 0 for rows that are not prepared data's: nobody knows."""
     if isinstance(rows, JoinedRows):
         return count_tokens(rows.rows, numbers)
-    return rows.count_tokens(numbers) if isinstance(rows, StoredRows) else 0
+    return rows.count_tokens(numbers) if isinstance(rows, Prepared) else 0
 
 
 @dataclass(frozen=True)
@@ -162,7 +176,7 @@ class Column:
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
-    parts: "_Parts"
+    parts: "Parts"
     name: str
 
     def __getitem__(self, index: Any) -> np.ndarray:
@@ -177,10 +191,10 @@ class Column:
 
 
 @dataclass(frozen=True)
-class _Parts:
+class Parts:
     """The rows of a batch; all fields of neighbouring ones are built together, and once."""
 
-    source: StoredRows
+    source: Prepared
     rows: np.ndarray
     layout: Layout
     _built: dict[tuple[int, int], Arrays] = field(default_factory=dict)

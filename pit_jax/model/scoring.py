@@ -56,13 +56,13 @@ def slot_logprobs(
 
 
 def counted_logprobs(
-    model: LanguageModel, params: Params, batch: SftBatch, *, slots: int
+    model: LanguageModel, params: Params, batch: SftBatch, *, slots: int, single: bool = True
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """(logprobs_BT, correct_BT, mask_BT) of the targets that count in the loss, at most `slots` a row.
 
-    correct_BT: whether no token is likelier than the target.
+    correct_BT: whether no token is likelier than the target. `single`: no row holds more than one sequence.
     """
-    hidden_BLD = model.hidden(params, batch.tokens_BL, Sequences(batch.positions_BL, batch.segments_BL, single=True))
+    hidden_BLD = model.hidden(params, batch.tokens_BL, Sequences(batch.positions_BL, batch.segments_BL, single))
     counted_BT = jnp.argsort(~batch.mask_BL, axis=1, stable=True)[:, :slots]
     hidden_BTD = jnp.take_along_axis(hidden_BLD, counted_BT[:, :, None], axis=1)
     targets_BT = jnp.take_along_axis(batch.targets_BL, counted_BT, axis=1)

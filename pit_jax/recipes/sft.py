@@ -1,11 +1,14 @@
 """SFT: the policy learns y_w given x, the improver learns y_w given (x, y_l) (PIT, arXiv 2310.00898)."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import jax
 
 from pit_jax.batch import SftBatch
 from pit_jax.config import Config
+from pit_jax.data.packing import PackedRows
+from pit_jax.data.rows import StoredRows
 from pit_jax.masked import Mean
 from pit_jax.model.networks import LanguageModel, Params
 from pit_jax.model.scoring import counted_logprobs
@@ -23,10 +26,18 @@ from pit_jax.training.step import Loss
 def run(context: Context) -> None:
     """The improver starts from the policy's SFT weights: both grow from one base."""
     config, role, models = context.config.sft, context.stage.role, Models(context)
-    rows, heldout = (context.data.rows(fold, f"sft-{role}") for fold in ("sft", "heldout"))
-    slots = max(rows.longest("chosen"), heldout.longest("chosen")) + 1  # and the EOS
+    alone, heldout = (context.data.rows(fold, f"sft-{role}") for fold in ("sft", "heldout"))
+    rows: StoredRows | PackedRows = alone
+    slots = max(alone.longest("chosen"), heldout.longest("chosen")) + 1  # and the EOS
+    if config.packed_width:
+        rows = PackedRows(alone, config.packed_width)
+        slots = max(slots, rows.most(alone.tokens_of("chosen") + 1))
+        context.screen.say(
+            f"{context.stage.id}: {len(alone):,} examples in {len(rows):,} rows of {rows.width} tokens, "
+            f"{rows.padding:.1%} padding"
+        )
     task = Task(
-        loss=make_loss(context.language_model, slots=slots),
+        loss=make_loss(context.language_model, slots=slots, single=not config.packed_width),
         make_batch=SftBatch,
         rows=rows,
         heldout=heldout,
@@ -41,11 +52,14 @@ def run(context: Context) -> None:
     fit(context, task, models, lambda: models.root() if before is None else models.load(before))
 
 
-def make_loss(model: LanguageModel, *, slots: int) -> Loss:
-    """Next-token loss over the answers' tokens; a row holds at most `slots` of them, and only they get logits."""
+def make_loss(model: LanguageModel, *, slots: int, single: bool = True) -> Loss:
+    """Next-token loss over the answers' tokens; a row holds at most `slots` of them, and only they get logits.
+
+    `single`: no row holds more than one example.
+    """
 
     def loss(params: Params, batch: SftBatch, key: jax.Array) -> tuple[jax.Array, dict[str, Mean]]:
-        return token_loss(*counted_logprobs(model, params, batch, slots=slots))
+        return token_loss(*counted_logprobs(model, params, batch, slots=slots, single=single))
 
     return loss
 
@@ -55,9 +69,11 @@ def steps(config: Config, role: str) -> int:
 
 
 def programs(shapes: Shapes, role: str) -> Iterator[Program]:
-    config, network = shapes.config.sft, shapes.language_model
-    loss = make_loss(network, slots=shapes.layout.response_slot)
-    optimizer, batch = make_optimizer(config.optimizer, 1), shapes.batch(f"sft-{role}", config.batch_size)
+    config, network, kind = shapes.config.sft, shapes.language_model, f"sft-{role}"
+    width, slots = _row(shapes, role)
+    loss = make_loss(network, slots=slots, single=not config.packed_width)
+    wide = replace(shapes, layout=shapes.layout.narrowed(kind, width))
+    optimizer, batch = make_optimizer(config.optimizer, 1), wide.batch(kind, config.batch_size)
     part = shapes.partition(network, f"sft-{role}")
     yield shapes.step(
         "update", loss, optimizer, part.trainable, batch, accumulate=config.accumulate, frozen=part.frozen
@@ -65,10 +81,17 @@ def programs(shapes: Shapes, role: str) -> Iterator[Program]:
 
 
 def loads(shapes: Shapes, role: str) -> Loads:
-    """Batch rows an update, trained, with logits at the answer's slots (T, a few more than the longest)."""
-    layout, config = shapes.layout, shapes.config
-    row = shapes.passes.read(layout.row_lengths[f"sft-{role}"], logits=layout.response_slot)
+    """Batch rows an update, trained, with logits at the answers' slots."""
+    config = shapes.config
+    width, slots = _row(shapes, role)
+    row = shapes.passes.read(width, logits=slots)
     return {"update": Load(steps(config, role), config.sft.batch_size * row.trained())}
+
+
+def _row(shapes: Shapes, role: str) -> tuple[int, int]:
+    """(width of a row, slots of it that get logits): T, a few more than the longest answer has; of a packed row all."""
+    width = shapes.config.sft.packed_width
+    return (width, width) if width else (shapes.layout.row_lengths[f"sft-{role}"], shapes.layout.response_slot)
 
 
 def batches(config: Config, role: str) -> Iterator[Batch]:

@@ -1,24 +1,29 @@
 """The SFT loss of a batch against a plain reading: mean negative log-likelihood of the answers and their EOS."""
 
 from dataclasses import replace
+from io import StringIO
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
+from rich.console import Console
 
 from pit_jax.batch import SftBatch
 from pit_jax.config import Config
 from pit_jax.data.features import Example
+from pit_jax.data.packing import PackedRows
 from pit_jax.data.rows import as_rows
+from pit_jax.errors import UserError
 from pit_jax.recipes import sft
 from pit_jax.recipes.catalogue import SFT_IMPROVER, SFT_POLICY
 from pit_jax.recipes.sft import make_loss
 from pit_jax.run.context import Context
 from pit_jax.run.params import Models
+from pit_jax.run.screen import Screen
 from pit_jax.run.supervised import Task
 from tests.model import plain_forward as plain
-from tests.world import MakeContext, World, finish_parents, with_junk
+from tests.world import MakeContext, StandInData, World, finish_parents, with_junk
 
 KEY = jax.random.key(0)
 
@@ -71,6 +76,43 @@ def test_tokens_in_padding_change_neither_loss_nor_gradient(world: World, params
         jax.tree.leaves(gradient(params, junk)), jax.tree.leaves(gradient(params, batch)), strict=True
     ):
         np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("kind", ["sft-policy", "sft-improver"])
+def test_packed_rows_have_the_loss_and_the_gradient_of_their_examples(
+    world: World, params: Any, examples: list[Example], kind: str
+) -> None:
+    """Six examples in rows of 40 tokens, of which none sees its neighbour."""
+    rows = StandInData(world, {"sft": examples}).rows("sft", kind)
+    several = PackedRows(rows, 40)
+    fields = several.batch(np.arange(len(several)))
+    arrays: dict[str, Any] = {name: np.asarray(column) for name, column in fields.items()}
+    packed = SftBatch(**arrays)
+    assert len(several) < 6 and packed.segments_BL.max() > 1
+
+    def value(params: Any, batch: SftBatch, single: bool) -> Any:
+        return make_loss(world.language, slots=40, single=single)(params, batch, KEY)
+
+    gradient = jax.jit(jax.value_and_grad(value, has_aux=True), static_argnums=2)
+    found, expected = gradient(params, packed, False), gradient(params, world.batch(kind, examples), True)
+    assert float(found[0][1]["loss"].count) == float(expected[0][1]["loss"].count)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_a_packed_training_says_what_it_packs(place: MakeContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks: list[Task] = []
+    told = StringIO()
+    monkeypatch.setattr(sft, "fit", lambda context, task, *_: tasks.append(task))
+    context = finish_parents(place(replace(Config(), sft=replace(Config().sft, packed_width=64)), SFT_POLICY))
+    sft.run(replace(context, screen=Screen(Console(file=told))))
+    rows = tasks[0].rows
+    assert isinstance(rows, PackedRows) and (rows.width, len(rows) < len(rows.rows)) == (64, True)
+    line = f"sft-policy: {len(rows.rows)} examples in {len(rows)} rows of 64 tokens, {rows.padding:.1%} padding"
+    assert told.getvalue().split() == line.split()
+    narrow = place(replace(context.config, sft=replace(context.config.sft, packed_width=8)), SFT_POLICY)
+    with pytest.raises(UserError, match="--sft.packed-width=8: the longest row of sft-policy has"):
+        sft.run(narrow)
 
 
 def test_the_improver_starts_from_the_policy(place: MakeContext, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,12 +16,12 @@ import numpy as np
 from pit_jax.batch import Triple
 from pit_jax.data.features import row_lengths
 from pit_jax.data.layouts import pairs
+from pit_jax.data.packing import widths_of
 from pit_jax.data.ragged import Ragged
 from pit_jax.data.rows import StoredRows
 from pit_jax.data.text.chat import Refusal
 from pit_jax.data.text.row import Unusable
 from pit_jax.data.tokens import Tokeniser
-from pit_jax.data.widths import widths_of
 from pit_jax.errors import UserError
 from pit_jax.evaluation.answers import AnswerFile, AnswerRow
 from pit_jax.evaluation.systems import SystemId
