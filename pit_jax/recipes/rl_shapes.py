@@ -48,6 +48,9 @@ def programs(shapes: Shapes, role: str) -> Iterator[Program]:
     drawing = weights, asked.prompt_BP, asked.prompt_mask_BP, key, sampling, 0
     yield Program("draw", engine.completing(samples), drawing)
     completions = jax.eval_shape(engine.completing(samples), *drawing)
+    if samples > 1:
+        each = weights, prompts.prompt_BP, prompts.prompt_mask_BP, key, sampling, 0
+        yield Program("draw, held-out", engine.complete, each)
     drawn = jax.tree.map(lambda x: shapes.array(x.shape, x.dtype), completions)
     reward = reward_of(config, role)
     scored = SharedJit(make_score(policy, scalar, config, algorithm, samples=samples, reward=reward))

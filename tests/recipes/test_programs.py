@@ -79,7 +79,8 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
     class Noted(Engine):
         def __init__(self, *args: Any):
             super().__init__(*args)
-            self.to_decode, self.complete = found.run(self.to_decode), found.run(self.complete)
+            completing = self.completing
+            self.to_decode, self.completing = found.run(self.to_decode), lambda samples: found.run(completing(samples))
             self.improver_prompt = found.run(self.improver_prompt)
 
     make_trainer = rl.make_trainer

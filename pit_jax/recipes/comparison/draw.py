@@ -224,14 +224,14 @@ class Answering:
         All draw from the key of the temperature and the names.
         """
         file, knobs = AnswerFile(self.prompts.folder, system, temperature), self.context.config.improve
-        size, key = knobs.batch_size * knobs.queue, self.key(temperature, *names)
+        size = knobs.batch_size * knobs.queue
         rows = file.rows(self.prompts.texts, keys)
         for index, first in enumerate(range(0, len(rows), size)):
             mine = rows[first : first + size]
             if not all(map(enough, mine)):
                 if not self._draws:
                     raise UserError(f"{file.path} lacks answers; draw them first, with --stage=answer")
-                draw(self.chunks[index], mine, key)
+                draw(self.chunks[index], mine, self.key(temperature, *names))
                 file.add(mine)
                 check(f"{first + len(mine)} of {len(rows)} answers are in {file.path}")
             if self._bar is not None:
