@@ -60,6 +60,8 @@ DECIDES_NOTHING = {
     "data.sources": "files, which count by their content",
     "tokenizer.path": "files, which count by their content",
     "improve.prompts": "a file, which counts by its content",
+    "improve.batch_size": "what is drawn for a prompt depends on its number, not on its batch",
+    "improve.queue": "what is drawn for a prompt depends on its number, not on its batch",
     "paper.wording": "a folder, which counts by its content",
 }
 
