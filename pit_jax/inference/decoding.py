@@ -25,7 +25,6 @@ MOST_APART = 12
 # Rows are filled again once this part of them has ended: then a pass over prompts is large enough, and few rows wait.
 REFILL = 1 / 8
 
-
 Kept = tuple[jax.Array, ...]  # tokens_NT, logprobs_NT, written_N and ended_N of all requests
 
 
@@ -119,11 +118,9 @@ class Decoder:
         asked_D = self._asked()
 
         def ready(state: State) -> jax.Array:
-            left_D = jnp.minimum(asked_D - state.waiting_D, self.refill)
-            free_D = jnp.sum(~self._parted(state.live_B), axis=1, dtype=jnp.int32)
-            return jnp.sum(jnp.minimum(free_D // self.samples * self.samples, left_D)) >= jnp.maximum(
-                jnp.sum(left_D), 1
-            )
+            wanted_D = jnp.minimum(asked_D - state.waiting_D, self.refill)
+            ready_D = jnp.minimum(self._free(state), wanted_D)
+            return (jnp.sum(wanted_D) > 0) & (jnp.sum(ready_D) == jnp.sum(wanted_D))
 
         def decoded(state: State) -> State:
             return jax.lax.while_loop(lambda state: jnp.any(state.live_B) & ~ready(state), self.step, state)
@@ -193,12 +190,10 @@ class Decoder:
     def refilled(self, state: State, asked_D: jax.Array) -> State:
         """With the next requests in rows that have ended."""
         parts, count, samples = self.parts, self.refill, self.samples
-        live_DB = self._parted(state.live_B)
-        free_D = jnp.sum(~live_DB, axis=1, dtype=jnp.int32) // samples * samples
-        begun_D = jnp.minimum(jnp.minimum(free_D, asked_D - state.waiting_D), count)
+        begun_D = jnp.minimum(jnp.minimum(self._free(state), asked_D - state.waiting_D), count)
         places_G = jnp.arange(count, dtype=jnp.int32)
         begins_DG = places_G[None] < begun_D[:, None]
-        ended_first_DG = jnp.argsort(live_DB, axis=1, stable=True)[:, :count]
+        ended_first_DG = jnp.argsort(self._parted(state.live_B), axis=1, stable=True)[:, :count]
         rows_DG = jnp.where(begins_DG, ended_first_DG, self.rows)  # there is no such row
         request_DG = state.waiting_D[:, None] + places_G[None]
         prompts_DX = jnp.minimum(request_DG[:, ::samples] // samples, self.requests // samples - 1)
@@ -255,11 +250,16 @@ class Decoder:
 
         return jax.vmap(share)(self.first + part_B + state.request_B, state.written_B)
 
+    def _free(self, state: State) -> jax.Array:
+        """free_D: rows that have ended, as many as the responses to whole prompts take."""
+        ended_D = jnp.sum(~self._parted(state.live_B), axis=1, dtype=jnp.int32)
+        return ended_D // self.samples * self.samples
+
     def _asked(self) -> jax.Array:
-        """asked_D: requests up to the last prompt that has a token."""
+        """asked_D: requests up to the last prompt that has a token, and those that the rows begin with in any case."""
         real_DQ = self._parted(jnp.any(self.prompt_mask_QP, axis=1))
         numbers_Q = jnp.arange(1, real_DQ.shape[1] + 1, dtype=jnp.int32)
-        return jnp.max(jnp.where(real_DQ, numbers_Q[None], 0), axis=1) * self.samples
+        return jnp.maximum(jnp.max(jnp.where(real_DQ, numbers_Q[None], 0), axis=1) * self.samples, self.rows)
 
     def _kept(self, state: State, kept: Kept) -> Kept:
         """What has been written so far by all requests, with what is in the rows."""

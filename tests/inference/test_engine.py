@@ -232,11 +232,15 @@ def test_samples_of_a_prompt_are_those_of_the_prompt_written_out(params: Any, ro
 
 
 def test_rows_of_a_mesh_take_turns_on_their_devices(params: Any) -> None:
-    """Four parts of six prompts and two rows, with one sample and with two: the answers of one device."""
+    """Four parts of six prompts and two rows, with one sample and with two: the answers of one device.
+
+    Then two parts have no prompt at all, and one has a single one.
+    """
     engine = Engine(MODEL, DecodeSpec(SLOT, 5, PAD, (), 8), mesh_of(2, 2, 2), share=2)
-    prompt, key, sampling = all_lengths(24), jax.random.key(3), Sampling(jnp.float32(1.0))
+    full, key, sampling = all_lengths(24), jax.random.key(3), Sampling(jnp.float32(1.0))
+    few = full[0], full[1] & (jnp.arange(24) < 7)[:, None]
     weights, one = engine.to_decode(params), Engine(MODEL, DecodeSpec(SLOT, 5, PAD, ()))
-    for samples in (1, 2):
+    for prompt, samples in ((full, 1), (full, 2), (few, 1), (few, 2)):
         spread = engine.completing(samples)(weights, *prompt, key, sampling, 0)
         assert_same(spread, one.completing(samples)(params, *prompt, key, sampling, 0))
 
