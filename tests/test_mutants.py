@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.mutants import MUTANTS, Mutant
+from benchmarks.faults import MUTANTS, Mutant
 
 TESTS = Path(__file__).resolve().parent
 
