@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from pit_jax.batch import Completions, DecodeSpec
 from pit_jax.inference.sampling import Sampling, sample
-from pit_jax.model.cache import Apart, Cache, Stacked, put_rows
+from pit_jax.model.cache import Apart, Cache, Stacked, replaced_rows
 from pit_jax.model.networks import LanguageModel, Params, has_layers_apart, layers_apart
 from pit_jax.model.placement import logits_to_rows, on_one_cpu
 from pit_jax.model.rows import NO_TOKEN, Continuation, Sequences
@@ -208,7 +208,7 @@ class Decoder:
         prompt_G = jnp.max(positions_GP, axis=1) + 1
 
         def put(old_BX: jax.Array, new_GX: jax.Array) -> jax.Array:
-            return put_rows(rows_DG, old_BX, new_GX)
+            return replaced_rows(rows_DG, old_BX, new_GX)
 
         return replace(
             state,
@@ -268,7 +268,7 @@ class Decoder:
         tokens_BT, logprobs_BT = (jnp.take_along_axis(x, ring_BT, axis=1) for x in (state.tokens_BT, state.logprobs_BT))
         requests_DB = self._parted(state.request_B)
         now = tokens_BT, logprobs_BT, state.written_B, state.ended_B
-        return tuple(put_rows(requests_DB, old, new) for old, new in zip(kept, now, strict=True))
+        return tuple(replaced_rows(requests_DB, old, new) for old, new in zip(kept, now, strict=True))
 
     def _completions(
         self, tokens_NT: jax.Array, logprobs_NT: jax.Array, written_N: jax.Array, ended_N: jax.Array

@@ -28,7 +28,7 @@ class Cache(Protocol):
         """With every row so many times, side by side."""
 
     def with_rows(self, rows_DG: jax.Array, new: Self) -> Self:
-        """With the first slots of some rows from another cache; see `put_rows`."""
+        """With the first slots of some rows from another cache; see `replaced_rows`."""
 
 
 @jax.tree_util.register_dataclass
@@ -61,7 +61,7 @@ class Stacked:
         return Stacked(*(jnp.repeat(x, times, axis=1) for x in (self.keys_UBKSH, self.values_UBKSH)))._placed()
 
     def with_rows(self, rows_DG: jax.Array, new: "Stacked") -> "Stacked":
-        put = jax.vmap(partial(put_rows, rows_DG))
+        put = jax.vmap(partial(replaced_rows, rows_DG))
         return Stacked(put(self.keys_UBKSH, new.keys_UBKSH), put(self.values_UBKSH, new.values_UBKSH))._placed()
 
 
@@ -101,10 +101,10 @@ class Apart:
         return jax.tree.map(partial(jnp.repeat, repeats=times, axis=0), self)
 
     def with_rows(self, rows_DG: jax.Array, new: "Apart") -> "Apart":
-        return jax.tree.map(partial(put_rows, rows_DG), self, new)
+        return jax.tree.map(partial(replaced_rows, rows_DG), self, new)
 
 
-def put_rows(rows_DG: jax.Array, old_BX: jax.Array, new_GX: jax.Array) -> jax.Array:
+def replaced_rows(rows_DG: jax.Array, old_BX: jax.Array, new_GX: jax.Array) -> jax.Array:
     """old[rows] = new, in the first places of each axis behind.
 
     Rows are in D parts that stay on their devices, and counted from 0 in each; one that its part does not have is left

@@ -46,9 +46,7 @@ class Continuation:
     whatever the order of their slots."""
 
     positions_BL: jax.Array  # int32
-    positions_BS: (
-        jax.Array
-    )  # int32, of the token in a cache slot, those of this piece included; NO_TOKEN: it holds none
+    positions_BS: jax.Array  # int32, of the token in a cache slot, those of this piece included, or NO_TOKEN
     slot: jax.Array  # int32 scalar
 
 
