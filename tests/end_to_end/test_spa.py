@@ -1,6 +1,7 @@
 """SPA on the micro run: what a person finds, that kills at any place cost no bit, and what is refused."""
 
 import json
+import math
 import re
 import shutil
 from collections.abc import Callable
@@ -138,8 +139,10 @@ def test_phases_follow_each_other_from_the_sft_model(spa: tuple[Path, str]) -> N
     assert {parent["sft"] for parent in parents} == {sft}
     assert len({sft, *(marker["digest"] for marker in done)}) == 4
     assert json.loads((spa[0] / "spa-policy" / "done.json").read_text())["digest"] == done[2]["digest"]
-    for phase, updates in zip(PHASES, (9, 8, 8), strict=True):
+    size = json.loads((spa[0] / "spa-policy" / "config.json").read_text())["spa.batch_size"]
+    for phase in PHASES:
         found = manifest(spa[0], phase)
+        updates = 9 if phase == "seed" else math.ceil(found["pairs"]["count"] / size)  # how many make a pair is drawn
         assert found["training"]["updates"] == updates and found["held-out"]["prompts"] == 75
         assert (0 < found["training"]["noisy"] < 0.5) == (phase != "seed")
         assert phase == "seed" or 0 <= found["labels"]["against gold"]["accuracy"] <= 1

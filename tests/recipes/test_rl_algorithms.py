@@ -46,7 +46,7 @@ def declared() -> Iterator[None]:
 
 
 def config_of(name: str, role: str) -> Config:
-    base = Config(seed=1)  # with which some answers end before their slot does
+    base = Config(seed=3)  # with which some answers end before their slot does
     asked: dict[str, Any] = {f"{role}_algorithm": name, f"{role}_rewards": ("words:0.1", "low")}
     knobs: dict[str, Any] = {
         "batch_size": BATCH,
