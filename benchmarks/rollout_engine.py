@@ -7,7 +7,6 @@ prompts, against batches of 64 of which each waits for its longest answer. `samp
 of 16 prompts of 512, which are read once, against 64 prompts.
 """
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -18,8 +17,8 @@ import numpy as np
 from rich.console import Console
 
 from benchmarks.peers import Turns, table_of
-from benchmarks.results import keep, parser_of
-from benchmarks.shapes import SHAPES, VOCABULARY, peak_flops, seconds, shape_of
+from benchmarks.results import keep
+from benchmarks.shapes import VOCABULARY, limits, peak_flops, seconds, shape_of, shapes_parser
 from pit_jax.batch import DecodeSpec
 from pit_jax.inference.engine import Engine
 from pit_jax.inference.sampling import Sampling
@@ -90,10 +89,7 @@ def samples(name: str) -> Turn:
 
 
 def main() -> None:
-    parser = parser_of(__doc__)
-    parser.add_argument("--shapes", nargs="+", default=["1.8M", "10M"], choices=list(SHAPES))
-    parser.add_argument("--times", type=int, default=5, help="pairs of draws")
-    given = parser.parse_args()
+    given = shapes_parser(__doc__, ["1.8M", "10M"], 5, "draws").parse_args()
     keep_freed_memory()
     peak, turned = peak_flops(), {}
     for name in given.shapes:
@@ -102,7 +98,7 @@ def main() -> None:
             turns = Turns.of(ours, without, given.times)
             turned[f"{work.__name__}, {name}"] = turns.figures(tokens=tokens, flops=flops, peak=peak)
     Console().print(table_of(f"draws with it and without, in turns, n = {given.times}", turned))
-    keep(given.results, "rollout_engine", {"threads": os.cpu_count(), "peak GFLOP/s": round(peak / 1e9), **turned})
+    keep(given.results, "rollout_engine", {**limits(peak), **turned})
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ import jax
 from rich.console import Console
 
 from benchmarks.peers import Peer, Turns, table_of
-from benchmarks.results import keep, parser_of
-from benchmarks.shapes import SHAPES, VOCABULARY, peak_flops, seconds, shape_of
+from benchmarks.results import keep
+from benchmarks.shapes import SHAPES, VOCABULARY, limits, peak_flops, seconds, shape_of, shapes_parser
 from pit_jax.batch import DecodeSpec
 from pit_jax.inference.engine import Engine
 from pit_jax.inference.sampling import Sampling
@@ -26,10 +26,7 @@ ROWS, PROMPT, TOKENS = 64, 64, 96
 
 
 def main() -> None:
-    parser = parser_of(__doc__)
-    parser.add_argument("--shapes", nargs="+", default=["1.8M", "10M"], choices=list(SHAPES))
-    parser.add_argument("--times", type=int, default=5, help="pairs of draws")
-    given = parser.parse_args()
+    given = shapes_parser(__doc__, ["1.8M", "10M"], 5, "draws").parse_args()
     keep_freed_memory()
     versions, peak, turned = {}, peak_flops(), {}
     for name in given.shapes:
@@ -49,8 +46,7 @@ def main() -> None:
         turned[name] = turns.figures(tokens=ROWS * TOKENS, flops=flops, peak=peak)
     title = f"{TOKENS} tokens behind {ROWS} prompts of {PROMPT}, in turns, n = {given.times}"
     Console().print(table_of(title, turned))
-    machine = {"threads": os.cpu_count(), "peak GFLOP/s": round(peak / 1e9)}
-    keep(given.results, "sampling_rate", {**machine, **versions, **turned})
+    keep(given.results, "sampling_rate", {**limits(peak), **versions, **turned})
 
 
 if __name__ == "__main__":

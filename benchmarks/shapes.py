@@ -1,12 +1,15 @@
 """Llama-like models that speed is measured with, a vocabulary of 8,192; and what this machine can do at most."""
 
+import argparse
+import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 
+from benchmarks.results import parser_of
 from pit_jax.architecture import TransformerConfig
 
 VOCABULARY = 8192
@@ -16,6 +19,14 @@ SHAPES = {  # by millions of weights: width, layers, heads, feed-forward
     "40M": (640, 7, 10, 1728),
 }
 SIDE = 2048  # of the matrices whose product is the peak: 16 MiB each, 17 GFLOP
+
+
+def shapes_parser(description: str | None, shapes: Sequence[str], times: int, turn: str) -> argparse.ArgumentParser:
+    """The flags of a benchmark in turns over shapes: --shapes and --times, so many pairs of a `turn`, by default."""
+    parser = parser_of(description)
+    parser.add_argument("--shapes", nargs="+", default=list(shapes), choices=list(SHAPES))
+    parser.add_argument("--times", type=int, default=times, help=f"pairs of {turn}")
+    return parser
 
 
 def shape_of(name: str) -> TransformerConfig:
@@ -46,3 +57,8 @@ def peak_flops(times: int = 5) -> float:
     product = jax.jit(jnp.matmul)
     jax.block_until_ready(product(one, one))
     return 2.0 * SIDE**3 / statistics.median(seconds(lambda: product(one, one)) for _ in range(times))
+
+
+def limits(peak: float) -> dict[str, int | None]:
+    """What is kept of the machine beside figures of speed: its threads, and its peak (operations a second)."""
+    return {"threads": os.cpu_count(), "peak GFLOP/s": round(peak / 1e9)}

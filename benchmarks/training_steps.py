@@ -16,8 +16,8 @@ import jax.numpy as jnp
 from rich.console import Console
 
 from benchmarks.peers import Peer, Turns, table_of
-from benchmarks.results import keep, parser_of
-from benchmarks.shapes import SHAPES, VOCABULARY, peak_flops, seconds, shape_of
+from benchmarks.results import keep
+from benchmarks.shapes import SHAPES, VOCABULARY, limits, peak_flops, seconds, shape_of, shapes_parser
 from pit_jax.batch import RewardBatch, SftBatch
 from pit_jax.config import OptimizerConfig
 from pit_jax.model.flops import Passes
@@ -77,10 +77,8 @@ def updates(params: Any, loss: Loss, batch: Any) -> Callable[[], float]:
 
 
 def main() -> None:
-    parser = parser_of(__doc__)
-    parser.add_argument("--shapes", nargs="+", default=list(SHAPES), choices=list(SHAPES))
+    parser = shapes_parser(__doc__, list(SHAPES), 9, "updates")
     parser.add_argument("--steps", nargs="+", default=list(WORK), choices=list(WORK))
-    parser.add_argument("--times", type=int, default=9, help="pairs of updates")
     given = parser.parse_args()
     keep_freed_memory()
     versions, peak, turned = {}, peak_flops(), {}
@@ -93,9 +91,8 @@ def main() -> None:
                 versions = peer.ready
                 turns = Turns.of(updates(params, loss, batch), peer.seconds, given.times)
             turned[f"{step} {name}"] = turns.figures(tokens=rows * LENGTH, flops=flops, peak=peak)
-    machine = {"threads": os.cpu_count(), "peak GFLOP/s": round(peak / 1e9)}
     Console().print(table_of(f"updates in turns, n = {given.times}; peak {peak / 1e9:.0f} GFLOP/s", turned))
-    keep(given.results, "training_steps", {**machine, **versions, **turned})
+    keep(given.results, "training_steps", {**limits(peak), **versions, **turned})
 
 
 if __name__ == "__main__":

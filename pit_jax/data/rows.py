@@ -150,7 +150,7 @@ class JoinedRows:
 
 
 @runtime_checkable
-class Prepared(Protocol):
+class BuiltRows(Protocol):
     """Rows of prepared data, whose lengths are known and whose arrays are built when they are asked for."""
 
     @property
@@ -167,7 +167,7 @@ def count_tokens(rows: Rows, numbers: np.ndarray) -> int:
     """Tokens of the rows of these numbers, padding left out; 0 for rows that are not prepared data's: nobody knows."""
     if isinstance(rows, JoinedRows):
         return count_tokens(rows.rows, numbers)
-    return rows.count_tokens(numbers) if isinstance(rows, Prepared) else 0
+    return rows.count_tokens(numbers) if isinstance(rows, BuiltRows) else 0
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,7 @@ class Column:
 class Parts:
     """The rows of a batch; all fields of neighbouring ones are built together, and once."""
 
-    source: Prepared
+    source: BuiltRows
     rows: np.ndarray
     layout: Layout
     _built: dict[tuple[int, int], Arrays] = field(default_factory=dict)

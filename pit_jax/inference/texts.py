@@ -66,6 +66,11 @@ class TextEngine:
     queue: int = 1
     """Batches of prompts in a chunk: those that wait take the place of rows that have ended."""
 
+    @property
+    def chunk_size(self) -> int:
+        """Prompts of a chunk."""
+        return self.batch_size * self.queue
+
     def chunks(self, prompts: Sequence[str], *, longest: int = 0, least: int = 0) -> "Chunks":
         """The prompts in chunks, all in slots of one size. UserError as `prompt_arrays`.
 
@@ -73,7 +78,7 @@ class TextEngine:
         """
         longest = longest or self.prompt_length + self.template.frame_length
         arrays = prompt_arrays(self.template, prompts, longest=longest, least=least)
-        return Chunks(arrays, self.batch_size * self.queue, self.mesh)
+        return Chunks(arrays, self.chunk_size, self.mesh)
 
     def answer(
         self,
@@ -195,7 +200,7 @@ class TextEngine:
 
     def _responses(self, rows: Sequence[Sequence[int]]) -> Responses:
         """References of a chunk in their slot; rows that fill the batch hold none."""
-        spec, missing = self.engine.spec, self.batch_size * self.queue - len(rows)
+        spec, missing = self.engine.spec, self.chunk_size - len(rows)
         arrays = response_arrays([*rows, *[()] * missing], slot=spec.response_slot, pad_id=spec.pad_id)
         return put_rows(self.mesh, Responses, arrays)
 
