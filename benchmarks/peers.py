@@ -62,9 +62,9 @@ class Turns:
         pairs = [(ours(), theirs()) for _ in range(1 + times)][1:]
         return Turns([pair[0] for pair in pairs], [pair[1] for pair in pairs])
 
-    def figures(self, *, tokens: int, flops: float, peak: float) -> dict[str, Any]:
-        """Tokens a second of both, by how many times we are faster (median, least and largest), and our share of the
-        peak (operations a second) of work that has so many tokens and operations."""
+    def figures(self, *, tokens: int, floor: float) -> dict[str, Any]:
+        """Tokens a second of both, by how many times we are faster (median, least and largest), and which share of our
+        seconds the floor is, of work that has so many tokens."""
         ratios = [theirs / ours for ours, theirs in zip(self.ours, self.theirs, strict=True)]
         ours, theirs = statistics.median(self.ours), statistics.median(self.theirs)
         return {
@@ -72,17 +72,17 @@ class Turns:
             "peer": round(tokens / theirs),
             "ratio": round(statistics.median(ratios), 2),
             "of": [round(min(ratios), 2), round(max(ratios), 2)],
-            "share of peak": round(flops / ours / peak, 2),
+            "floor": round(floor / ours, 2),
         }
 
 
 def table_of(title: str, figures: Mapping[str, Mapping[str, Any]]) -> Table:
     """The figures of turns by their names."""
     table = Table(title=title)
-    for column in ("work", "ours, tokens/s", "peer", "ratio", "least to most", "share of peak"):
+    for column in ("work", "ours, tokens/s", "peer", "ratio", "least to most", "floor"):
         table.add_column(column, justify="right")
     for name, found in figures.items():
         least, most = found["of"]
         cells = f"{found['ours']:,}", f"{found['peer']:,}", f"{found['ratio']:.2f}", f"{least} to {most}"
-        table.add_row(name, *cells, f"{found['share of peak']:.0%}")
+        table.add_row(name, *cells, f"{found['floor']:.0%}")
     return table

@@ -16,9 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
+from benchmarks.limits import Limits, seconds
 from benchmarks.peers import Turns, table_of
 from benchmarks.results import keep
-from benchmarks.shapes import VOCABULARY, limits, peak_flops, seconds, shape_of, shapes_parser
+from benchmarks.shapes import VOCABULARY, shape_of, shapes_parser
+from pit_jax.architecture import TransformerConfig
 from pit_jax.batch import DecodeSpec
 from pit_jax.inference.engine import Engine
 from pit_jax.inference.sampling import Sampling
@@ -49,13 +51,13 @@ class Ending(LanguageModel):
         return jnp.where((rows.positions_BL >= LAST)[:, :, None], end_D[None, None], hidden_BLD), cache
 
 
-def queue(name: str) -> Turn:
-    model, rng = Ending(shape_of(name), VOCABULARY), np.random.default_rng(0)
+def queue(shape: TransformerConfig) -> Turn:
+    model, rng = Ending(shape, VOCABULARY), np.random.default_rng(0)
     lengths_N1 = rng.integers(SHORTEST, LONGEST + 1, (PROMPTS, 1))
     mask_NP = jnp.asarray(np.arange(LONGEST)[None] >= LONGEST - lengths_N1)
     prompt_NP = jnp.asarray(rng.integers(2, VOCABULARY, (PROMPTS, LONGEST)), jnp.int32)
     engines = [Engine(model, DecodeSpec(LONGEST, EOS, PAD, (), rows)) for rows in (ROWS, 0)]
-    weights, rest = engines[0].to_decode(model.init(jax.random.key(0))), (jax.random.key(1), Sampling())
+    weights, rest = engines[0].to_decode(jax.jit(model.init)(jax.random.key(0))), (jax.random.key(1), Sampling())
 
     def all_of(engine: Engine, size: int) -> list[Any]:
         starts = range(0, PROMPTS, size)
@@ -71,10 +73,10 @@ def queue(name: str) -> Turn:
     return ours, without, tokens, flops
 
 
-def samples(name: str) -> Turn:
-    model = LanguageModel(shape_of(name), VOCABULARY)
+def samples(shape: TransformerConfig) -> Turn:
+    model = LanguageModel(shape, VOCABULARY)
     engine: Any = Engine(model, DecodeSpec(ANSWER, -1, PAD, ()))
-    weights, rest = engine.to_decode(model.init(jax.random.key(0))), (jax.random.key(1), Sampling(), 0)
+    weights, rest = engine.to_decode(jax.jit(model.init)(jax.random.key(0))), (jax.random.key(1), Sampling(), 0)
     once_BP = jax.random.randint(jax.random.key(2), (ROWS // SAMPLES, PROMPT), 5, VOCABULARY)
     each_BP = jnp.repeat(once_BP, SAMPLES, axis=0)
     passes = Passes(model.config, VOCABULARY)
@@ -91,14 +93,14 @@ def samples(name: str) -> Turn:
 def main() -> None:
     given = shapes_parser(__doc__, ["1.8M", "10M"], 5, "draws").parse_args()
     keep_freed_memory()
-    peak, turned = peak_flops(), {}
+    limits, turned = Limits.measured(given.dtype), {}
     for name in given.shapes:
         for work in (queue, samples):
-            ours, without, tokens, flops = work(name)
+            ours, without, tokens, flops = work(shape_of(name, given.dtype))
             turns = Turns.of(ours, without, given.times)
-            turned[f"{work.__name__}, {name}"] = turns.figures(tokens=tokens, flops=flops, peak=peak)
+            turned[f"{work.__name__}, {name}"] = turns.figures(tokens=tokens, floor=limits.floor(flops))
     Console().print(table_of(f"draws with it and without, in turns, n = {given.times}", turned))
-    keep(given.results, "rollout_engine", {**limits(peak), **turned})
+    keep(given.results, "rollout_engine", {**limits.kept(), "dtype": given.dtype, **turned})
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import shapes
+from benchmarks import limits
 from benchmarks.results import keep, parser_of
 from pit_jax.batch import DecodeSpec, GapBatch, SftBatch
 from pit_jax.flags import DEFAULT_CONFIG
@@ -34,7 +34,7 @@ def seconds(program: Callable[..., Any], *arguments: Any) -> float:
     """Median seconds of a call, compiled and warmed up."""
     compiled = jax.jit(program)
     jax.block_until_ready(compiled(*arguments))
-    return float(np.median([shapes.seconds(lambda: compiled(*arguments)) for _ in range(REPEATS)]))
+    return float(np.median([limits.seconds(lambda: compiled(*arguments)) for _ in range(REPEATS)]))
 
 
 def sft_seconds(model: LanguageModel, batch: int) -> float:

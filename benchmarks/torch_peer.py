@@ -1,6 +1,6 @@
 """Work that torch and transformers do beside this project: a Llama of a shape, trained or sampled from.
 
-    python benchmarks/torch_peer.py '{"work": "sft", "threads": 2, "vocabulary": 8192, "shape": [128, 4, 4, 344], ..}'
+    python benchmarks/torch_peer.py '{"work": "sft", "device": "cpu", "shape": [128, 4, 4, 344], ..}'
 
 See benchmarks/peers.py. It imports nothing of the project.
 """
@@ -34,11 +34,13 @@ def config_of(job: dict[str, Any]) -> LlamaConfig:
 
 
 def training(job: dict[str, Any]) -> Callable[[], None]:
-    """An update by AdamW with clipping: of next tokens, or of pairs by Bradley-Terry."""
-    tokens_BL = torch.randint(5, job["vocabulary"], (job["rows"], job["length"]))
+    """An update by AdamW with clipping: of next tokens, or of pairs by Bradley-Terry. Weights are float32; products are
+    of the job's dtype, by autocast."""
+    tokens_BL = torch.randint(5, job["vocabulary"], (job["rows"], job["length"]), device=job["device"])
     model = (LlamaForCausalLM if job["work"] == "sft" else LlamaForSequenceClassification)(config_of(job))
-    model.train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    model.train().to(job["device"])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=job["device"] == "cuda")
+    halved = job["dtype"] == "bfloat16"
 
     def loss() -> torch.Tensor:
         if job["work"] == "sft":
@@ -49,7 +51,9 @@ def training(job: dict[str, Any]) -> Callable[[], None]:
 
     def update() -> None:
         optimizer.zero_grad()
-        loss().backward()
+        with torch.autocast(job["device"], torch.bfloat16, enabled=halved):
+            found = loss()
+        found.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
 
@@ -58,8 +62,8 @@ def training(job: dict[str, Any]) -> Callable[[], None]:
 
 def sampling(job: dict[str, Any]) -> Callable[[], None]:
     """So many tokens behind prompts of `length`, at temperature 1 from the whole vocabulary."""
-    tokens_BL = torch.randint(5, job["vocabulary"], (job["rows"], job["length"]))
-    model = LlamaForCausalLM(config_of(job)).eval()
+    tokens_BL = torch.randint(5, job["vocabulary"], (job["rows"], job["length"]), device=job["device"])
+    model = LlamaForCausalLM(config_of(job)).eval().to(job["device"], getattr(torch, job["dtype"]))
     new = job["tokens"]
 
     def draw() -> None:
@@ -78,4 +82,6 @@ if __name__ == "__main__":
     for _ in sys.stdin:
         start = time.perf_counter()
         work()
+        if job["device"] == "cuda":
+            torch.cuda.synchronize()
         print(json.dumps({"seconds": time.perf_counter() - start}), flush=True)

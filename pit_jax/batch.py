@@ -7,6 +7,7 @@ Dimension key (suffix of every array name):
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 
@@ -78,6 +79,17 @@ class SpaBatch:
     rejected_BL: jax.Array  # int32
     rejected_segments_BL: jax.Array  # int32
     wrong_B: jax.Array  # bool, the truth prefers the rejected answer; False where no truth is known
+
+
+TREE_COUNTS = (1, 2, 4)  # nodes of each depth of a gap tree: the trunk, two references, two candidates behind each
+
+
+class TreeSlots(NamedTuple):
+    """The most tokens of the nodes of a gap tree."""
+
+    trunk: int
+    reference: int  # with the suffix behind it
+    candidate: int  # with its EOS
 
 
 @jax.tree_util.register_dataclass

@@ -126,6 +126,12 @@ def _reward_rows(examples: Sequence[Example], layout: Layout) -> Arrays:
     return arrays | {"margin_B": np.array([example.margin for example in examples], np.float32)}
 
 
+def tree_slots(layout: Layout) -> nodes.TreeSlots:
+    """The most tokens of the nodes of a gap row."""
+    answer = layout.response_slot
+    return nodes.TreeSlots(layout.prompt_slot, answer - 1 + len(layout.suffix), answer)
+
+
 def _gap_rows(examples: Sequence[Example], layout: Layout) -> Arrays:
     shape = (len(examples), layout.row_lengths["gap"])
     tokens, positions = np.full(shape, layout.pad_id, np.int32), np.zeros(shape, np.int32)

@@ -15,13 +15,14 @@ from pit_jax.batch import Completions, DecodeSpec
 from pit_jax.inference.sampling import Sampling, sample
 from pit_jax.model.cache import Apart, Cache, Stacked, replaced_rows
 from pit_jax.model.networks import LanguageModel, Params, has_layers_apart, layers_apart
-from pit_jax.model.placement import logits_to_rows, on_one_cpu
+from pit_jax.model.placement import logits_to_rows, on_one_device, platform
 from pit_jax.model.rows import NO_TOKEN, Continuation, Sequences
 from pit_jax.model.scoring import token_logprobs
 from pit_jax.parallel.sharding import P, constrain, row_shards
 
-# Layers that a CPU has apart (model/cache.py): 30 of them take 27 seconds of one core to compile, scanned ones 4.
-MOST_APART = 12
+# Layers that one device has apart at most (model/cache.py): on a CPU 30 of them take 27 seconds to compile, and scanned
+# ones 4. A TPU reads a layer where it lies in a stack.
+MOST_APART = {"cpu": 12, "gpu": 48, "tpu": 0}
 # Rows are filled again once this part of them has ended: then a pass over prompts is large enough, and few rows wait.
 REFILL = 1 / 8
 
@@ -68,7 +69,7 @@ def complete(
 
     At most `spec.rows` are decoded at a time, and the others wait. A prompt is read once for all of its responses.
     """
-    if on_one_cpu() and model.config.layers <= MOST_APART:
+    if on_one_device() and model.config.layers <= MOST_APART[platform()]:
         weights = layers_apart(weights, model.config.layers)
     prompts = len(prompt_QP)
     parts = row_shards(jax.sharding.get_abstract_mesh())

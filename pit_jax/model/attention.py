@@ -13,7 +13,7 @@ from pit_jax.model.adapters import Adapter, updated
 from pit_jax.model.cache import Cache, Layer
 from pit_jax.model.kernels.cudnn import cudnn_refusal, mixed_by_cudnn
 from pit_jax.model.kernels.splash import BLOCK, mixed_by_splash, splash_refusal
-from pit_jax.model.mixing import CHUNK, mixed_by_chunks, mixed_dense
+from pit_jax.model.mixing import CHUNK, mixed_by_chunks, mixed_by_nodes, mixed_dense
 from pit_jax.model.norms import RmsNorm
 from pit_jax.model.placement import (
     heads_to_rows,
@@ -38,10 +38,10 @@ def windowed_layers(config: TransformerConfig) -> tuple[bool, ...]:
 
 
 def way_of(config: TransformerConfig, rows: Sequences | Tree) -> str:
-    """dense, chunks, splash or cudnn, for the devices that the program is traced for (placement.platform).
+    """dense, chunks, nodes, splash or cudnn, for the devices that the program is traced for (placement.platform).
 
     A token of a gap tree sees nodes that lie apart in its row and not those between, which the kernels' masks cannot
-    say without an array of [L, L] for every row: on all platforms a tree is mixed in chunks of queries.
+    say without an array of [L, L] for every row: on all platforms a tree is mixed by nodes, or in chunks of queries.
 
     Raises UserError where a kernel that is asked for by name cannot be had.
     """
@@ -55,6 +55,8 @@ def way_of(config: TransformerConfig, rows: Sequences | Tree) -> str:
     }
     if reasons.get(asked):
         raise UserError(f"--transformer.attention={asked}: {reasons[asked]}; choose auto, dense or chunks")
+    if isinstance(rows, Tree) and rows.slots is not None:
+        return "nodes"
     if isinstance(rows, Tree):
         return "chunks" if asked != "auto" or length > CHUNK else "dense"
     if asked != "auto":
@@ -187,15 +189,17 @@ class Attention(nnx.Module):
             return mixed_dense(*operands, self._seen(rows, layer), cap=config.attention_softcap)
         if isinstance(rows, Sequences) and way != "chunks":
             return self._mixed_by_kernel(*operands, rows, layer, way)
-        windowed_U, whole = jnp.asarray(windowed_layers(config)), rows
-        beyond = jnp.iinfo(jnp.int32).max
+        window, cap = self._window(layer), config.attention_softcap
+        if isinstance(rows, Tree) and rows.slots is not None:
+            return mixed_by_nodes(*operands, rows.positions_BL, rows.nodes_BL, rows.slots, window=window, cap=cap)
+        return mixed_by_chunks(*operands, partial(visible_from, rows, window=window), cap=cap)
 
-        def visible_of(own_C: jax.Array) -> jax.Array:
-            if not any(windowed_layers(config)):
-                return visible_from(whole, own_C)
-            return visible_from(whole, own_C, window=jnp.where(windowed_U[layer], config.window, beyond))
-
-        return mixed_by_chunks(*operands, visible_of, cap=config.attention_softcap)
+    def _window(self, layer: Layer) -> jax.Array | None:
+        """That of a layer, without end for those that have none; None where no layer has one."""
+        layers = windowed_layers(self.config)
+        if not any(layers):
+            return None
+        return jnp.where(jnp.asarray(layers)[layer], self.config.window, jnp.iinfo(jnp.int32).max)
 
     def _mixed_by_kernel(
         self,

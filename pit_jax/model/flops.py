@@ -8,6 +8,7 @@ A multiplication and an addition are two operations. Per token, with the dimensi
     trunk(S)  = U block(S)                                   over S slots, masked ones too: they are computed
     logits    = 2 D V                                        only at the slots that get logits
     head(S)   = 2 D, with a pooled head 4 D + 2 S            at every slot of a scalar model
+    tree      = U block over each node's branch              where the nodes of a gap tree have slots
     training  = 3 forward                                    the backward pass takes each product's two gradients
 
 Only matrix products count (norms, rotations, softmax and the optimizer are a few percent), recomputation under remat
@@ -19,6 +20,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pit_jax.architecture import TransformerConfig
+from pit_jax.batch import TreeSlots
+from pit_jax.model.mixing import CHUNK
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,14 @@ class Passes:
         head = 4 * width + 2 * length if self.shape.pooled_head else 2 * width
         return Work(length, length * (self.trunk(length) + head))
 
+    def tree(self, slots: TreeSlots) -> Work:
+        """A row of a gap tree whose nodes have slots, through the gap model."""
+        trunk, reference, candidate = slots
+        behind, length = trunk + reference, trunk + 2 * reference + 4 * candidate
+        scores = trunk**2 + 2 * reference * behind + 4 * candidate * (behind + candidate)
+        unmixed = length * self.trunk(0) + self.score(length).flops - length * self.trunk(length)
+        return Work(length, unmixed + scores * (self.trunk(1) - self.trunk(0)))
+
     def draw(self, prompt: int, slot: int, tokens: float) -> Work:
         """Prefill a prompt slot, which attends to itself, then decode `tokens` over a cache with room for `slot` more.
 
@@ -84,6 +95,17 @@ class Passes:
         """
         passes = prompt * self.trunk(prompt) + tokens * self.trunk(prompt + slot)
         return Work(prompt + tokens, passes + (1 + tokens) * self.logits())
+
+
+def slots_that_pay(config: TransformerConfig, most: TreeSlots, length: int) -> TreeSlots | None:
+    """Slots for the nodes of rows of `length`, where that costs less and none is too long to be mixed at once.
+
+    most: the most tokens of the nodes of any row; one of `length` holds every answer three times.
+    """
+    slots = TreeSlots(min(most.trunk, length), min(most.reference, length), min(most.candidate, length // 2))
+    passes = Passes(config, vocab_size=0)
+    pay = max(slots) <= CHUNK and passes.tree(slots).flops < passes.score(length).flops
+    return slots if pay and config.attention not in ("dense", "chunks") else None
 
 
 @dataclass(frozen=True)

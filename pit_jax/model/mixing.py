@@ -1,6 +1,6 @@
-"""What attention does with queries, keys and values: the dense reference, and the same in chunks of queries.
+"""What attention does with queries, keys and values: the dense reference, the same in chunks of queries, and by nodes.
 
-Both take `scores` scaled already, cap them, and mix values in the compute dtype after a softmax in float32.
+All take `scores` scaled already, cap them, and mix values in the compute dtype after a softmax in float32.
 """
 
 from collections.abc import Callable
@@ -8,6 +8,8 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+
+from pit_jax.batch import TREE_COUNTS, TreeSlots
 
 MASKED = -1e30  # a logit that no real one reaches and that bfloat16 holds; -inf would make a row of padding NaN
 CHUNK = 512  # slots; rows that are no longer are mixed in one piece
@@ -111,6 +113,58 @@ def _mixed_band(
 
     chunks = cut(query_BLKGH, *slots.shape), slots
     return joined(jax.lax.map(lambda both: piece(*both), chunks), query_BLKGH.shape[1])
+
+
+def mixed_by_nodes(
+    query_BLKGH: jax.Array,
+    key_BKSH: jax.Array,
+    value_BKSH: jax.Array,
+    positions_BL: jax.Array,
+    nodes_BL: jax.Array,
+    slots: TreeSlots,
+    *,
+    window: int | jax.Array | None,
+    cap: float,
+) -> jax.Array:
+    """`mixed_dense` of gap trees whose nodes have slots: a token is scored against what its branch can hold alone.
+
+    A row of a prompt of 24 tokens and answers of 40 has 264 slots. A candidate's token sees 104 of them at most: in all
+    22,336 scores a head, where a mask over the row has 69,696. A window, where there is one, is counted in positions.
+    """
+    batch, _, heads, groups, size = query_BLKGH.shape
+    queries = _by_depth(query_BLKGH, slots)
+    keys, values = (_by_depth(x_BKSH.swapaxes(1, 2), slots) for x_BKSH in (key_BKSH, value_BKSH))
+    places, reals = _by_depth(positions_BL, slots), _by_depth(nodes_BL, slots)
+    mixed = []
+    for depth, query_BNQX in enumerate(queries):
+        rows = batch * TREE_COUNTS[depth]
+        key_RSX, value_RSX, place_RS1, real_RS1 = (_branch(x, depth) for x in (keys, values, places, reals))
+        own_RQ1, place_R1S = places[depth].reshape(rows, -1, 1), place_RS1.swapaxes(1, 2)
+        seen_RQS = (real_RS1.swapaxes(1, 2) > 0) & (place_R1S <= own_RQ1)
+        if window is not None:
+            seen_RQS = seen_RQS & (own_RQ1 - place_R1S < window)
+        query_RQKGH = query_BNQX.reshape(rows, -1, heads, groups, size)
+        key_RKSH, value_RKSH = (x.reshape(rows, -1, heads, size).swapaxes(1, 2) for x in (key_RSX, value_RSX))
+        piece = mixed_dense(query_RQKGH, key_RKSH, value_RKSH, seen_RQS, cap=cap)
+        mixed.append(piece.reshape(batch, -1, heads, groups, size))
+    return jnp.concatenate(mixed, axis=1)
+
+
+def _by_depth(x_BLX: jax.Array, slots: TreeSlots) -> list[jax.Array]:
+    """[B, nodes, slots, X] of the trunk, the references and the candidates."""
+    pieces, start = [], 0
+    for count, size in zip(TREE_COUNTS, slots, strict=True):
+        piece = x_BLX[:, start : start + count * size]
+        pieces.append(piece.reshape(len(x_BLX), count, size, -1))
+        start += count * size
+    return pieces
+
+
+def _branch(by_depth: list[jax.Array], depth: int) -> jax.Array:
+    """[B nodes, slots of a branch, X]: what lies above each node of a depth, and the node itself."""
+    above = [jnp.repeat(x, TREE_COUNTS[depth] // x.shape[1], axis=1) for x in by_depth[: depth + 1]]
+    branch = jnp.concatenate(above, axis=2)
+    return branch.reshape(-1, *branch.shape[2:])
 
 
 def cut(x_BL: jax.Array, count: int, size: int) -> jax.Array:

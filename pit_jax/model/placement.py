@@ -108,7 +108,7 @@ def platform() -> str:
     return jax.default_backend() if device is None else str(device.platform)
 
 
-def on_one_cpu() -> bool:
-    """Whether programs are traced for a CPU that is one device: a mesh of several stands in for accelerators."""
+def on_one_device() -> bool:
+    """Whether programs are traced for a device alone, or for a mesh of one."""
     mesh = jax.sharding.get_abstract_mesh()
-    return platform() == "cpu" and (mesh.empty or mesh.size == 1)
+    return bool(mesh.empty or mesh.size == 1)

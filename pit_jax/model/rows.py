@@ -4,14 +4,16 @@ Callers say what their rows are and never how attention hides the rest: the dens
 used, inside the reference attention.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from pit_jax.batch import NODE_PARENTS
+from pit_jax.batch import NODE_LL, NODE_LW, NODE_PARENTS, NODE_WL, NODE_WW, TREE_COUNTS, GapBatch, TreeSlots
 
 NO_TOKEN = -1  # the position of a cache slot that holds none
+NODES = list(NODE_PARENTS)  # in the order of their slots, those above a node before it
 
 
 @jax.tree_util.register_dataclass
@@ -37,6 +39,7 @@ class Tree:
 
     positions_BL: jax.Array  # int32, depth of the token in its own sequence
     nodes_BL: jax.Array  # int32, 0 = padding
+    slots: TreeSlots | None = field(default=None, metadata={"static": True})  # of each node, where they have some
 
 
 @jax.tree_util.register_dataclass
@@ -107,3 +110,33 @@ def _above(mine_BL1: jax.Array, others_B1S: jax.Array) -> jax.Array:
 def _causal(marks_BL: jax.Array) -> jax.Array:
     """causal_1LS: earlier or same slot."""
     return jnp.tril(jnp.ones((marks_BL.shape[1],) * 2, bool))[None]
+
+
+def by_slots(batch: GapBatch, slots: TreeSlots) -> GapBatch:
+    """The rows with every node in slots of its own, whatever its length; until then they lie side by side."""
+    each_N = np.repeat(slots, TREE_COUNTS)
+    first_N = np.cumsum(each_N) - each_N
+    node_M = np.repeat(np.arange(len(each_N)), each_N)
+    place_M = jnp.asarray(np.arange(len(node_M)) - first_N[node_M], jnp.int32)
+    is_BNL = batch.nodes_BL[:, None] == jnp.asarray(NODES, jnp.int32)[None, :, None]
+    start_BN, count_BN = jnp.argmax(is_BNL, axis=2).astype(jnp.int32), jnp.sum(is_BNL, axis=2, dtype=jnp.int32)
+    none = batch.nodes_BL.shape[1]
+    order_BM = jnp.where(place_M[None] < count_BN[:, node_M], start_BN[:, node_M] + place_M[None], none)
+
+    def moved(x_BL: jax.Array) -> jax.Array:
+        return jnp.take_along_axis(x_BL, order_BM, axis=1, mode="fill", fill_value=0)
+
+    def end(node: int) -> jax.Array:
+        number = NODES.index(node)
+        return int(first_N[number]) + count_BN[:, number] - 1
+
+    return replace(
+        batch,
+        tokens_BL=moved(batch.tokens_BL),
+        positions_BL=moved(batch.positions_BL),
+        nodes_BL=moved(batch.nodes_BL),
+        end_wl_B=end(NODE_WL),
+        end_ww_B=end(NODE_WW),
+        end_ll_B=end(NODE_LL),
+        end_lw_B=end(NODE_LW),
+    )

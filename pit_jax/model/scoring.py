@@ -3,11 +3,12 @@
 import jax
 import jax.numpy as jnp
 
-from pit_jax.batch import DpoBatch, GapBatch, Responses, RewardBatch, SftBatch, SpaBatch
+from pit_jax.batch import DpoBatch, GapBatch, Responses, RewardBatch, SftBatch, SpaBatch, TreeSlots
 from pit_jax.masked import fill
+from pit_jax.model.flops import slots_that_pay
 from pit_jax.model.networks import LanguageModel, Params, ScalarModel
 from pit_jax.model.readout import Reading, read_tokens
-from pit_jax.model.rows import Sequences, Tree
+from pit_jax.model.rows import Sequences, Tree, by_slots
 
 
 def token_logprobs(logits_BTV: jax.Array, tokens_BT: jax.Array, *, temperature: float | jax.Array) -> jax.Array:
@@ -149,8 +150,16 @@ def behind(prompt_BP: jax.Array, prompt_mask_BP: jax.Array, responses: Responses
     return tokens_BL, jnp.concatenate([prompt_mask_BP, responses.mask_BT], axis=1).astype(jnp.int32)
 
 
-def tree_gaps(model: ScalarModel, params: Params, batch: GapBatch) -> dict[str, jax.Array]:
-    """The four gaps of each pair, one pass over the tree: {"wl": [B], "ww": [B], "ll": [B], "lw": [B]}."""
-    scalars_BL = model.scalars(params, batch.tokens_BL, Tree(batch.positions_BL, batch.nodes_BL))
+def tree_gaps(
+    model: ScalarModel, params: Params, batch: GapBatch, slots: TreeSlots | None = None
+) -> dict[str, jax.Array]:
+    """The four gaps of each pair, one pass over the tree: {"wl": [B], "ww": [B], "ll": [B], "lw": [B]}.
+
+    `slots`: the most tokens of its nodes (data.features.tree_slots), which attention may use (mixing.mixed_by_nodes).
+    """
+    slots = slots and slots_that_pay(model.config, slots, batch.tokens_BL.shape[1])
+    if slots is not None:
+        batch = by_slots(batch, slots)
+    scalars_BL = model.scalars(params, batch.tokens_BL, Tree(batch.positions_BL, batch.nodes_BL, slots))
     ends = {"wl": batch.end_wl_B, "ww": batch.end_ww_B, "ll": batch.end_ll_B, "lw": batch.end_lw_B}
     return {name: jnp.take_along_axis(scalars_BL, end_B[:, None], axis=1)[:, 0] for name, end_B in ends.items()}

@@ -8,14 +8,16 @@ from typing import Any, TypedDict
 import jax
 import numpy as np
 
-from pit_jax.batch import GapBatch
+from pit_jax.batch import GapBatch, TreeSlots
 from pit_jax.config import Config
+from pit_jax.data.features import tree_slots
 from pit_jax.data.sources import known_truth
 from pit_jax.data.stream import sequential
 from pit_jax.errors import UserError
 from pit_jax.evaluation.gap_quality import NAMES, GapQuality, Gate, gates, measure, restore, verdict
 from pit_jax.files import read_json, write_json
 from pit_jax.masked import Mean
+from pit_jax.model.flops import slots_that_pay
 from pit_jax.model.networks import Params, ScalarModel
 from pit_jax.model.scoring import tree_gaps
 from pit_jax.objectives.gap import gap_loss, pair_gap_loss
@@ -46,10 +48,11 @@ def run(context: Context) -> None:
     shares too (arXiv 2312.09244). Its loss has all five terms, whatever rm.gap_loss says: ablations share it.
     """
     config, models, second = context.config.rm, Models(context), context.stage.role == SECOND
+    rows, terms = context.data.rows("rm", "gap"), terms_of(context.config, context.stage.role)
     task = Task(
-        loss=make_loss(context.scalar_model, terms_of(context.config, context.stage.role)),
+        loss=make_loss(context.scalar_model, terms, tree_slots(rows.layout)),
         make_batch=GapBatch,
-        rows=context.data.rows("rm", "gap"),
+        rows=rows,
         heldout=context.data.rows("heldout", "gap"),
         optimizer=config.optimizer,
         steps=steps(context.config, context.stage.role),
@@ -68,11 +71,11 @@ def terms_of(config: Config, role: str) -> str:
     return "five" if role == SECOND else config.rm.gap_loss
 
 
-def make_loss(model: ScalarModel, terms: str = "five") -> Loss:
+def make_loss(model: ScalarModel, terms: str = "five", slots: TreeSlots | None = None) -> Loss:
     objective = {"five": gap_loss, "pair": pair_gap_loss}[terms]
 
     def loss(params: Params, batch: GapBatch, key: jax.Array) -> tuple[jax.Array, dict[str, Mean]]:
-        gaps = tree_gaps(model, params, batch)
+        gaps = tree_gaps(model, params, batch, slots)
         return objective(gaps["wl"], gaps["ww"], gaps["ll"], gaps["lw"])
 
     return loss
@@ -100,8 +103,8 @@ def measure_gates(context: Context, params: Params) -> list[Gate]:
 
 def heldout_gaps(context: Context, params: Params) -> dict[str, np.ndarray]:
     """The four gaps of the first held-out pairs, each [N]."""
-    gaps_of = jax.jit(partial(tree_gaps, context.scalar_model))
     rows, config = context.data.rows("heldout", "gap").first(HELDOUT_PAIRS), context.config.rm
+    gaps_of = jax.jit(partial(tree_gaps, context.scalar_model, slots=tree_slots(rows.layout)))
     pieces = []
     for arrays, real in sequential(rows, config.batch_size // config.accumulate):  # what fits in an update
         batch_gaps = whole(gaps_of(params, put_rows(context.mesh, GapBatch, arrays)))
@@ -173,7 +176,8 @@ def require_gates(context: Context) -> dict[str, str]:
 def programs(shapes: Shapes, role: str) -> Iterator[Program]:
     config, network = shapes.config.rm, shapes.scalar_model
     optimizer, batch = make_optimizer(config.optimizer, 1), shapes.batch("gap", config.batch_size)
-    loss, part = make_loss(network, terms_of(shapes.config, role)), shapes.partition(network, str(StageId("rm", role)))
+    loss = make_loss(network, terms_of(shapes.config, role), tree_slots(shapes.layout))
+    part = shapes.partition(network, str(StageId("rm", role)))
     yield shapes.step(
         "update", loss, optimizer, part.trainable, batch, accumulate=config.accumulate, frozen=part.frozen
     )
@@ -181,7 +185,9 @@ def programs(shapes: Shapes, role: str) -> Iterator[Program]:
 
 def loads(shapes: Shapes, role: str) -> Loads:
     """Batch trees an update, trained."""
-    tree, config = shapes.passes.score(shapes.layout.row_lengths["gap"]), shapes.config
+    config, length = shapes.config, shapes.layout.row_lengths["gap"]
+    slots = slots_that_pay(config.transformer, tree_slots(shapes.layout), length)
+    tree = shapes.passes.score(length) if slots is None else shapes.passes.tree(slots)
     return {"update": Load(steps(config, role), config.rm.batch_size * tree.trained())}
 
 

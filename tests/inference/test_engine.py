@@ -176,7 +176,7 @@ def test_layers_stacked_and_apart_draw_the_same(params: Any, monkeypatch: pytest
     """As on accelerators, and as on a CPU."""
     given = params, prompts([8, 5, 1]), jax.random.key(4), Sampling(jnp.float32(1.0))
     apart = run(*given, eos_id=NEVER)
-    monkeypatch.setattr(decoding, "on_one_cpu", lambda: False)
+    monkeypatch.setattr(decoding, "on_one_device", lambda: False)
     stacked = run(*given, eos_id=NEVER, model=LanguageModel(replace(CONFIG, unroll=2), VOCAB))
     np.testing.assert_array_equal(stacked.tokens_BT, apart.tokens_BT)
     np.testing.assert_allclose(stacked.logprobs_BT, apart.logprobs_BT, rtol=1e-5, atol=1e-5)

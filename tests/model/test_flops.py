@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from jax.extend import core
 
-from pit_jax.batch import DecodeSpec, GapBatch, Responses, RewardBatch, SftBatch
+from pit_jax.batch import DecodeSpec, GapBatch, Responses, RewardBatch, SftBatch, TreeSlots
 from pit_jax.config import TransformerConfig
 from pit_jax.inference.decoding import complete
 from pit_jax.inference.sampling import Sampling
 from pit_jax.model import scoring
-from pit_jax.model.flops import Draws, Passes, Work, answer_cost
+from pit_jax.model.flops import Draws, Passes, Work, answer_cost, slots_that_pay
 from pit_jax.model.networks import LanguageModel, ScalarModel
 from pit_jax.model.rows import Sequences
 from pit_jax.objectives.sft import token_loss
@@ -125,6 +125,10 @@ def test_the_reward_models_score_two_rows_or_one_tree_a_pair() -> None:
     assert found == BATCH * 2 * PASSES.score(LENGTH).flops
     tree = GapBatch(*[ints(BATCH, LENGTH)] * 3, *[ints(BATCH)] * 4)
     assert traced(partial(scoring.tree_gaps, SCALAR), params_of(SCALAR), tree) == BATCH * PASSES.score(LENGTH).flops
+    slots = TreeSlots(1, 1, 1)
+    assert slots_that_pay(SCALAR.config, slots, LENGTH) == slots
+    by_slots = partial(scoring.tree_gaps, SCALAR, slots=slots)
+    assert traced(by_slots, params_of(SCALAR), tree) == BATCH * PASSES.tree(slots).flops
 
 
 def test_values_and_scores_in_place_are_one_reading_of_the_row() -> None:

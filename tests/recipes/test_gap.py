@@ -202,7 +202,7 @@ def test_a_second_gap_model_has_another_head_and_another_order(
         gap, "measure_gates", lambda context, params: measured.append((context.folder.name, context.folder.done()))
     )
     terms: list[str] = []
-    monkeypatch.setattr(gap, "make_loss", lambda model, how="five": terms.append(how))
+    monkeypatch.setattr(gap, "make_loss", lambda model, how, slots: terms.append(how))
     base = Config()
     config = replace(base, rm=replace(base.rm, improver_steps=7, second_gap_steps=5, gap_loss="pair"))
     for stage in (GAP, SECOND):

@@ -41,11 +41,8 @@ def mixed_by_cudnn(
     back_BL = jnp.argsort(order_BL, axis=1)
     odd = order_BL.shape[1] % 2
 
-    def moved(x_BLNH: jax.Array, order_BL: jax.Array) -> jax.Array:
-        return jnp.take_along_axis(x_BLNH, order_BL[:, :, None, None], axis=1)
-
     def packed(x_BLNH: jax.Array) -> jax.Array:
-        return jnp.pad(moved(x_BLNH, order_BL), ((0, 0), (0, odd), (0, 0), (0, 0)))
+        return jnp.pad(_moved(x_BLNH, order_BL, back_BL), ((0, 0), (0, odd), (0, 0), (0, 0)))
 
     mixed_BLNH = jax.nn.dot_product_attention(
         packed(query_BLNH),
@@ -56,4 +53,28 @@ def mixed_by_cudnn(
         local_window_size=(window - 1, 0) if window else None,
         implementation="cudnn",
     )
-    return moved(mixed_BLNH, back_BL)
+    return _moved(mixed_BLNH[:, : order_BL.shape[1]], back_BL, order_BL)
+
+
+@jax.custom_vjp
+def _moved(x_BLNH: jax.Array, order_BL: jax.Array, back_BL: jax.Array) -> jax.Array:
+    """The slots of every row in an order, of which `back` is the inverse.
+
+    Its own gradient takes slots by their places too. That of a plain take adds up what it is given, slot by slot, since
+    it cannot know that none is met twice.
+    """
+    return jnp.take_along_axis(x_BLNH, order_BL[:, :, None, None], axis=1)
+
+
+def _moved_forward(
+    x_BLNH: jax.Array, order_BL: jax.Array, back_BL: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _moved(x_BLNH, order_BL, back_BL), (order_BL, back_BL)
+
+
+def _moved_backward(places: tuple[jax.Array, jax.Array], slope_BLNH: jax.Array) -> tuple[jax.Array, None, None]:
+    order_BL, back_BL = places
+    return _moved(slope_BLNH, back_BL, order_BL), None, None
+
+
+_moved.defvjp(_moved_forward, _moved_backward)

@@ -1,0 +1,53 @@
+"""What this machine can do at most, measured: operations of matrix products and bytes of memory, a second."""
+
+import os
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+# Of the matrices of the product, so that it takes milliseconds: 17 GFLOP on a CPU, 1.1 TFLOP on others.
+SIDES = {"cpu": 2048}
+OTHER_SIDE = 8192
+COPIED = 2**28  # float32s that are read and written: 1 GiB, more than any cache holds
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Of one call, its arrays ready."""
+    start = time.perf_counter()
+    jax.block_until_ready(work())
+    return time.perf_counter() - start
+
+
+@dataclass(frozen=True)
+class Limits:
+    flops: float  # a second, of the product of two large matrices
+    bytes: float  # a second, read or written
+
+    @staticmethod
+    def measured(dtype: str, times: int = 5) -> "Limits":
+        """Medians, of products in `dtype`."""
+        side = SIDES.get(jax.default_backend(), OTHER_SIDE)
+        one = jax.random.normal(jax.random.key(0), (side, side)).astype(dtype)
+        many = jnp.zeros(COPIED, jnp.float32)
+        product, copy = jax.jit(jnp.matmul), jax.jit(jnp.negative)
+
+        def median(work: Callable[[], object]) -> float:
+            return statistics.median([seconds(work) for _ in range(1 + times)][1:])
+
+        return Limits(2.0 * side**3 / median(lambda: product(one, one)), 8.0 * COPIED / median(lambda: copy(many)))
+
+    def floor(self, flops: float, moved: float = 0.0) -> float:
+        """Seconds that so many operations or bytes take at least, whichever takes longer."""
+        return max(flops / self.flops, moved / self.bytes)
+
+    def kept(self) -> dict[str, float | None]:
+        """What is written down of the machine beside figures of speed."""
+        return {
+            "threads": os.cpu_count(),
+            "peak GFLOP/s": round(self.flops / 1e9),
+            "peak GB/s": round(self.bytes / 1e9, 1),
+        }
