@@ -37,8 +37,9 @@ def training(job: dict[str, Any]) -> Callable[[], None]:
     """An update by AdamW with clipping: of next tokens, or of pairs by Bradley-Terry. Weights are float32; products are
     of the job's dtype, by autocast."""
     tokens_BL = torch.randint(5, job["vocabulary"], (job["rows"], job["length"]), device=job["device"])
-    model = (LlamaForCausalLM if job["work"] == "sft" else LlamaForSequenceClassification)(config_of(job))
-    model.train().to(job["device"])
+    with torch.device(job["device"]):
+        model = (LlamaForCausalLM if job["work"] == "sft" else LlamaForSequenceClassification)(config_of(job))
+    model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=job["device"] == "cuda")
     halved = job["dtype"] == "bfloat16"
 
@@ -63,7 +64,8 @@ def training(job: dict[str, Any]) -> Callable[[], None]:
 def sampling(job: dict[str, Any]) -> Callable[[], None]:
     """So many tokens behind prompts of `length`, at temperature 1 from the whole vocabulary."""
     tokens_BL = torch.randint(5, job["vocabulary"], (job["rows"], job["length"]), device=job["device"])
-    model = LlamaForCausalLM(config_of(job)).eval().to(job["device"], getattr(torch, job["dtype"]))
+    with torch.device(job["device"]):
+        model = LlamaForCausalLM(config_of(job)).eval().to(getattr(torch, job["dtype"]))
     new = job["tokens"]
 
     def draw() -> None:

@@ -13,12 +13,14 @@ from pit_jax.model.adapters import Adapter, updated
 from pit_jax.model.cache import Cache, Layer
 from pit_jax.model.kernels.cudnn import cudnn_refusal, mixed_by_cudnn
 from pit_jax.model.kernels.splash import BLOCK, mixed_by_splash, splash_refusal
+from pit_jax.model.kernels.step import mixed_in_a_step, step_refusal
 from pit_jax.model.mixing import CHUNK, mixed_by_chunks, mixed_by_nodes, mixed_dense
 from pit_jax.model.norms import RmsNorm
 from pit_jax.model.placement import (
     heads_to_rows,
     heads_to_weights,
     mixed_on_devices,
+    on_one_device,
     platform,
     to_rows,
     to_weights,
@@ -63,6 +65,12 @@ def way_of(config: TransformerConfig, rows: Sequences | Tree) -> str:
         return asked
     kernels = [way for way, reason in reasons.items() if not reason and length > SHORTEST[way]]
     return next(iter(kernels), "chunks" if length > CHUNK else "dense")
+
+
+def takes_kernel(config: TransformerConfig, cache: tuple[int, ...]) -> bool:
+    """Whether a step reads a cache of shape [B, K, S, H] by the kernel of GPUs, on one device."""
+    refusal = step_refusal(platform(), config.dtype, config.attention_softcap, cache)
+    return config.attention in ("auto", "cudnn") and on_one_device() and not refusal
 
 
 def add_bias(x_BLX: jax.Array, bias: nnx.Param[jax.Array]) -> jax.Array:
@@ -184,6 +192,8 @@ class Attention(nnx.Module):
     ) -> jax.Array:
         """mixed_BLKGH, in the way that config.attention names."""
         config, operands = self.config, (query_BLKGH, key_BKSH, value_BKSH)
+        if isinstance(rows, Continuation) and is_step(rows) and takes_kernel(config, key_BKSH.shape):
+            return mixed_in_a_step(query_BLKGH[:, 0], key_BKSH, value_BKSH, self._seen(rows, layer)[:, 0])[:, None]
         way = "dense" if isinstance(rows, Continuation) else way_of(config, rows)
         if isinstance(rows, Continuation) or way == "dense":
             return mixed_dense(*operands, self._seen(rows, layer), cap=config.attention_softcap)

@@ -173,7 +173,7 @@ def test_a_row_without_a_prompt_produces_nothing(params: Any) -> None:
 
 
 def test_layers_stacked_and_apart_draw_the_same(params: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on accelerators, and as on a CPU."""
+    """As on TPUs and on meshes, and as on one CPU or GPU."""
     given = params, prompts([8, 5, 1]), jax.random.key(4), Sampling(jnp.float32(1.0))
     apart = run(*given, eos_id=NEVER)
     monkeypatch.setattr(decoding, "on_one_device", lambda: False)
