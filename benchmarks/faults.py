@@ -312,4 +312,25 @@ MUTANTS = (
         "}",
         "test_fork.py",
     ),
+    Mutant(
+        "trees: a token does not see itself",
+        "model/mixing.py",
+        "(place_R1S <= own_RQ1)",
+        "(place_R1S < own_RQ1)",
+        "model/test_tree.py",
+    ),
+    Mutant(
+        "cudnn: gradients go the way of the numbers",
+        "model/kernels/cudnn.py",
+        "return _moved(slope_BLNH, back_BL, order_BL), None",
+        "return _moved(slope_BLNH, order_BL, back_BL), None",
+        "model/kernels/test_cudnn.py",
+    ),
+    Mutant(
+        "step: the last block counts slots twice",
+        "model/kernels/step.py",
+        ">= number * BLOCK)",
+        ">= start)",
+        "model/kernels/test_step.py",
+    ),
 )

@@ -68,8 +68,8 @@ class Stacked:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Apart:
-    """An array for every layer, on one device, which is read where it lies: XLA's backends for CPUs and GPUs copy a layer
-    out of a stack first, which on a CPU takes as long again as all that a step does with it."""
+    """An array for every layer, on one device, which is read where it lies: XLA's backends for CPUs and GPUs copy a
+    layer out of a stack first, which on a CPU takes as long again as all that a step does with it."""
 
     keys: tuple[jax.Array, ...]  # BKSH
     values: tuple[jax.Array, ...]

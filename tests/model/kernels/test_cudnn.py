@@ -17,7 +17,7 @@ from tests.model.lowering import lowered
 
 @pytest.mark.parametrize("window", [0, 3])
 def test_packed_rows_need_no_mask(window: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Padding on the left, on the right and on both sides, in 9 slots; the same numbers as with one mask."""
+    """Padding on the left, on the right and on both sides, in 9 slots; numbers and gradients as with one mask."""
     plain = jax.nn.dot_product_attention
     monkeypatch.setattr(jax.nn, "dot_product_attention", lambda *x, **how: plain(*x, **{**how, "implementation": None}))
     rng = np.random.default_rng(0)
@@ -27,16 +27,25 @@ def test_packed_rows_need_no_mask(window: int, monkeypatch: pytest.MonkeyPatch) 
     rows = Sequences.alone(jnp.asarray(padded, jnp.int32))
     seen_BLS = visible(rows) & near(rows, window or 9)
 
-    @jax.jit
-    def both(query: jax.Array, key: jax.Array, value: jax.Array) -> tuple[jax.Array, jax.Array]:
-        grouped = query.reshape(3, 9, 2, 2, 8)
-        expected = mixed_dense(grouped, key.swapaxes(1, 2), value.swapaxes(1, 2), seen_BLS, cap=0.0)
-        mixed = cudnn.mixed_by_cudnn(query, key, value, rows.segments_BL, window=window)
-        return mixed, expected.reshape(query.shape)
+    real_BLNH = (rows.segments_BL > 0)[:, :, None, None]
+    slope_BLNH = jnp.asarray(rng.normal(0, 1, query.shape), jnp.float32)
 
-    mixed, expected = both(query, key, value)
-    real_BL = np.asarray(rows.segments_BL) > 0
-    np.testing.assert_allclose(mixed[real_BL], expected[real_BL], rtol=1e-5, atol=1e-5)
+    def plain_mask(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+        grouped = query.reshape(3, 9, 2, 2, 8)
+        mixed = mixed_dense(grouped, key.swapaxes(1, 2), value.swapaxes(1, 2), seen_BLS, cap=0.0)
+        return jnp.where(real_BLNH, mixed.reshape(query.shape), 0.0)
+
+    def by_cudnn(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+        return jnp.where(real_BLNH, cudnn.mixed_by_cudnn(query, key, value, rows.segments_BL, window=window), 0.0)
+
+    @jax.jit
+    def both(*operands: jax.Array) -> list[tuple[jax.Array, tuple[jax.Array, ...]]]:
+        passes = [jax.vjp(mix, *operands) for mix in (by_cudnn, plain_mask)]
+        return [(mixed, backward(slope_BLNH)) for mixed, backward in passes]
+
+    (mixed, gradients), (expected, wanted) = both(query, key, value)
+    for found, right in zip((mixed, *gradients), (expected, *wanted), strict=True):
+        np.testing.assert_allclose(found, right, rtol=1e-4, atol=1e-5)
 
 
 CONFIG = TransformerConfig(
