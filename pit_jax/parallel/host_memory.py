@@ -12,7 +12,7 @@ def keep_freed_memory() -> bool:
     """Reuse large buffers instead of returning them to the kernel after every step; True where it took effect.
 
     By default glibc maps and unmaps every large buffer, so a CPU step spends its time in page faults: with this, the
-    gradients of the embedded run take two thirds of the time (benchmarks/throughput.py). Freed memory above half a
+    gradients of the embedded run take two thirds of the time (docs/experiments.md). Freed memory above half a
     gibibyte still goes back. To be called before any other thread starts; does nothing outside Linux with glibc.
     """
     if platform.system() != "Linux" or platform.libc_ver()[0] != "glibc":
