@@ -15,15 +15,24 @@ from typing import Any, Self
 
 from rich.table import Table
 
-HERE = Path(__file__).resolve().parent
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def environment(name: str, *packages: str) -> str:
+    """The Python of .venv-<name>, an environment beside the checkout's own that is made where it is not there yet."""
+    python = ROOT / f".venv-{name}" / "bin" / "python"
+    if not python.exists():
+        subprocess.run([sys.executable, "-m", "venv", str(python.parent.parent)], check=True)
+        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *packages], check=True)
+    return str(python)
 
 
 class Peer:
     """A started peer; `ready` is what it said of itself."""
 
-    def __init__(self, script: str, work: Mapping[str, Any], python: str = sys.executable):
-        command = [python, str(HERE / script), json.dumps(dict(work))]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    def __init__(self, name: str, work: Mapping[str, Any], python: str = sys.executable):
+        command = [python, "-m", f"benchmarks.{name}", json.dumps(dict(work))]
+        self.process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.ready: dict[str, Any] = self._line()
 
     def __enter__(self) -> Self:
@@ -43,7 +52,7 @@ class Peer:
     def _line(self) -> dict[str, Any]:
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            if line.startswith("{"):
+            if line.startswith('{"'):  # TRL prints dictionaries of its own, in single quotes
                 found: dict[str, Any] = json.loads(line)
                 return found
         raise SystemExit(f"{self.process.args!r} ended with {self.process.wait()}")

@@ -46,8 +46,13 @@ def shape_of(name: str, dtype: Literal["float32", "bfloat16"]) -> TransformerCon
     )
 
 
-def torch_peer(work: str, shape: str, dtype: str, **sizes: Any) -> Peer:
-    """torch and transformers with one of SHAPES, with as many threads, or on the GPU where this process has one."""
+def peer_job(work: str, shape: str, dtype: str) -> dict[str, Any]:
+    """What a peer is told: one of SHAPES, as many threads as here, and the GPU where this process has one."""
     device = "cuda" if jax.default_backend() == "gpu" else "cpu"
     job = {"work": work, "dtype": dtype, "device": device, "threads": os.cpu_count(), "vocabulary": VOCABULARY}
-    return Peer("torch_peer.py", {**job, "shape": SHAPES[shape], **sizes})
+    return {**job, "shape": SHAPES[shape]}
+
+
+def torch_peer(work: str, shape: str, dtype: str, **sizes: Any) -> Peer:
+    """torch and transformers."""
+    return Peer("torch_peer", {**peer_job(work, shape, dtype), **sizes})

@@ -1,6 +1,6 @@
 """Work that torch and transformers do beside this project: a Llama of a shape, trained or sampled from.
 
-    python benchmarks/torch_peer.py '{"work": "sft", "device": "cpu", "shape": [128, 4, 4, 344], ..}'
+    python -m benchmarks.torch_peer '{"work": "sft", "device": "cpu", "shape": [128, 4, 4, 344], ..}'
 
 See benchmarks/peers.py. It imports nothing of the project.
 """
