@@ -5,8 +5,8 @@
 The lengths are those of the first pairs of HH-RLHF (harmless-base/test.jsonl.gz of the public anthropics/hh-rlhf), of
 at most 512 tokens, where words and marks are counted. TRL has its defaults (8 rows a batch, padded to their longest) in
 float32, in an environment of its own, made in .venv-trl. Ours packs the rows of SFT into rows of 1,024, two an update,
-and pads pairs, eight an update, to the smallest of four widths. Tokens are those of the rows without padding. The floor
-is that of the products that we compute, padding and all.
+and pads pairs, eight an update, to the smallest of eight widths. Tokens are those of the rows without padding. The
+floor is that of the products that we compute, padding and all.
 """
 
 import gzip
@@ -41,7 +41,7 @@ from pit_jax.training.optimizer import make_optimizer
 from pit_jax.training.state import create_state
 from pit_jax.training.step import Loss, make_train_step
 
-LONGEST, PACKED_WIDTH, PACKED_ROWS, PAIRS, WIDTHS = 512, 1024, 2, 8, 4
+LONGEST, PACKED_WIDTH, PACKED_ROWS, PAIRS, WIDTHS = 512, 1024, 2, 8, 8
 KINDS = {"sft": "sft-policy", "reward": "reward"}
 TURN = re.compile(r"\n\n(?:Human|Assistant):")
 
