@@ -12,7 +12,7 @@ import jax.numpy as jnp
 # Of the matrices of the product, so that it takes milliseconds: 17 GFLOP on a CPU, 1.1 TFLOP on others.
 SIDES = {"cpu": 2048}
 OTHER_SIDE = 8192
-COPIED = 2**26  # float32s that are read and written: 256 MiB, more than any cache holds
+TURNED = 2**28  # float32s that are read and written where they lie: 1 GiB, more than any cache holds
 REPEATED = 8  # calls behind each other, so that a GPU is not waiting for the next one
 
 
@@ -32,15 +32,22 @@ class Limits:
     def measured(dtype: str, times: int = 5) -> "Limits":
         """Medians, of products in `dtype`."""
         side = SIDES.get(jax.default_backend(), OTHER_SIDE)
-        one = jax.random.normal(jax.random.key(0), (side, side)).astype(dtype)
-        many = jnp.zeros(COPIED, jnp.float32)
-        product, copy = jax.jit(jnp.matmul), jax.jit(jnp.negative)
+        one, many = jax.random.normal(jax.random.key(0), (side, side)).astype(dtype), jnp.zeros(TURNED, jnp.float32)
+        product, turned = jax.jit(jnp.matmul), jax.jit(jnp.negative, donate_argnums=0)
 
-        def median(work: Callable[[], object]) -> float:
-            turns = [seconds(lambda: [work() for _ in range(REPEATED)]) / REPEATED for _ in range(1 + times)]
-            return statistics.median(turns[1:])
+        def multiplied() -> list[jax.Array]:
+            return [product(one, one) for _ in range(REPEATED)]
 
-        return Limits(2.0 * side**3 / median(lambda: product(one, one)), 8.0 * COPIED / median(lambda: copy(many)))
+        def moved() -> jax.Array:
+            nonlocal many
+            for _ in range(REPEATED):
+                many = turned(many)
+            return many
+
+        def rate(work: Callable[[], object], amount: float) -> float:
+            return REPEATED * amount / statistics.median([seconds(work) for _ in range(1 + times)][1:])
+
+        return Limits(rate(multiplied, 2.0 * side**3), rate(moved, 2.0 * many.nbytes))
 
     def floor(self, flops: float, moved: float = 0.0) -> float:
         """Seconds that so many operations or bytes take at least, whichever takes longer."""

@@ -90,7 +90,8 @@ class TransformerConfig:
     attention: Literal["auto", "dense", "chunks", "splash", "cudnn"] = "auto"
     """How whole rows attend: with one mask; a chunk of queries after the other, in less memory; with the flash
     attention of TPUs or of cuDNN. auto = the last two where the devices, the model and the rows are such that they can,
-    else chunks for long rows. A gap tree, which neither kernel can express, has chunks in their place."""
+    else chunks for long rows. A gap tree, which neither kernel can express, is mixed node by node, or in chunks. With
+    auto or cudnn a step of decoding on one GPU reads its cache by a kernel of its own."""
     attention_softcap: NotNegative = 0.0
     """Scores c tanh(scores / c) before the softmax; 0 = as they are."""
     logit_softcap: NotNegative = 0.0
@@ -130,7 +131,7 @@ class TransformerConfig:
     """Most bytes of float32 logits that a device holds at a time in training and scoring, about: with more, log-probs
     are made of a few slots of every row at a time. At least one slot of every row is."""
     unroll: Count = 1
-    """Blocks unrolled per scan step; a shallow stack on a CPU is faster fully unrolled."""
+    """Blocks unrolled per scan step; a stack on a CPU or a GPU is faster fully unrolled, and takes longer to compile."""
     remat: Literal["none", "full", "dots", "offload"] = "none"
     """What of a block is computed again in the backward pass: nothing; all of it; all but the products of activations
     and weights; or the same, with those products waiting in the host's memory."""
