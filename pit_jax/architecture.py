@@ -131,7 +131,7 @@ class TransformerConfig:
     """Most bytes of float32 logits that a device holds at a time in training and scoring, about: with more, log-probs
     are made of a few slots of every row at a time. At least one slot of every row is."""
     unroll: Count = 1
-    """Blocks unrolled per scan step; a stack on a CPU or a GPU is faster fully unrolled, and takes longer to compile."""
+    """Blocks unrolled per scan step; a CPU or a GPU is faster with all of them unrolled, and compiles them longer."""
     remat: Literal["none", "full", "dots", "offload"] = "none"
     """What of a block is computed again in the backward pass: nothing; all of it; all but the products of activations
     and weights; or the same, with those products waiting in the host's memory."""
