@@ -132,10 +132,16 @@ def tree_slots(layout: Layout) -> nodes.TreeSlots:
     return nodes.TreeSlots(layout.prompt_slot, answer - 1 + len(layout.suffix), answer)
 
 
+def _slot_of(branch: int, slots: nodes.TreeSlots) -> int:
+    if branch == nodes.NODE_TRUNK:
+        return slots.trunk
+    return slots.reference if branch in (nodes.NODE_REF_W, nodes.NODE_REF_L) else slots.candidate
+
+
 def _gap_rows(examples: Sequence[Example], layout: Layout) -> Arrays:
     shape = (len(examples), layout.row_lengths["gap"])
     tokens, positions = np.full(shape, layout.pad_id, np.int32), np.zeros(shape, np.int32)
-    branches = np.zeros(shape, np.int32)
+    branches, slots = np.zeros(shape, np.int32), tree_slots(layout)
     ends = {name: np.zeros(len(examples), np.int32) for name in ("wl", "ww", "ll", "lw")}
     for row, example in enumerate(examples):
         trunk, chosen, rejected = _joined(example.prefix), _joined(example.chosen), _joined(example.rejected)
@@ -151,6 +157,7 @@ def _gap_rows(examples: Sequence[Example], layout: Layout) -> Arrays:
         for branch, ids, depth, name in pieces:
             stop = start + len(ids)
             assert stop <= shape[1], f"a gap row of {stop} tokens or more does not fit {shape[1]}"
+            assert len(ids) <= _slot_of(branch, slots), f"{len(ids)} tokens of node {branch} do not fit {slots}"
             tokens[row, start:stop] = ids
             positions[row, start:stop] = np.arange(depth, depth + len(ids))
             branches[row, start:stop] = branch

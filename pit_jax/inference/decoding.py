@@ -22,7 +22,7 @@ from pit_jax.parallel.sharding import P, constrain, row_shards
 
 # Layers that one device has apart at most (model/cache.py): on a CPU 30 of them take 27 seconds to compile, and scanned
 # ones 4. A TPU reads a layer where it lies in a stack.
-MOST_APART = {"cpu": 12, "gpu": 48, "tpu": 0}
+MOST_APART = {"cpu": 12, "gpu": 48}
 # Rows are filled again once this part of them has ended: then a pass over prompts is large enough, and few rows wait.
 REFILL = 1 / 8
 
@@ -69,7 +69,7 @@ def complete(
 
     At most `spec.rows` are decoded at a time, and the others wait. A prompt is read once for all of its responses.
     """
-    if on_one_device() and model.config.layers <= MOST_APART[platform()]:
+    if on_one_device() and model.config.layers <= MOST_APART.get(platform(), 0):
         weights = layers_apart(weights, model.config.layers)
     prompts = len(prompt_QP)
     parts = row_shards(jax.sharding.get_abstract_mesh())

@@ -100,7 +100,9 @@ def test_the_trainings_by_hand() -> None:
     """V = 10, trunk(S) = 480 + 32 S, logits 80, head 8; P = 3, T = 2, one suffix token, so the improver's prompt is 6.
 
     Policy SFT: 3 * 2 rows of 5: 5 * 640 + 2 * 80 = 3,360, times 3. Improver: 5 * 2 of 8: 8 * 736 + 160 = 6,048.
-    Reward: 7 * 2 rows of 6: 6 * (672 + 8) = 4,080. Gap: 11 trees of 12: 12 * (864 + 8) = 10,464.
+    Reward: 7 * 2 rows of 6: 6 * (672 + 8) = 4,080. Gap: 11 trees, which take 12 * (864 + 8) = 10,464 in rows of 12 and
+    less with slots for their nodes, 3, twice 2 and four times 2: 15 * (480 + 8) and 32 for each of 3 * 3 + 2 * 2 * 5 +
+    4 * 2 * 7 = 85 scores, 10,040.
     A policy round, a row of 5: draw 3 * 576 + 2 * 640 + 3 * 80 = 3,248, anchor 3,360, value and scorer 2 * 3,240, two
     epochs of 3 * (3,360 + 3,240): 52,688 and 5 + 5 + 10 + 20 = 40 tokens. Four rows a round.
     An improver round, a row of 8: 6 * 672 + 2 * 736 + 240 = 5,744, anchor 6,048, value and two scorings
@@ -111,7 +113,7 @@ def test_the_trainings_by_hand() -> None:
     assert found["sft-policy"] == Work(6 * 5, 6 * 3 * 3360)
     assert found["sft-improver"] == Work(10 * 8, 10 * 3 * 6048)
     assert found["rm-policy"] == Work(14 * 6, 14 * 3 * 4080)
-    assert found["rm-improver"] == Work(11 * 12, 11 * 3 * 10_464)
+    assert found["rm-improver"] == Work(11 * 15, 11 * 3 * 10_040)
     assert found["rl-policy"] == Work(13 * 4 * 40, 13 * 4 * 52_688)
     assert found["rl-improver"] == Work(5 * 4 * 72 + 3 * 4 * 5, 5 * 4 * 101_648 + 3 * 4 * 3248)
 
@@ -191,5 +193,5 @@ def test_another_reward_and_a_second_gap_model() -> None:
     saved = improver_flops(config) - improver_flops(difference)
     assert saved == 4 * 2 * (passes.score(8).flops - passes.score(5).flops)
     watched = replace(config, rm=replace(config.rm, second_gap_steps=9))
-    assert costs(config)["rm-second-gap"] == Work() and costs(watched)["rm-second-gap"] == Work(9 * 12, 9 * 3 * 10_464)
+    assert costs(config)["rm-second-gap"] == Work() and costs(watched)["rm-second-gap"] == Work(9 * 15, 9 * 3 * 10_040)
     assert improver_flops(watched) - improver_flops(config) == 4 * 2 * passes.score(8).flops
