@@ -36,7 +36,7 @@ help:
 	@echo "make setup   build .venv from the locked versions (Python 3.11, 3.12 or 3.13)"
 	@echo "make demo    train PIT end to end on the embedded notes set, on this CPU"
 	@echo "make test    linter, type checker, every test (on Python 3.11 against torch too: one more GB)"
-	@echo "make test-all  the slow tests too, about ten minutes more"
+	@echo "make test-all  the slow tests too, about a quarter of an hour more"
 	@echo "make lint    linter and type checker"
 	@echo "make format  rewrite the sources in the house format"
 	@echo "make clean   remove .venv, caches and build leftovers (never runs/)"

@@ -60,6 +60,17 @@ def ended(running: list[subprocess.Popen[str]]) -> tuple[list[int], str, str]:
     return [process.returncode for process in running], said[0][0] + said[0][1], said[1][0]
 
 
+def test_rl_on_two_hosts_leaves_what_it_leaves_on_one(finished: tuple[Path, str], start: Start, tmp_path: Path) -> None:
+    """Rollouts, updates and held-out figures of the policy, from the models of a run on one."""
+    one = finished[0]
+    shutil.copytree(one, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("rl-*", "improve", "evaluate"))
+    codes, main, other = ended(start(tmp_path, "--stage=rl", "--model=policy"))
+    assert codes == [0, 0], main
+    assert "rl-policy" in main and "rl-policy" not in other, "main alone prints"
+    assert_same_training(tmp_path / "rl-policy", one / "rl-policy")
+
+
+@pytest.mark.slow
 def test_two_hosts_leave_what_one_leaves(finished: tuple[Path, str], start: Start, tmp_path: Path) -> None:
     """Data, losses, parameters and the table: to 1e-5, over fsdp x tensor = 2 x 2.
 
@@ -74,12 +85,17 @@ def test_two_hosts_leave_what_one_leaves(finished: tuple[Path, str], start: Star
         numbers(one / "evaluate" / "results.json"), rel=1e-5
     )
     for name in TRAINED:
-        for mine, theirs in zip(repeatable(tmp_path / name), repeatable(one / name), strict=True):
-            for key in mine.keys() - {"time", "phase"}:
-                tolerance = next((size for end, size in TOLERANCES.items() if key.endswith(end)), 1e-6)
-                assert mine[key] == pytest.approx(theirs[key], rel=1e-5, abs=tolerance), (name, key, mine["step"])
-        for ours, expected in zip(parameters(tmp_path / name), parameters(one / name), strict=True):
-            np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-5)
+        assert_same_training(tmp_path / name, one / name)
+
+
+def assert_same_training(found: Path, expected: Path) -> None:
+    """Metrics and parameters of a stage's folder, to 1e-5."""
+    for mine, theirs in zip(repeatable(found), repeatable(expected), strict=True):
+        for key in mine.keys() - {"time", "phase"}:
+            tolerance = next((size for end, size in TOLERANCES.items() if key.endswith(end)), 1e-6)
+            assert mine[key] == pytest.approx(theirs[key], rel=1e-5, abs=tolerance), (found.name, key, mine["step"])
+    for ours, given in zip(parameters(found), parameters(expected), strict=True):
+        np.testing.assert_allclose(ours, given, rtol=1e-5, atol=1e-5)
 
 
 def numbers(path: Path) -> dict[str, float]:
