@@ -22,7 +22,7 @@ from benchmarks.shapes import shape_of
 from pit_jax.batch import GapBatch
 from pit_jax.data.features import Example, Layout, build, row_lengths, tree_slots
 from pit_jax.flags import DEFAULT_CONFIG
-from pit_jax.model.flops import Passes, slots_that_pay
+from pit_jax.model.flops import Passes
 from pit_jax.model.networks import ScalarModel
 from pit_jax.model.scoring import end_scores, tree_gaps
 from pit_jax.objectives.gap import gap_loss
@@ -92,9 +92,7 @@ def work(name: str) -> tuple[Callable[[], float], Callable[[], float], int, floa
 
     tree, passes = (jax.jit(jax.value_and_grad(loss, has_aux=True)) for loss in (by_tree, by_passes))
     np.testing.assert_allclose(tree(params)[0][1], passes(params)[0][1], rtol=1e-3, atol=1e-4)
-    counted, taken = Passes(model.config, VOCABULARY), slots_that_pay(model.config, slots, length)
-    row = counted.score(length) if taken is None else counted.tree(taken)
-    flops = lengths.pairs * row.trained().flops
+    flops = lengths.pairs * Passes(model.config, VOCABULARY).tree(slots, length).trained().flops
     return lambda: seconds(lambda: tree(params)), lambda: seconds(lambda: passes(params)), lengths.pairs * length, flops
 
 

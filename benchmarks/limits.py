@@ -9,9 +9,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-# Of the matrices of the product, so that it takes milliseconds: 17 GFLOP on a CPU, 1.1 TFLOP on others.
-SIDES = {"cpu": 2048}
-OTHER_SIDE = 8192
+CPU_SIDE, OTHER_SIDE = 2048, 8192  # of the matrices of the product: 17 GFLOP and 1.1 TFLOP, milliseconds of either
 TURNED = 2**28  # float32s that are read and written where they lie: 1 GiB, more than any cache holds
 REPEATED = 8  # calls behind each other, so that a GPU is not waiting for the next one
 
@@ -31,7 +29,7 @@ class Limits:
     @staticmethod
     def measured(dtype: str, times: int = 5) -> "Limits":
         """Medians, of products in `dtype`."""
-        side = SIDES.get(jax.default_backend(), OTHER_SIDE)
+        side = CPU_SIDE if jax.default_backend() == "cpu" else OTHER_SIDE
         one, many = jax.random.normal(jax.random.key(0), (side, side)).astype(dtype), jnp.zeros(TURNED, jnp.float32)
         product, turned = jax.jit(jnp.matmul), jax.jit(jnp.negative, donate_argnums=0)
 

@@ -8,7 +8,8 @@ clipping by the global norm, and AdamW, with float32 weights. Beside the ratio s
 the update (pit_jax/model/flops.py) at the rate at which this machine multiplies two large matrices.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import jax
@@ -60,23 +61,19 @@ def reward_work(shape: TransformerConfig, count: int, length: int) -> tuple[Any,
 WORK = {"sft": sft_work, "reward": reward_work}
 
 
-def updates(params: Any, loss: Loss, batch: Any) -> Callable[[], float]:
-    """Seconds of the next update, every time that it is called."""
+def updates(params: Any, loss: Loss, batches: Callable[[], Iterable[Any]]) -> Callable[[], float]:
+    """Seconds of an update by each of the batches, every time that it is called."""
     optimizer = make_optimizer(OptimizerConfig(learning_rate=1e-4), 1)
     step = jax.jit(make_train_step(loss, optimizer, accumulate=1), donate_argnums=0)
     state = create_state(params, optimizer, seed=0, extras={})
 
-    def update() -> float:
+    def work() -> Any:
         nonlocal state
-
-        def work() -> Any:
-            nonlocal state
+        for batch in batches():
             state, metrics = step(state, batch)
-            return state.params, metrics
+        return state.params, metrics
 
-        return seconds(work)
-
-    return update
+    return lambda: seconds(work)
 
 
 def main() -> None:
@@ -93,7 +90,7 @@ def main() -> None:
             params, loss, batch, flops = WORK[step](shape_of(name, given.dtype), rows, given.length)
             with torch_peer(step, name, given.dtype, rows=rows, length=given.length) as peer:
                 versions = peer.ready
-                turns = Turns.of(updates(params, loss, batch), peer.seconds, given.times)
+                turns = Turns.of(updates(params, loss, partial(iter, (batch,))), peer.seconds, given.times)
             turned[f"{step} {name}"] = turns.figures(tokens=rows * given.length, floor=limits.floor(flops))
     Console().print(table_of(f"updates in turns, n = {given.times}", turned))
     of = {"dtype": given.dtype, "rows": given.rows, "length": given.length}

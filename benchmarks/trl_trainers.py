@@ -1,6 +1,6 @@
 """A pass over rows of real lengths in training, against TRL's SFTTrainer and RewardTrainer, in turns.
 
-    python -m benchmarks.trl_trainers --pairs=test.jsonl.gz [--work sft reward] [--shape 1.8M] [--rows 96] [--times 5]
+    python -m benchmarks.trl_trainers --pairs=test.jsonl.gz [--work sft reward] [--shape 1.8M] [--times 5]
 
 The lengths are those of the first pairs of HH-RLHF (harmless-base/test.jsonl.gz of the public anthropics/hh-rlhf), of
 at most 512 tokens, where words and marks are counted. TRL has its defaults (8 rows a batch, padded to their longest) in
@@ -20,28 +20,27 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from benchmarks.limits import Limits, seconds
+from benchmarks.limits import Limits
 from benchmarks.peers import Peer, Turns, environment, table_of
 from benchmarks.results import keep, parser_of
 from benchmarks.shapes import SHAPES, VOCABULARY, peer_job, shape_of
+from benchmarks.training_steps import updates
 from pit_jax.batch import RewardBatch, SftBatch
-from pit_jax.config import MeshConfig, OptimizerConfig
+from pit_jax.config import MeshConfig
 from pit_jax.data.features import Layout, row_lengths
 from pit_jax.data.packing import PackedRows, widths_of
 from pit_jax.data.ragged import Ragged
 from pit_jax.data.rows import StoredRows
-from pit_jax.data.stream import Stream
+from pit_jax.data.stream import WINDOW, Stream
 from pit_jax.model.flops import Passes, Work
-from pit_jax.model.networks import LanguageModel, Params, ScalarModel
+from pit_jax.model.networks import LanguageModel, ScalarModel
 from pit_jax.parallel.host_memory import keep_freed_memory
 from pit_jax.parallel.mesh import make_mesh
 from pit_jax.parallel.sharding import put_rows
 from pit_jax.recipes import reward, sft
-from pit_jax.training.optimizer import make_optimizer
-from pit_jax.training.state import create_state
-from pit_jax.training.step import Loss, make_train_step
 
 LONGEST, PACKED_WIDTH, PACKED_ROWS, PAIRS, WIDTHS = 512, 1024, 2, 8, 8
+ROWS = WINDOW * PAIRS  # of a pass: a window of batches, so that each row is met once
 KINDS = {"sft": "sft-policy", "reward": "reward"}
 TURN = re.compile(r"\n\n(?:Human|Assistant):")
 
@@ -82,7 +81,9 @@ def epoch(work: str, rows: StoredRows, passes: Passes) -> Batches:
     source: Any = PackedRows(rows, PACKED_WIDTH) if work == "sft" else rows
     size = PACKED_ROWS if work == "sft" else PAIRS
     stream, batches = Stream(source, batch_size=size, seed=0), []
-    for index in range(-(-len(source) // size)):
+    count = -(-len(source) // size)
+    assert len({*np.concatenate([stream.rows(index) for index in range(count)]).tolist()}) == len(source), "all are met"
+    for index in range(count):
         batch = stream.batch(index)
         if work == "sft":
             operations: Work = size * passes.read(PACKED_WIDTH, logits=PACKED_WIDTH).trained()
@@ -95,25 +96,10 @@ def epoch(work: str, rows: StoredRows, passes: Passes) -> Batches:
 def ours(work: str, shape: str, batches: Batches) -> Callable[[], float]:
     """Seconds of the updates of a pass."""
     mesh, config, make = make_mesh(MeshConfig()), shape_of(shape, "float32"), SftBatch if work == "sft" else RewardBatch
-    network = (LanguageModel if work == "sft" else ScalarModel)(config, VOCABULARY)
-    params: Params = jax.jit(network.init)(jax.random.key(0))
-    optimizer = make_optimizer(OptimizerConfig(learning_rate=1e-4), 1)
-    step = jax.jit(make_train_step(loss_of(network), optimizer, accumulate=1), donate_argnums=0)
-    state = create_state(params, optimizer, seed=0, extras={})
-
-    def updates() -> Any:
-        nonlocal state
-        for arrays, _ in batches:
-            state, metrics = step(state, put_rows(mesh, make, arrays))
-        return state.params, metrics
-
-    return lambda: seconds(updates)
-
-
-def loss_of(network: LanguageModel | ScalarModel) -> Loss:
-    if isinstance(network, LanguageModel):
-        return sft.make_loss(network, slots=PACKED_WIDTH, single=False)
-    return reward.make_loss(network)
+    language, scalar = LanguageModel(config, VOCABULARY), ScalarModel(config, VOCABULARY)
+    losses = {"sft": sft.make_loss(language, slots=PACKED_WIDTH, single=False), "reward": reward.make_loss(scalar)}
+    params, loss = jax.jit({"sft": language, "reward": scalar}[work].init)(jax.random.key(0)), losses[work]
+    return updates(params, loss, lambda: (put_rows(mesh, make, arrays) for arrays, _ in batches))
 
 
 def main() -> None:
@@ -121,11 +107,10 @@ def main() -> None:
     parser.add_argument("--pairs", type=Path, required=True, help="test.jsonl.gz of harmless-base")
     parser.add_argument("--work", nargs="+", default=list(KINDS), choices=list(KINDS))
     parser.add_argument("--shape", default="1.8M", choices=list(SHAPES))
-    parser.add_argument("--rows", type=int, default=96, help="examples, or pairs, of a pass")
     parser.add_argument("--times", type=int, default=5, help="pairs of passes")
     given = parser.parse_args()
     keep_freed_memory()
-    lengths, python = lengths_of(given.pairs, given.rows), environment("trl", "trl>=1.16,<2", "torch>=2.6")
+    lengths, python = lengths_of(given.pairs, ROWS), environment("trl", "trl>=1.16,<2", "torch>=2.6")
     limits, turned, versions = Limits.measured("float32"), {}, {}
     for work in given.work:
         batches = epoch(work, rows_of(KINDS[work], lengths), Passes(shape_of(given.shape, "float32"), VOCABULARY))

@@ -238,7 +238,5 @@ class Attention(nnx.Module):
 
     def _seen(self, rows: Rows, layer: Layer) -> jax.Array:
         """visible_BLS of this layer."""
-        layers, seen_BLS = windowed_layers(self.config), visible(rows)
-        if not any(layers):
-            return seen_BLS
-        return seen_BLS & (near(rows, self.config.window) | ~jnp.asarray(layers)[layer])
+        window, seen_BLS = self._window(layer), visible(rows)
+        return seen_BLS if window is None else seen_BLS & near(rows, window)

@@ -80,8 +80,13 @@ class Passes:
         head = 4 * width + 2 * length if self.shape.pooled_head else 2 * width
         return Work(length, length * (self.trunk(length) + head))
 
-    def tree(self, slots: TreeSlots) -> Work:
-        """A row of a gap tree whose nodes have slots, through the gap model."""
+    def tree(self, most: TreeSlots, length: int) -> Work:
+        """A row of a gap tree through the gap model: of `length`, or with slots for its nodes where that costs less."""
+        slots = slots_that_pay(self.shape, most, length)
+        return self.score(length) if slots is None else self.by_slots(slots)
+
+    def by_slots(self, slots: TreeSlots) -> Work:
+        """A row of a gap tree whose nodes have slots."""
         trunk, reference, candidate = slots
         behind, length = trunk + reference, trunk + 2 * reference + 4 * candidate
         scores = trunk**2 + 2 * reference * behind + 4 * candidate * (behind + candidate)
@@ -104,7 +109,7 @@ def slots_that_pay(config: TransformerConfig, most: TreeSlots, length: int) -> T
     """
     slots = TreeSlots(min(most.trunk, length), min(most.reference, length), min(most.candidate, length // 2))
     passes = Passes(config, vocab_size=0)
-    pay = max(slots) <= CHUNK and passes.tree(slots).flops < passes.score(length).flops
+    pay = max(slots) <= CHUNK and passes.by_slots(slots).flops < passes.score(length).flops
     return slots if pay and config.attention not in ("dense", "chunks") else None
 
 

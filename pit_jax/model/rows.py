@@ -74,7 +74,7 @@ def visible(rows: Rows) -> jax.Array:
             return _causal(rows.segments_BL) & same_BLS & (rows.segments_BL > 0)[:, None, :]
 
 
-def near(rows: Rows, window: int) -> jax.Array:
+def near(rows: Rows, window: int | jax.Array) -> jax.Array:
     """near_BLS: whether the token in slot S is less than `window` positions behind the one in slot L."""
     others_BS = rows.positions_BS if isinstance(rows, Continuation) else rows.positions_BL
     return rows.positions_BL[:, :, None] - others_BS[:, None, :] < window

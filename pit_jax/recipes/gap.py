@@ -17,7 +17,6 @@ from pit_jax.errors import UserError
 from pit_jax.evaluation.gap_quality import NAMES, GapQuality, Gate, gates, measure, restore, verdict
 from pit_jax.files import read_json, write_json
 from pit_jax.masked import Mean
-from pit_jax.model.flops import slots_that_pay
 from pit_jax.model.networks import Params, ScalarModel
 from pit_jax.model.scoring import tree_gaps
 from pit_jax.objectives.gap import gap_loss, pair_gap_loss
@@ -186,8 +185,7 @@ def programs(shapes: Shapes, role: str) -> Iterator[Program]:
 def loads(shapes: Shapes, role: str) -> Loads:
     """Batch trees an update, trained."""
     config, length = shapes.config, shapes.layout.row_lengths["gap"]
-    slots = slots_that_pay(config.transformer, tree_slots(shapes.layout), length)
-    tree = shapes.passes.score(length) if slots is None else shapes.passes.tree(slots)
+    tree = shapes.passes.tree(tree_slots(shapes.layout), length)
     return {"update": Load(steps(config, role), config.rm.batch_size * tree.trained())}
 
 

@@ -128,7 +128,7 @@ def test_the_reward_models_score_two_rows_or_one_tree_a_pair() -> None:
     slots = TreeSlots(1, 1, 1)
     assert slots_that_pay(SCALAR.config, slots, LENGTH) == slots
     by_slots = partial(scoring.tree_gaps, SCALAR, slots=slots)
-    assert traced(by_slots, params_of(SCALAR), tree) == BATCH * PASSES.tree(slots).flops
+    assert traced(by_slots, params_of(SCALAR), tree) == BATCH * PASSES.tree(slots, LENGTH).flops
 
 
 def test_values_and_scores_in_place_are_one_reading_of_the_row() -> None:
