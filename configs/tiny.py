@@ -29,11 +29,13 @@ def get_config() -> Config:
             policy_steps=600,
             improver_steps=1800,
             batch_size=32,
+            accumulate=2,  # pieces whose activations a CPU keeps near, here and in RL: a tenth or two faster
             optimizer=replace(base.rm.optimizer, learning_rate=3e-3),
         ),
         rl=replace(
             base.rl,
             policy_rounds=25,
+            accumulate=2,
             curriculum=replace(base.rl.curriculum, rounds=(30, 70)),
             kl_coef=0.2,
             select_kl=2.5,

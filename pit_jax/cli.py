@@ -57,6 +57,7 @@ def keep_compiled(folder: Path) -> None:
         jax.config.update("jax_enable_compilation_cache", False)
     elif not jax.config.values["jax_compilation_cache_dir"]:
         jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # most of a start's programs take less
 
 
 def main(argv: Sequence[str]) -> int:

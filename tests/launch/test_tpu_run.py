@@ -13,6 +13,7 @@ import runpy, sys, types
 stub = types.ModuleType("pit_jax.recipes.pipeline")
 def run(config):
     import jax
+    jax.jit(lambda x: x + 1)(1.0)
     print("RUN", config.stage, config.rl.kl_coef, jax.device_count(), jax.devices()[0].platform)
     print("kept in", jax.config.jax_enable_compilation_cache and jax.config.jax_compilation_cache_dir)
 stub.run = run
@@ -57,6 +58,7 @@ def test_programs_of_several_cpu_devices_are_not_kept(
     done = launch(repository, f"--mesh.simulate={devices}", f"--workdir={tmp_path}", code=STUBBED)
     assert done.returncode == 0, done.stderr
     assert f"kept in {tmp_path / 'compiled' if kept else False}" in done.stdout
+    assert bool(list(tmp_path.glob("compiled/*"))) == kept, "small ones too"
 
 
 def test_it_needs_no_installation(repository: Path, tmp_path: Path) -> None:
