@@ -8,7 +8,7 @@ import json
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -18,12 +18,15 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def environment(name: str, *packages: str) -> str:
-    """The Python of .venv-<name>, an environment beside the checkout's own that is made where it is not there yet."""
+def environment(name: str, *packages: str, without: Sequence[str] = ()) -> str:
+    """The Python of .venv-<name>, an environment beside the checkout's own that is made where it is not there yet, of
+    packages and what they need `without` some of it."""
     python = ROOT / f".venv-{name}" / "bin" / "python"
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", str(python.parent.parent)], check=True)
         subprocess.run([str(python), "-m", "pip", "install", "--quiet", *packages], check=True)
+        if without:
+            subprocess.run([str(python), "-m", "pip", "uninstall", "--quiet", "--yes", *without], check=True)
     return str(python)
 
 

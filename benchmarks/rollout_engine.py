@@ -19,6 +19,7 @@ from rich.console import Console
 from benchmarks.limits import Limits, seconds
 from benchmarks.peers import Turns, table_of
 from benchmarks.results import keep
+from benchmarks.rounds import drawn
 from benchmarks.shapes import VOCABULARY, shape_of, shapes_parser
 from pit_jax.architecture import TransformerConfig
 from pit_jax.batch import DecodeSpec
@@ -63,7 +64,7 @@ def queue(shape: TransformerConfig) -> Turn:
         starts = range(0, PROMPTS, size)
         return [engine.complete(weights, prompt_NP[i : i + size], mask_NP[i : i + size], *rest, i) for i in starts]
 
-    tokens = sum(int(jnp.sum(drawn.mask_BT)) for drawn in all_of(engines[0], PROMPTS))
+    tokens = sum(int(jnp.sum(found.mask_BT)) for found in all_of(engines[0], PROMPTS))
     passes, mean = Passes(model.config, VOCABULARY), tokens / PROMPTS
     flops = PROMPTS * passes.draw(LONGEST, LONGEST, mean).flops
     ours, without = (
@@ -79,14 +80,11 @@ def samples(shape: TransformerConfig) -> Turn:
     weights, rest = engine.to_decode(jax.jit(model.init)(jax.random.key(0))), (jax.random.key(1), Sampling(), 0)
     once_BP = jax.random.randint(jax.random.key(2), (ROWS // SAMPLES, PROMPT), 5, VOCABULARY)
     each_BP = jnp.repeat(once_BP, SAMPLES, axis=0)
-    passes = Passes(model.config, VOCABULARY)
-    read = passes.draw(PROMPT, 0, 0).flops
-    flops = ROWS * (passes.draw(PROMPT, ANSWER, ANSWER).flops - read) + len(once_BP) * read
     return (
         lambda: seconds(lambda: engine.completing(SAMPLES)(weights, once_BP, once_BP > 0, *rest)),
         lambda: seconds(lambda: engine.complete(weights, each_BP, each_BP > 0, *rest)),
         ROWS * ANSWER,
-        flops,
+        drawn(Passes(model.config, VOCABULARY), len(once_BP), SAMPLES, PROMPT, ANSWER),
     )
 
 

@@ -7,6 +7,7 @@
 or the bytes of weights, keys and values that the steps have to read, at the rates of this machine.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,6 +18,7 @@ from benchmarks.limits import Limits, seconds
 from benchmarks.peers import Turns, table_of
 from benchmarks.results import keep
 from benchmarks.shapes import VOCABULARY, shape_of, shapes_parser, torch_peer
+from pit_jax.architecture import TransformerConfig
 from pit_jax.batch import DecodeSpec
 from pit_jax.inference.engine import Engine
 from pit_jax.inference.sampling import Sampling
@@ -33,6 +35,22 @@ def bytes_read(model: LanguageModel, weights: Any, rows: int, prompt: int, token
     return tokens * (matrices + rows * token * (prompt + (tokens + 1) / 2))
 
 
+def draws(
+    shape: TransformerConfig, vocabulary: int, rows: int, prompt: int, tokens: int
+) -> tuple[Callable[[], float], float, float]:
+    """(seconds of a draw behind so many prompts, its operations, the bytes that it reads)."""
+    model = LanguageModel(shape, vocabulary)
+    engine = Engine(model, DecodeSpec(tokens, eos_id=-1, pad_id=0, suffix=()))
+    weights: Any = engine.to_decode(jax.jit(model.init)(jax.random.key(0)))
+    prompt_BP = jax.random.randint(jax.random.key(1), (rows, prompt), 5, vocabulary)
+
+    def draw() -> float:
+        return seconds(lambda: engine.complete(weights, prompt_BP, prompt_BP > 0, jax.random.key(2), Sampling(), 0))
+
+    flops = rows * Passes(shape, vocabulary).draw(prompt, tokens, tokens).flops
+    return draw, flops, bytes_read(model, weights, rows, prompt, tokens)
+
+
 def main() -> None:
     parser = shapes_parser(__doc__, ["1.8M", "10M"], 5, "draws")
     parser.add_argument("--rows", type=int, default=64, help="prompts, side by side")
@@ -43,20 +61,12 @@ def main() -> None:
     keep_freed_memory()
     versions, limits, turned = {}, Limits.measured(given.dtype), {}
     for name in given.shapes:
-        model = LanguageModel(shape_of(name, given.dtype), VOCABULARY)
-        engine = Engine(model, DecodeSpec(tokens, eos_id=-1, pad_id=0, suffix=()))
-        weights = engine.to_decode(jax.jit(model.init)(jax.random.key(0)))
-        prompt_BP = jax.random.randint(jax.random.key(1), (rows, prompt), 5, VOCABULARY)
-
-        def draw(engine: Any = engine, weights: Any = weights, prompt_BP: jax.Array = prompt_BP) -> float:
-            return seconds(lambda: engine.complete(weights, prompt_BP, prompt_BP > 0, jax.random.key(2), Sampling(), 0))
-
-        with torch_peer("sampling", name, given.dtype, rows=rows, length=prompt, tokens=tokens) as peer:
+        shape = shape_of(name, given.dtype)
+        draw, flops, read = draws(shape, VOCABULARY, rows, prompt, tokens)
+        with torch_peer("sampling", shape, rows=rows, length=prompt, tokens=tokens) as peer:
             versions = peer.ready
             turns = Turns.of(draw, peer.seconds, given.times)
-        flops = rows * Passes(model.config, VOCABULARY).draw(prompt, tokens, tokens).flops
-        floor = limits.floor(flops, bytes_read(model, weights, rows, prompt, tokens))
-        turned[name] = turns.figures(tokens=rows * tokens, floor=floor)
+        turned[name] = turns.figures(tokens=rows * tokens, floor=limits.floor(flops, read))
     Console().print(table_of(f"{tokens} tokens behind {rows} prompts of {prompt}, in turns, n = {given.times}", turned))
     of = {"dtype": given.dtype, "rows": rows, "prompt": prompt, "tokens": tokens}
     keep(given.results, "sampling_rate", {**limits.kept(), **versions, **of, **turned})

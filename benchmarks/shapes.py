@@ -46,13 +46,21 @@ def shape_of(name: str, dtype: Literal["float32", "bfloat16"]) -> TransformerCon
     )
 
 
-def peer_job(work: str, shape: str, dtype: str) -> dict[str, Any]:
-    """What a peer is told: one of SHAPES, as many threads as here, and the GPU where this process has one."""
+def peer_job(work: str, shape: TransformerConfig, vocabulary: int = VOCABULARY) -> dict[str, Any]:
+    """What a peer is told: a shape in the words of transformers' LlamaConfig, as many threads as here, and the GPU
+    where this process has one."""
     device = "cuda" if jax.default_backend() == "gpu" else "cpu"
-    job = {"work": work, "dtype": dtype, "device": device, "threads": os.cpu_count(), "vocabulary": VOCABULARY}
-    return {**job, "shape": SHAPES[shape]}
+    config = {
+        "vocab_size": vocabulary,
+        "hidden_size": shape.width,
+        "intermediate_size": shape.ffn,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.query_heads,
+        "num_key_value_heads": shape.kv_heads,
+    }
+    return {"work": work, "dtype": shape.dtype, "device": device, "threads": os.cpu_count(), "config": config}
 
 
-def torch_peer(work: str, shape: str, dtype: str, **sizes: Any) -> Peer:
+def torch_peer(work: str, shape: TransformerConfig, vocabulary: int = VOCABULARY, **sizes: Any) -> Peer:
     """torch and transformers."""
-    return Peer("torch_peer", {**peer_job(work, shape, dtype), **sizes})
+    return Peer("torch_peer", {**peer_job(work, shape, vocabulary), **sizes})

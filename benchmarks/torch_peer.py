@@ -1,13 +1,12 @@
 """Work that torch and transformers do beside this project: a Llama of a shape, trained or sampled from.
 
-    python -m benchmarks.torch_peer '{"work": "sft", "device": "cpu", "shape": [128, 4, 4, 344], ..}'
+    python -m benchmarks.torch_peer '{"work": "sft", "device": "cpu", "config": {..}, ..}'
 
 See benchmarks/peers.py. It imports nothing of the project.
 """
 
 import json
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -15,15 +14,12 @@ import torch
 import transformers
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
+from benchmarks.serving import serve
+
 
 def config_of(job: dict[str, Any]) -> LlamaConfig:
-    width, layers, heads, ffn = job["shape"]
     return LlamaConfig(
-        vocab_size=job["vocabulary"],
-        hidden_size=width,
-        intermediate_size=ffn,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
+        **job["config"],
         tie_word_embeddings=True,
         max_position_embeddings=4096,
         bos_token_id=1,
@@ -36,7 +32,7 @@ def config_of(job: dict[str, Any]) -> LlamaConfig:
 def training(job: dict[str, Any]) -> Callable[[], None]:
     """An update by AdamW with clipping: of next tokens, or of pairs by Bradley-Terry. Weights are float32; products are
     of the job's dtype, by autocast."""
-    tokens_BL = torch.randint(5, job["vocabulary"], (job["rows"], job["length"]), device=job["device"])
+    tokens_BL = torch.randint(5, job["config"]["vocab_size"], (job["rows"], job["length"]), device=job["device"])
     with torch.device(job["device"]):
         model = (LlamaForCausalLM if job["work"] == "sft" else LlamaForSequenceClassification)(config_of(job))
     model.train()
@@ -63,7 +59,7 @@ def training(job: dict[str, Any]) -> Callable[[], None]:
 
 def sampling(job: dict[str, Any]) -> Callable[[], None]:
     """So many tokens behind prompts of `length`, at temperature 1 from the whole vocabulary."""
-    tokens_BL = torch.randint(5, job["vocabulary"], (job["rows"], job["length"]), device=job["device"])
+    tokens_BL = torch.randint(5, job["config"]["vocab_size"], (job["rows"], job["length"]), device=job["device"])
     with torch.device(job["device"]):
         model = LlamaForCausalLM(config_of(job)).eval().to(getattr(torch, job["dtype"]))
     new = job["tokens"]
@@ -80,10 +76,10 @@ if __name__ == "__main__":
     torch.manual_seed(0)
     torch.set_num_threads(job["threads"])
     work = sampling(job) if job["work"] == "sampling" else training(job)
-    print(json.dumps({"torch": torch.__version__, "transformers": transformers.__version__}), flush=True)
-    for _ in sys.stdin:
-        start = time.perf_counter()
+
+    def finished() -> None:
         work()
         if job["device"] == "cuda":
             torch.cuda.synchronize()
-        print(json.dumps({"seconds": time.perf_counter() - start}), flush=True)
+
+    serve({"torch": torch.__version__, "transformers": transformers.__version__}, finished)

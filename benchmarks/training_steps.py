@@ -86,9 +86,9 @@ def main() -> None:
     versions, limits, turned = {}, Limits.measured(given.dtype), {}
     for step in given.steps:
         for name in given.shapes:
-            rows = given.rows * (1 + (step == "reward"))
-            params, loss, batch, flops = WORK[step](shape_of(name, given.dtype), rows, given.length)
-            with torch_peer(step, name, given.dtype, rows=rows, length=given.length) as peer:
+            rows, shape = given.rows * (1 + (step == "reward")), shape_of(name, given.dtype)
+            params, loss, batch, flops = WORK[step](shape, rows, given.length)
+            with torch_peer(step, shape, rows=rows, length=given.length) as peer:
                 versions = peer.ready
                 turns = Turns.of(updates(params, loss, partial(iter, (batch,))), peer.seconds, given.times)
             turned[f"{step} {name}"] = turns.figures(tokens=rows * given.length, floor=limits.floor(flops))

@@ -17,6 +17,7 @@ from benchmarks.peers import Peer, Turns, environment, table_of
 from benchmarks.results import keep, parser_of
 from benchmarks.rounds import operations, rounds
 from benchmarks.shapes import SHAPES, peer_job, shape_of
+from benchmarks.trl_trainers import TRL
 from pit_jax.config import RlConfig
 from pit_jax.parallel.host_memory import keep_freed_memory
 
@@ -33,7 +34,6 @@ def config_of(algorithm: str, samples: int, epochs: int) -> RlConfig:
         epochs=epochs,
         minibatches=1,
         accumulate=rows // PIECE,
-        stop_kl=0.0,
         kl_coef=0.05,
         vf_coef=0.1,
         missing_eos_penalty=0.0,
@@ -41,7 +41,7 @@ def config_of(algorithm: str, samples: int, epochs: int) -> RlConfig:
 
 
 WORK = {"ppo": config_of("ppo", 1, 4), "grpo": config_of("grpo", SAMPLES, 1)}
-ENVIRONMENTS = {"ppo": ("trl-ppo", "trl==1.12.0"), "grpo": ("trl", "trl>=1.16,<2")}
+ENVIRONMENTS = {"ppo": ("trl-ppo", "trl==1.12.0", "torch>=2.6"), "grpo": TRL}
 
 
 def main() -> None:
@@ -54,17 +54,18 @@ def main() -> None:
     keep_freed_memory()
     shape, limits, turned, versions = shape_of(given.shape, "float32"), Limits.measured("float32"), {}, {}
     for work in given.work:
-        config, (name, package) = WORK[work], ENVIRONMENTS[work]
-        python = environment(name, package, "torch>=2.6", "rich", "pandas")
-        sizes = {
+        config = WORK[work]
+        job = {
+            **peer_job(work, shape),
             "rows": config.batch_size,
+            "samples": config.policy_samples,
             "prompt": given.prompt,
             "answer": ANSWER,
-            "samples": SAMPLES,
             "piece": PIECE,
+            "epochs": config.epochs,
+            "kl": config.kl_coef,
         }
-        job = {**peer_job(work, given.shape, "float32"), **sizes, "epochs": config.epochs, "kl": config.kl_coef}
-        with Peer("trl_rounds_peer", job, python) as peer:
+        with Peer("trl_rounds_peer", job, environment(*ENVIRONMENTS[work])) as peer:
             versions[work] = peer.ready
             turns = Turns.of(rounds(shape, config, given.prompt, ANSWER), peer.seconds, given.times)
         floor = limits.floor(operations(shape, config, given.prompt, ANSWER))

@@ -42,6 +42,7 @@ from pit_jax.recipes import reward, sft
 LONGEST, PACKED_WIDTH, PACKED_ROWS, PAIRS, WIDTHS = 512, 1024, 2, 8, 8
 ROWS = WINDOW * PAIRS  # of a pass: a window of batches, so that each row is met once
 KINDS = {"sft": "sft-policy", "reward": "reward"}
+TRL = "trl", "trl>=1.16,<2", "torch>=2.6"  # an environment and its packages
 TURN = re.compile(r"\n\n(?:Human|Assistant):")
 
 Batches = list[tuple[Any, float]]  # with the operations of each
@@ -110,11 +111,11 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=5, help="pairs of passes")
     given = parser.parse_args()
     keep_freed_memory()
-    lengths, python = lengths_of(given.pairs, ROWS), environment("trl", "trl>=1.16,<2", "torch>=2.6")
+    lengths, python = lengths_of(given.pairs, ROWS), environment(*TRL)
     limits, turned, versions = Limits.measured("float32"), {}, {}
     for work in given.work:
         batches = epoch(work, rows_of(KINDS[work], lengths), Passes(shape_of(given.shape, "float32"), VOCABULARY))
-        job = {**peer_job(work, given.shape, "float32"), "batch": PAIRS, "lengths": lengths}
+        job = {**peer_job(work, shape_of(given.shape, "float32")), "batch": PAIRS, "lengths": lengths}
         with Peer("trl_peer", job, python) as peer:
             versions = peer.ready
             turns = Turns.of(ours(work, given.shape, batches), peer.seconds, given.times)

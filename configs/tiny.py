@@ -5,8 +5,8 @@ Command   make demo
 Model     two layers, width 64, a tokenizer trained on the data; CPU, float32.
 Hardware  two CPU cores: 13 to 17 minutes, more on slow ones or where something else runs, 3 GiB.
 Expect    the README's table: PIT x1 beats the RLHF policy at matched temperatures 0.4, 0.8 and 1.0; at 1.0, the
-          headline, the policy scores three quarters of the rubric. The gap model is what limits it: 1,400 of its updates, not
-          1,800, and 90 rounds gave +33 at 1.0; 120 rounds instead of 100 gave +41, and 15 minutes.
+          headline, the policy scores three quarters of the rubric. The gap model is what limits it: 1,400 of its
+          updates, not 1,800, and 90 rounds gave +33 at 1.0; 120 rounds instead of 100 gave +41, and 15 minutes.
 """
 
 from dataclasses import replace
