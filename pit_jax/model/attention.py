@@ -20,14 +20,13 @@ from pit_jax.model.placement import (
     heads_to_rows,
     heads_to_weights,
     mixed_on_devices,
-    on_one_device,
-    platform,
     to_rows,
     to_weights,
 )
 from pit_jax.model.products import product
 from pit_jax.model.rope import Rotation, rope
 from pit_jax.model.rows import Continuation, Rows, Sequences, Tree, is_step, near, visible, visible_from
+from pit_jax.parallel.target import on_one_device, platform
 
 # Slots of the longest rows that `auto` keeps from a kernel. Up to two of splash's smallest blocks there is nothing to
 # win: it pads rows to whole blocks, skips next to none of them, and one mask's scores are hardly larger than its own.
@@ -40,7 +39,7 @@ def windowed_layers(config: TransformerConfig) -> tuple[bool, ...]:
 
 
 def way_of(config: TransformerConfig, rows: Sequences | Tree) -> str:
-    """dense, chunks, nodes, splash or cudnn, for the devices that the program is traced for (placement.platform).
+    """dense, chunks, nodes, splash or cudnn, for the devices that the program is traced for (parallel/target.py).
 
     A token of a gap tree sees nodes that lie apart in its row and not those between, which the kernels' masks cannot
     say without an array of [L, L] for every row: on all platforms a tree is mixed by nodes, or in chunks of queries.

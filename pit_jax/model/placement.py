@@ -100,15 +100,3 @@ def experts_on_devices(
     specs = (place,) * 3 + (P(axes or None),) * len(matrices)
     on_devices = jax.shard_map(of_own, in_specs=specs, out_specs=place, check_vma=False)
     return on_devices(x_BLD, chosen_BLX, weights_BLX, *matrices)
-
-
-def platform() -> str:
-    """What programs are traced for: "cpu", "gpu" or "tpu", by the mesh that is set, else by this process's devices."""
-    device = jax.sharding.get_abstract_mesh().abstract_device
-    return jax.default_backend() if device is None else str(device.platform)
-
-
-def on_one_device() -> bool:
-    """Whether programs are traced for a device alone, or for a mesh of one."""
-    mesh = jax.sharding.get_abstract_mesh()
-    return bool(mesh.empty or mesh.size == 1)

@@ -28,8 +28,10 @@ def plain(
 
 
 @pytest.mark.parametrize("cap", [0.0, 2.0])
-def test_values_and_gradients_are_those_of_the_plain_form(cap: float) -> None:
+@pytest.mark.parametrize("length", [L, 1], ids=["rows", "a step"])
+def test_values_and_gradients_are_those_of_the_plain_form(length: int, cap: float) -> None:
     operands, seen_BLS, weights = arrays()
+    operands[0], seen_BLS, weights = operands[0][:, :length], seen_BLS[:, :length], weights[:, :length]
 
     def dense(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
         return jnp.sum(weights * mixed_dense(query, key, value, seen_BLS, cap=cap))
