@@ -25,10 +25,10 @@ from benchmarks.sampling_rate import bytes_read
 from benchmarks.shapes import VOCABULARY, shape_of
 from pit_jax.batch import DecodeSpec
 from pit_jax.config import RlConfig
-from pit_jax.inference.decoding import Decoder, State
+from pit_jax.inference.decoding import Decoder, State, for_one_device
 from pit_jax.inference.sampling import Sampling
 from pit_jax.model.flops import Passes
-from pit_jax.model.networks import LanguageModel, Params, layers_apart
+from pit_jax.model.networks import LanguageModel, Params
 from pit_jax.parallel.host_memory import keep_freed_memory
 
 Figures = dict[str, float]
@@ -50,7 +50,7 @@ def step(cached: int, limits: Limits) -> Callable[[], Figures]:
     """Milliseconds of a step over so many slots and of its floor, which is that share of it."""
     shape, prompt, spec = shape_of("10M", "float32"), cached - LONG, DecodeSpec(LONG, eos_id=-1, pad_id=0, suffix=())
     model, passes = LanguageModel(shape, VOCABULARY), Passes(shape, VOCABULARY)
-    weights = layers_apart(jax.jit(model.init)(jax.random.key(0)), shape.layers)  # as inference.decoding.complete does
+    weights = for_one_device(model, jax.jit(model.init)(jax.random.key(0)))
     prompt_BP = jax.random.randint(jax.random.key(1), (ROWS, prompt), 5, VOCABULARY)
 
     def decoder(weights: Params, sampling: Sampling) -> Decoder:

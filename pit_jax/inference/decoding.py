@@ -14,16 +14,18 @@ import jax.numpy as jnp
 from pit_jax.batch import Completions, DecodeSpec
 from pit_jax.inference.sampling import Sampling, sample
 from pit_jax.model.cache import Apart, Cache, Stacked, replaced_rows
-from pit_jax.model.networks import LanguageModel, Params, has_layers_apart, layers_apart
+from pit_jax.model.networks import LanguageModel, Params, has_layers_apart, layers_apart, turned_over
 from pit_jax.model.placement import logits_to_rows
 from pit_jax.model.rows import NO_TOKEN, Continuation, Sequences
 from pit_jax.model.scoring import token_logprobs
 from pit_jax.parallel.sharding import P, constrain, row_shards
-from pit_jax.parallel.target import on_one_device, platform
+from pit_jax.parallel.target import on_one_cpu, on_one_device, platform
 
 # Layers that one device has apart at most (model/cache.py): on a CPU 30 of them take 14 seconds to compile, and scanned
 # ones 4, but a step of 135M weights takes 80 ms instead of 95. A TPU reads a layer where it lies in a stack.
 MOST_APART = {"cpu": 48, "gpu": 48}
+# Weights of a feed-forward's matrix from which on a CPU has matrices turned over: smaller ones stay in a core's cache.
+LEAST_TURNED = 2**18
 # Rows are filled again once this part of them has ended: then a pass over prompts is large enough, and few rows wait.
 REFILL = 1 / 8
 
@@ -70,13 +72,21 @@ def complete(
 
     At most `spec.rows` are decoded at a time, and the others wait. A prompt is read once for all of its responses.
     """
-    if on_one_device() and model.config.layers <= MOST_APART.get(platform(), 0):
-        weights = layers_apart(weights, model.config.layers)
+    weights = for_one_device(model, weights)
     prompts = len(prompt_QP)
     parts = row_shards(jax.sharding.get_abstract_mesh())
     parts = parts if prompts % parts == 0 else 1
     decoder = Decoder(model, weights, prompt_QP, prompt_mask_QP, key, sampling, first, spec, samples, parts)
     return decoder.at_once() if decoder.rows == decoder.requests else decoder.by_turns()
+
+
+def for_one_device(model: LanguageModel, weights: Params) -> Params:
+    """Weights as one device reads them fastest, where there is one: layers apart, on a CPU turned over."""
+    config = model.config
+    if not on_one_device() or config.layers > MOST_APART.get(platform(), 0) or has_layers_apart(weights):
+        return weights
+    apart = layers_apart(weights, config.layers)
+    return turned_over(apart) if on_one_cpu() and config.width * config.ffn >= LEAST_TURNED else apart
 
 
 @dataclass(frozen=True)

@@ -13,18 +13,18 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from pit_jax.batch import Completions, DecodeSpec, PromptBatch, Responses
-from pit_jax.inference.decoding import complete
+from pit_jax.inference.decoding import complete, for_one_device
 from pit_jax.inference.sampling import Sampling
 from pit_jax.model.networks import LanguageModel, Params
 from pit_jax.model.placement import PARTS
 from pit_jax.parallel.mesh import decode_mesh
-from pit_jax.parallel.sharding import DECODE_RULES, batch_sharding, param_sharding, within
+from pit_jax.parallel.sharding import DECODE_RULES, batch_sharding, param_sharding, replicated, within
 
 
 class Engine:
     """The compiled programs that draw; `model` and `spec` are fixed, parameters and prompts come with every call.
 
-    Parameters are taken as a training holds them, or, faster on a mesh, as `to_decode` gives them: one conversion
+    Parameters are taken as a training holds them, or, faster, as `to_decode` gives them: one conversion
     serves every draw until the parameters move.
     """
 
@@ -34,23 +34,29 @@ class Engine:
         Without one, on the mesh that is set, if any.
         """
         self.spec = spec
-        convert: Any = model.for_decoding
-        whole: Params = jax.eval_shape(lambda: model.init(jax.random.key(0)))
-        self.weights: Params = jax.eval_shape(convert, whole)
-        """Shapes of what `to_decode` gives, placed where there is a mesh."""
+        parts = 1
         placed: Callable[..., Any] = unplaced
-        drawn: dict[str, Any] = {}
-        converted: dict[str, Any] = {}
-        if mesh is not None:
-            weight_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(self.weights))
-            decoding = decode_mesh(mesh, share, weight_bytes)
-            convert = partial(convert, parts=math.prod(decoding.shape[axis] for axis in PARTS))
-            self.weights = jax.eval_shape(convert, whole)
+
+        def to_decode(params: Params) -> Params:
+            return for_one_device(model, model.for_decoding(params, parts))
+
+        whole: Params = jax.eval_shape(lambda: model.init(jax.random.key(0)))
+        if mesh is None:
+            self.weights: Params = jax.eval_shape(to_decode, whole)
+            """Shapes of what `to_decode` gives, placed where there is a mesh."""
+            self.to_decode: Any = jax.jit(to_decode)
+            drawn: dict[str, Any] = {}
+        else:
+            leaves = jax.tree.leaves(jax.eval_shape(model.for_decoding, whole))
+            decoding = decode_mesh(mesh, share, sum(leaf.size * leaf.dtype.itemsize for leaf in leaves))
+            parts = math.prod(decoding.shape[axis] for axis in PARTS)
             placed = partial(within, decoding)
-            places = param_sharding(self.weights, decoding, DECODE_RULES)
-            self.weights = jax.tree.map(lambda leaf, place: leaf.update(sharding=place), self.weights, places)
-            converted, drawn = {"out_shardings": places}, {"out_shardings": batch_sharding(mesh)}
-        self.to_decode = jax.jit(placed(convert), **converted)
+            shapes = jax.eval_shape(placed(to_decode), whole)
+            alone = jax.tree.map(lambda _: replicated(decoding), shapes)
+            places = alone if decoding.size == 1 else param_sharding(shapes, decoding, DECODE_RULES)
+            self.weights = jax.tree.map(lambda leaf, place: leaf.update(sharding=place), shapes, places)
+            self.to_decode = jax.jit(placed(to_decode), out_shardings=places)
+            drawn = {"out_shardings": batch_sharding(mesh)}
         """to_decode(params) -> weights: the parameters in the compute dtype, adapters merged, placed for decoding."""
 
         @cache

@@ -23,7 +23,7 @@ from pit_jax.model.placement import (
     to_rows,
     to_weights,
 )
-from pit_jax.model.products import product
+from pit_jax.model.products import Product
 from pit_jax.model.rope import Rotation, rope
 from pit_jax.model.rows import Continuation, Rows, Sequences, Tree, is_step, near, visible, visible_from
 from pit_jax.parallel.target import on_one_device, platform
@@ -78,9 +78,9 @@ def add_bias(x_BLX: jax.Array, bias: nnx.Param[jax.Array]) -> jax.Array:
 
 
 class Attention(nnx.Module):
-    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: TransformerConfig, product: Product, *, rngs: nnx.Rngs):
         d, n, k, h = config.width, config.query_heads, config.kv_heads, config.head_size
-        self.config = config
+        self.config, self.product = config, product
         normal = jax.random.normal
         self.query = nnx.Param(normal(rngs.params(), (d, n, h)) * d**-0.5)
         self.key = nnx.Param(normal(rngs.params(), (d, k, h)) * d**-0.5)
@@ -124,7 +124,7 @@ class Attention(nnx.Module):
         query_BLKGH = query.reshape(b, length, k, n // k, h) * jnp.asarray(scale, dtype)
         mixed = self._mixed(query_BLKGH, key_BKSH, value_BKSH, rows, layer).reshape(b, length, n, h)
         mixed = heads_to_weights(mixed, is_step(rows))
-        out_BLD = product(mixed, self.out[...].astype(dtype), inner=2)
+        out_BLD = self.product(mixed, self.out[...].astype(dtype), inner=2)
         out_BLD = updated(adapter, "out", mixed.reshape(b, length, n * h), out_BLD)
         out_BLD = to_rows(out_BLD, is_step(rows))
         if self.config.out_bias:
@@ -142,9 +142,9 @@ class Attention(nnx.Module):
         """query_BLNH, key_BLKH and value_BLKH, the first two rotated."""
         dtype, positions_BL = x_BLD.dtype, rows.positions_BL
         x_BLD = to_weights(x_BLD, is_step(rows))
-        query = product(x_BLD, self.query[...].astype(dtype))
-        key = product(x_BLD, self.key[...].astype(dtype))
-        value = product(x_BLD, self.value[...].astype(dtype))
+        query = self.product(x_BLD, self.query[...].astype(dtype))
+        key = self.product(x_BLD, self.key[...].astype(dtype))
+        value = self.product(x_BLD, self.value[...].astype(dtype))
         query = updated(adapter, "query", x_BLD, query)
         key = updated(adapter, "key", x_BLD, key)
         value = updated(adapter, "value", x_BLD, value)

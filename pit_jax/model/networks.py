@@ -3,6 +3,7 @@
 import abc
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from operator import itemgetter
 from typing import Any
 
@@ -18,6 +19,9 @@ from pit_jax.model.rows import Continuation, Rows, Sequences
 from pit_jax.model.transformer import Transformer
 
 Params = Any  # nested dict of float32 arrays
+TURNED = "turned_blocks"  # the name of blocks whose matrices are turned over
+# Axes of the inputs of every matrix that is turned over; those of experts are not.
+INPUTS = {"query": 1, "key": 1, "value": 1, "out": 2, "gate": 1, "up": 1, "down": 1, "unembedding": 1}
 
 
 class ScalarTransformer(nnx.Module):
@@ -107,11 +111,16 @@ class LanguageModel(Network):
     def _build(self, key: jax.Array, adapter: AdapterConfig | None) -> Transformer:
         return Transformer(self.config, self.vocab_size, adapter, rngs=nnx.Rngs(params=key))
 
-    def _build_apart(self, key: jax.Array, adapter: AdapterConfig | None) -> Transformer:
-        return Transformer(self.config, self.vocab_size, adapter, apart=True, rngs=nnx.Rngs(params=key))
+    def _build_apart(self, key: jax.Array, adapter: AdapterConfig | None, *, turned: bool) -> Transformer:
+        rngs = nnx.Rngs(params=key)
+        return Transformer(self.config, self.vocab_size, adapter, apart=True, turned=turned, rngs=rngs)
 
     def _bind(self, params: Params) -> Any:
-        return self._bound(self._build_apart if has_layers_apart(params) else self._build, params)
+        if not has_layers_apart(params):
+            return self._bound(self._build, params)
+        turned = TURNED in params
+        given = {"blocks" if name == TURNED else name: part for name, part in params.items()}
+        return self._bound(partial(self._build_apart, turned=turned), given)
 
 
 def layers_apart(language: Params, layers: int) -> Params:
@@ -120,9 +129,20 @@ def layers_apart(language: Params, layers: int) -> Params:
     return {**language, "blocks": blocks}
 
 
+def turned_over(language: Params) -> Params:
+    """A language model's parameters with layers apart, each matrix [*outputs, *inputs] (products.turned_product)."""
+
+    def turned(path: Any, leaf: jax.Array) -> jax.Array:
+        inputs = INPUTS.get(jax.tree_util.keystr(path[-1:], simple=True))
+        return leaf if inputs is None else jnp.moveaxis(leaf, range(inputs), range(-inputs, 0))
+
+    rest = {name: part for name, part in language.items() if name != "blocks"}
+    return jax.tree_util.tree_map_with_path(turned, {**rest, TURNED: language["blocks"]})
+
+
 def has_layers_apart(params: Params) -> bool:
     """Whether a language model's layers are apart."""
-    return 0 in params["blocks"]
+    return TURNED in params or 0 in params["blocks"]
 
 
 def trunk_of(language: Params) -> Params:

@@ -15,7 +15,7 @@ from pit_jax.model.experts import ExpertFfn
 from pit_jax.model.mixing import softcap
 from pit_jax.model.norms import make_norm
 from pit_jax.model.placement import between_weights, to_rows, to_weights
-from pit_jax.model.products import product
+from pit_jax.model.products import Product, product, turned_product
 from pit_jax.model.rope import Rotation, rotations_of
 from pit_jax.model.rows import Rows, is_step
 from pit_jax.parallel.sharding import constrain_batch
@@ -31,8 +31,9 @@ REMAT = {  # what is kept of a block that is computed again
 class GatedFfn(nnx.Module):
     """SwiGLU or GeGLU (arXiv 2002.05202)."""
 
-    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: TransformerConfig, product: Product, *, rngs: nnx.Rngs):
         d, f = config.width, config.ffn
+        self.product = product
         self.gate_function = jax.nn.silu if config.activation == "swiglu" else jax.nn.gelu
         self.gate = nnx.Param(jax.random.normal(rngs.params(), (d, f)) * d**-0.5)
         self.up = nnx.Param(jax.random.normal(rngs.params(), (d, f)) * d**-0.5)
@@ -44,13 +45,13 @@ class GatedFfn(nnx.Module):
 
     def __call__(self, x_BLD: jax.Array, rows: Rows, adapter: Adapter | None) -> jax.Array:
         dtype, x_BLD = x_BLD.dtype, to_weights(x_BLD, is_step(rows))
-        gate_BLF = updated(adapter, "gate", x_BLD, product(x_BLD, self.gate[...].astype(dtype)))
-        up_BLF = updated(adapter, "up", x_BLD, product(x_BLD, self.up[...].astype(dtype)))
+        gate_BLF = updated(adapter, "gate", x_BLD, self.product(x_BLD, self.gate[...].astype(dtype)))
+        up_BLF = updated(adapter, "up", x_BLD, self.product(x_BLD, self.up[...].astype(dtype)))
         if self.biased:
             gate_BLF = add_bias(gate_BLF, self.gate_bias)
             up_BLF = add_bias(up_BLF, self.up_bias)
         inner_BLF = between_weights(self.gate_function(gate_BLF) * up_BLF, is_step(rows))
-        down_BLD = updated(adapter, "down", inner_BLF, product(inner_BLF, self.down[...].astype(dtype)))
+        down_BLD = updated(adapter, "down", inner_BLF, self.product(inner_BLF, self.down[...].astype(dtype)))
         out_BLD = to_rows(down_BLD, is_step(rows))
         return add_bias(out_BLD, self.down_bias) if self.biased else out_BLD
 
@@ -58,8 +59,9 @@ class GatedFfn(nnx.Module):
 class PlainFfn(nnx.Module):
     """down gelu(up x), with biases, as in GPT-NeoX."""
 
-    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: TransformerConfig, product: Product, *, rngs: nnx.Rngs):
         d, f = config.width, config.ffn
+        self.product = product
         self.up = nnx.Param(jax.random.normal(rngs.params(), (d, f)) * d**-0.5)
         self.down = nnx.Param(jax.random.normal(rngs.params(), (f, d)) * (f * 2 * config.layers) ** -0.5)
         self.biased = config.ffn_bias
@@ -68,24 +70,26 @@ class PlainFfn(nnx.Module):
 
     def __call__(self, x_BLD: jax.Array, rows: Rows, adapter: Adapter | None) -> jax.Array:
         dtype, x_BLD = x_BLD.dtype, to_weights(x_BLD, is_step(rows))
-        up_BLF = updated(adapter, "up", x_BLD, product(x_BLD, self.up[...].astype(dtype)))
+        up_BLF = updated(adapter, "up", x_BLD, self.product(x_BLD, self.up[...].astype(dtype)))
         if self.biased:
             up_BLF = add_bias(up_BLF, self.up_bias)
         inner_BLF = between_weights(jax.nn.gelu(up_BLF, approximate=False), is_step(rows))
-        down_BLD = updated(adapter, "down", inner_BLF, product(inner_BLF, self.down[...].astype(dtype)))
+        down_BLD = updated(adapter, "down", inner_BLF, self.product(inner_BLF, self.down[...].astype(dtype)))
         out_BLD = to_rows(down_BLD, is_step(rows))
         return add_bias(out_BLD, self.down_bias) if self.biased else out_BLD
 
 
 class Block(nnx.Module):
-    def __init__(self, config: TransformerConfig, adapter: AdapterConfig | None, *, rngs: nnx.Rngs):
+    def __init__(self, config: TransformerConfig, adapter: AdapterConfig | None, product: Product, *, rngs: nnx.Rngs):
         self.parallel, self.factor = config.parallel, config.residual_factor
         self.pre_norms, self.post_norms = config.pre_norms, config.post_norms
         if config.pre_norms:
             self.attention_norm, self.ffn_norm = make_norm(config), make_norm(config)
-        self.attention = Attention(config, rngs=rngs)
-        gated = ExpertFfn if config.experts else GatedFfn
-        self.ffn = (PlainFfn if config.activation == "gelu" else gated)(config, rngs=rngs)
+        self.attention = Attention(config, product, rngs=rngs)
+        if config.experts:
+            self.ffn: ExpertFfn | PlainFfn | GatedFfn = ExpertFfn(config, rngs=rngs)
+        else:
+            self.ffn = (PlainFfn if config.activation == "gelu" else GatedFfn)(config, product, rngs=rngs)
         if config.post_norms:
             self.attention_post_norm, self.ffn_post_norm = make_norm(config), make_norm(config)
         self.adapted = adapter is not None
@@ -131,9 +135,10 @@ class Transformer(nnx.Module):
         *,
         output: bool = True,
         apart: bool = False,
+        turned: bool = False,
         rngs: nnx.Rngs,
     ):
-        """With layers stacked, and scanned; or apart, one after the other."""
+        """With layers stacked, and scanned; or apart, one after the other, and their matrices turned over or not."""
         if config.experts and (config.activation == "gelu" or config.ffn_bias):
             raise UserError("experts have a gate and no biases; choose another activation, or no ffn_bias")
         if config.experts and not 0 < config.experts_per_token <= config.experts:
@@ -142,7 +147,7 @@ class Transformer(nnx.Module):
             raise UserError(
                 f"query_heads={config.query_heads} is not a multiple of kv_heads={config.kv_heads}; change one of them"
             )
-        self.config = config
+        self.config, self.turned = config, turned
         self.embedding = nnx.Param(jax.random.normal(rngs.params(), (vocab_size, config.width)) * config.width**-0.5)
         if output and not config.tied:
             scale = config.width**-0.5
@@ -151,11 +156,12 @@ class Transformer(nnx.Module):
         @nnx.split_rngs(splits=config.layers)
         @nnx.vmap(in_axes=0, out_axes=0)
         def stack(rngs: nnx.Rngs) -> Block:
-            return Block(config, adapter, rngs=rngs)
+            return Block(config, adapter, product, rngs=rngs)
 
         self.blocks: Block | nnx.List[Block]
         if apart:
-            self.blocks = nnx.List([Block(config, adapter, rngs=rngs) for _ in range(config.layers)])
+            way = turned_product if turned else product
+            self.blocks = nnx.List([Block(config, adapter, way, rngs=rngs) for _ in range(config.layers)])
         else:
             self.blocks = stack(rngs)
         self.final_norm = make_norm(config)
@@ -192,6 +198,10 @@ class Transformer(nnx.Module):
 
     def logits(self, hidden_BLD: jax.Array) -> jax.Array:
         """logits_BLV in float32."""
-        matrix_DV = self.embedding[...].T if self.config.tied else self.unembedding[...]
-        logits_BLV = product(hidden_BLD, matrix_DV.astype(hidden_BLD.dtype), dtype=jnp.float32)
+        matrix = self.embedding[...] if self.config.tied else self.unembedding[...]
+        if self.turned:
+            logits_BLV = turned_product(hidden_BLD, matrix.astype(hidden_BLD.dtype), dtype=jnp.float32)
+        else:
+            matrix_DV = matrix.T if self.config.tied else matrix
+            logits_BLV = product(hidden_BLD, matrix_DV.astype(hidden_BLD.dtype), dtype=jnp.float32)
         return softcap(logits_BLV, self.config.logit_softcap) / self.config.logit_divisor

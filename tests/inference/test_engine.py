@@ -11,7 +11,6 @@ import pytest
 
 from pit_jax.batch import Completions, DecodeSpec, PromptBatch, Responses
 from pit_jax.config import TransformerConfig
-from pit_jax.inference import decoding
 from pit_jax.inference.decoding import complete
 from pit_jax.inference.engine import Engine
 from pit_jax.inference.sampling import Sampling
@@ -170,16 +169,6 @@ def test_a_row_without_a_prompt_produces_nothing(params: Any) -> None:
     assert not drawn.mask_BT[1].any() and (drawn.tokens_BT[1] == PAD).all() and drawn.ended_B.tolist()[1]
     assert (drawn.logprobs_BT[1] == 0).all() and drawn.mask_BT[[0, 2]].all()
     assert np.isfinite(drawn.logprobs_BT).all()
-
-
-def test_layers_stacked_and_apart_draw_the_same(params: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on TPUs and on meshes, and as on one CPU or GPU."""
-    given = params, prompts([8, 5, 1]), jax.random.key(4), Sampling(jnp.float32(1.0))
-    apart = run(*given, eos_id=NEVER)
-    monkeypatch.setattr(decoding, "on_one_device", lambda: False)
-    stacked = run(*given, eos_id=NEVER, model=LanguageModel(replace(CONFIG, unroll=2), VOCAB))
-    np.testing.assert_array_equal(stacked.tokens_BT, apart.tokens_BT)
-    np.testing.assert_allclose(stacked.logprobs_BT, apart.logprobs_BT, rtol=1e-5, atol=1e-5)
 
 
 def all_lengths(count: int) -> tuple[jax.Array, jax.Array]:

@@ -73,7 +73,7 @@ def check(shapes: Shapes, program: Program) -> None:
 
 def test_no_weight_moves_inside_the_token_loop_of_any_program(world: World, make_mesh: Any) -> None:
     shapes = shapes_on(world, make_mesh, (2, 2, 2), 2, 2)
-    matrices = jax.tree.leaves(Engine(shapes.language_model, shapes.decode_spec).weights)
+    matrices = jax.tree.leaves(Engine(shapes.language_model, shapes.decode_spec, shapes.mesh).weights)
     assert min(leaf.size * 2 for leaf in matrices if leaf.ndim > 2) // 2 == SMALLEST
     programs = {program.name: program for program in drawing(shapes)}
     assert len(programs) == 5 and any("rewritten" in name for name in programs)
