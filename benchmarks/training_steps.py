@@ -1,6 +1,7 @@
-"""Whole updates of SFT and of a reward model against torch and transformers, in turns, on the same processors.
+"""Whole updates of SFT and of a reward model against torch and transformers, or of SFT against tunix, in turns.
 
     python -m benchmarks.training_steps [--shapes 1.8M 10M 40M] [--steps sft reward] [--times 9]
+    python -m benchmarks.training_steps --by tunix --steps sft    # in JAX; made in .venv-tunix
     python -m benchmarks.training_steps --shapes 1B --steps sft --dtype bfloat16 --rows 4 --length 2048   # on a GPU
 
 Rows are full: 8 of 256 tokens for SFT, 8 pairs of them for the reward model. An update is the loss, its gradient,
@@ -17,9 +18,9 @@ import jax.numpy as jnp
 from rich.console import Console
 
 from benchmarks.limits import Limits, seconds
-from benchmarks.peers import Turns, table_of
+from benchmarks.peers import Peer, Turns, environment, table_of
 from benchmarks.results import keep
-from benchmarks.shapes import VOCABULARY, shape_of, shapes_parser, torch_peer
+from benchmarks.shapes import VOCABULARY, peer_job, shape_of, shapes_parser, torch_peer
 from pit_jax.architecture import TransformerConfig
 from pit_jax.batch import RewardBatch, SftBatch
 from pit_jax.config import OptimizerConfig
@@ -58,6 +59,11 @@ def reward_work(shape: TransformerConfig, count: int, length: int) -> tuple[Any,
     return jax.jit(model.init)(jax.random.key(0)), reward.make_loss(model), batch, count * row.trained().flops
 
 
+def tunix_peer(step: str, shape: TransformerConfig, **sizes: Any) -> Peer:
+    return Peer("tunix_peer", {**peer_job(step, shape), **sizes}, environment("tunix", "google-tunix==0.1.7"))
+
+
+PEERS: dict[str, Callable[..., Peer]] = {"torch": torch_peer, "tunix": tunix_peer}
 WORK = {"sft": sft_work, "reward": reward_work}
 
 
@@ -79,22 +85,25 @@ def updates(params: Any, loss: Loss, batches: Callable[[], Iterable[Any]]) -> Ca
 def main() -> None:
     parser = shapes_parser(__doc__, ["1.8M", "10M", "40M"], 9, "updates")
     parser.add_argument("--steps", nargs="+", default=list(WORK), choices=list(WORK))
+    parser.add_argument("--by", default="torch", choices=list(PEERS), help="whose updates ours are beside")
     parser.add_argument("--rows", type=int, default=8, help="of SFT; as many pairs of the reward model")
     parser.add_argument("--length", type=int, default=256, help="tokens of a row")
     given = parser.parse_args()
+    if given.by == "tunix" and (given.steps != ["sft"] or given.dtype != "float32"):
+        parser.error("beside tunix there is SFT in float32 alone; ask for --steps sft")
     keep_freed_memory()
     versions, limits, turned = {}, Limits.measured(given.dtype), {}
     for step in given.steps:
         for name in given.shapes:
             rows, shape = given.rows * (1 + (step == "reward")), shape_of(name, given.dtype)
             params, loss, batch, flops = WORK[step](shape, rows, given.length)
-            with torch_peer(step, shape, rows=rows, length=given.length) as peer:
+            with PEERS[given.by](step, shape, rows=rows, length=given.length) as peer:
                 versions = peer.ready
                 turns = Turns.of(updates(params, loss, partial(iter, (batch,))), peer.seconds, given.times)
             turned[f"{step} {name}"] = turns.figures(tokens=rows * given.length, floor=limits.floor(flops))
     Console().print(table_of(f"updates in turns, n = {given.times}", turned))
     of = {"dtype": given.dtype, "rows": given.rows, "length": given.length}
-    keep(given.results, "training_steps", {**limits.kept(), **versions, **of, **turned})
+    keep(given.results, "training_steps", {**limits.kept(), **versions, "by": given.by, **of, **turned})
 
 
 if __name__ == "__main__":
