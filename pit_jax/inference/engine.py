@@ -52,8 +52,10 @@ class Engine:
             parts = math.prod(decoding.shape[axis] for axis in PARTS)
             placed = partial(within, decoding)
             shapes = jax.eval_shape(placed(to_decode), whole)
-            alone = jax.tree.map(lambda _: replicated(decoding), shapes)
-            places = alone if decoding.size == 1 else param_sharding(shapes, decoding, DECODE_RULES)
+            if decoding.size == 1:
+                places = jax.tree.map(lambda _: replicated(decoding), shapes)
+            else:
+                places = param_sharding(shapes, decoding, DECODE_RULES)
             self.weights = jax.tree.map(lambda leaf, place: leaf.update(sharding=place), shapes, places)
             self.to_decode = jax.jit(placed(to_decode), out_shardings=places)
             drawn = {"out_shardings": batch_sharding(mesh)}

@@ -148,6 +148,7 @@ class Transformer(nnx.Module):
                 f"query_heads={config.query_heads} is not a multiple of kv_heads={config.kv_heads}; change one of them"
             )
         self.config, self.turned = config, turned
+        self.product = way = turned_product if turned else product
         self.embedding = nnx.Param(jax.random.normal(rngs.params(), (vocab_size, config.width)) * config.width**-0.5)
         if output and not config.tied:
             scale = config.width**-0.5
@@ -156,11 +157,10 @@ class Transformer(nnx.Module):
         @nnx.split_rngs(splits=config.layers)
         @nnx.vmap(in_axes=0, out_axes=0)
         def stack(rngs: nnx.Rngs) -> Block:
-            return Block(config, adapter, product, rngs=rngs)
+            return Block(config, adapter, way, rngs=rngs)
 
         self.blocks: Block | nnx.List[Block]
         if apart:
-            way = turned_product if turned else product
             self.blocks = nnx.List([Block(config, adapter, way, rngs=rngs) for _ in range(config.layers)])
         else:
             self.blocks = stack(rngs)
@@ -199,9 +199,7 @@ class Transformer(nnx.Module):
     def logits(self, hidden_BLD: jax.Array) -> jax.Array:
         """logits_BLV in float32."""
         matrix = self.embedding[...] if self.config.tied else self.unembedding[...]
-        if self.turned:
-            logits_BLV = turned_product(hidden_BLD, matrix.astype(hidden_BLD.dtype), dtype=jnp.float32)
-        else:
-            matrix_DV = matrix.T if self.config.tied else matrix
-            logits_BLV = product(hidden_BLD, matrix_DV.astype(hidden_BLD.dtype), dtype=jnp.float32)
+        if self.config.tied and not self.turned:  # an embedding is [V, D], which is an unembedding turned over
+            matrix = matrix.T
+        logits_BLV = self.product(hidden_BLD, matrix.astype(hidden_BLD.dtype), dtype=jnp.float32)
         return softcap(logits_BLV, self.config.logit_softcap) / self.config.logit_divisor

@@ -4,7 +4,7 @@ import jax
 
 
 def platform() -> str:
-    """ "cpu", "gpu" or "tpu"."""
+    """Their kind: "cpu", "gpu" or "tpu"."""
     device = jax.sharding.get_abstract_mesh().abstract_device
     return jax.default_backend() if device is None else str(device.platform)
 

@@ -35,7 +35,12 @@ def assert_same(found: Completions, expected: Completions) -> None:
     np.testing.assert_allclose(found.logprobs_BT, expected.logprobs_BT, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("knobs", [{}, {"tied": False}, {"activation": "gelu"}], ids=["tied", "untied", "gelu"])
+EXPERTS = {"experts": 4, "experts_per_token": 2}
+
+
+@pytest.mark.parametrize(
+    "knobs", [{}, {"tied": False}, {"activation": "gelu"}, EXPERTS], ids=["tied", "untied", "gelu", "experts"]
+)
 def test_stacked_apart_and_turned_over_draw_the_same(knobs: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """As on TPUs and meshes, as on a GPU, and as on a CPU whose matrices are large; there from what `to_decode` gives,
     and from parameters of a training."""
@@ -44,7 +49,8 @@ def test_stacked_apart_and_turned_over_draw_the_same(knobs: dict[str, Any], monk
     apart = drawn(Engine(model, SPEC), params)
     with monkeypatch.context() as patched:
         patched.setattr(decoding, "on_one_device", lambda: False)
-        assert_same(drawn(Engine(model, SPEC), params), apart)
+        unrolled = LanguageModel(replace(model.config, unroll=2), VOCAB)
+        assert_same(drawn(Engine(unrolled, SPEC), params), apart)
 
     monkeypatch.setattr(decoding, "LEAST_TURNED", 0)
     engine = Engine(model, SPEC, mesh_of(1, 1, 1))

@@ -55,11 +55,11 @@ def test_turned_over_it_is_the_same_product(sizes: tuple[int, ...], inner: int, 
 def test_few_rows_are_the_second_operand() -> None:
     """Of the compiled product, whatever XLA makes of transposes."""
 
-    def steps(x: jax.Array, weights_YX: jax.Array) -> jax.Array:
+    def between_others(x: jax.Array, weights_YX: jax.Array) -> jax.Array:
         return jnp.tanh(turned_product(jnp.tanh(x), weights_YX))
 
-    program = jax.jit(steps).lower(jnp.ones((4, 1, 32)), jnp.ones((48, 32))).compile().as_text() or ""
-    assert re.search(r"= f32\[48,4\]\S* (dot|fusion)\(", program) and not re.search(r"f32\[4,48\]\S* dot\(", program)
+    program = jax.jit(between_others).lower(jnp.ones((4, 1, 32)), jnp.ones((48, 32))).compile().as_text() or ""
+    assert re.search(r"f32\[48,4\]\S* dot\(", program) and not re.search(r"f32\[4,48\]\S* dot\(", program)
 
 
 def test_bfloat16_may_be_summed_in_float32() -> None:
