@@ -16,7 +16,7 @@ from benchmarks.command import BEFORE_IMPROVER_RL, execute
 from benchmarks.results import keep, parser_of
 
 QUICK = (
-    *("--data.notes-pairs=4000", "--sft.policy-steps=2", "--sft.improver-steps=2", "--sft.batch-size=16"),
+    *("--data.world-pairs=4000", "--sft.policy-steps=2", "--sft.improver-steps=2", "--sft.batch-size=16"),
     *("--rm.policy-steps=2", "--rm.improver-steps=2", "--rm.batch-size=16", "--rl.policy-rounds=1"),
     *("--rl.curriculum.rounds", "1", "1", "--rl.batch-size=16", "--rl.heldout-prompts=16", "--rl.ignore-gates"),
     *("--rl.select-kl=1e9", "--rl.monitors.action=warn", "--checkpoint.keep=1"),

@@ -21,7 +21,7 @@ from pit_jax.config import DataConfig, TokenizerConfig
 from pit_jax.data.store import open_data, prepare
 from pit_jax.errors import UserError
 
-DATA, TOKENS = DataConfig(notes_pairs=2000), TokenizerConfig()
+DATA, TOKENS = DataConfig(world_pairs=2000), TokenizerConfig()
 GARBAGE = (
     b"{",
     b"[]",

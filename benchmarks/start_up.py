@@ -39,7 +39,7 @@ from pit_jax.training.state import create_state
 from pit_jax.training.step import make_train_step
 
 DEMO = f"--config={ROOT / 'configs' / 'tiny.py'}"
-BRIEF = ("--data.notes-pairs=4000", "--sft.policy-steps=2", "--rm.policy-steps=2", "--rl.policy-rounds=1")
+BRIEF = ("--data.world-pairs=4000", "--sft.policy-steps=2", "--rm.policy-steps=2", "--rl.policy-rounds=1")
 ASKED, FOUND = (f"/jax/compilation_cache/{name}" for name in ("compile_requests_use_cache", "cache_hits"))
 
 

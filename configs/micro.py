@@ -16,7 +16,7 @@ def get_config() -> Config:
     return replace(
         base,
         workdir="runs/micro",
-        data=replace(base.data, notes_pairs=900, heldout_fraction=0.1, prompt_length=32, response_length=64),
+        data=replace(base.data, world_pairs=900, heldout_fraction=0.1, prompt_length=32, response_length=64),
         transformer=replace(
             base.transformer, width=16, query_heads=2, kv_heads=1, head_size=8, ffn=32, pooled_head=True
         ),

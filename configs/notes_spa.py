@@ -19,6 +19,6 @@ def get_config() -> Config:
     return replace(
         base,
         workdir="runs/spa",
-        data=replace(base.data, notes_pairs=200_000),  # a third of them in the fold that SPA learns from
+        data=replace(base.data, world_pairs=200_000),  # a third of them in the fold that SPA learns from
         dpo=replace(base.dpo, steps=1900),  # one pass over that fold: DPO on all gold pairs
     )

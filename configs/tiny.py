@@ -18,7 +18,7 @@ def get_config() -> Config:
     base = Config()
     return replace(
         base,
-        data=replace(base.data, notes_pairs=54_000, prompt_length=24, response_length=40),
+        data=replace(base.data, world_pairs=54_000, prompt_length=24, response_length=40),
         tokenizer=replace(base.tokenizer, vocab_size=768),
         transformer=replace(base.transformer, query_heads=4, kv_heads=4, head_size=16, unroll=2, pooled_head=True),
         sft=replace(

@@ -16,8 +16,8 @@ from pit_jax.preferences import OptimizerConfig as OptimizerConfig  # found here
 
 @dataclass(frozen=True)
 class DataConfig:
-    sources: ranges.Names = ("notes",)
-    """Where pairs come from: `notes` (embedded), `pairs:PATH` (prompt, chosen, rejected), `hh:PATH`, .. (README)."""
+    sources: ranges.Names = ("world:notes",)
+    """Where pairs come from: world:NAME (embedded), pairs:PATH (prompt, chosen, rejected), hh:PATH, .. (README)."""
     rates: ranges.Rates = (1.0,)
     """Mixing rate of each source; the share of a source's examples seen per pass follows the rates."""
     heldout_fraction: ranges.ShareBetween = 0.05
@@ -33,10 +33,10 @@ class DataConfig:
     buckets: ranges.Count = 1
     """Most widths that the rows of a training are padded to, each compiled once; 1 = one width, as the longest needs.
     With more, rows of like length meet in a batch."""
-    notes_pairs: ranges.Count = 40_000
-    """Pairs generated for the embedded `notes` source."""
-    notes_seed: ranges.CountOrNone = 0
-    """Seed of the embedded `notes` source."""
+    world_pairs: ranges.Count = 40_000
+    """Pairs drawn from an embedded world."""
+    world_seed: ranges.CountOrNone = 0
+    """Seed of an embedded world's pairs."""
 
 
 @dataclass(frozen=True)

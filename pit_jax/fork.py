@@ -22,6 +22,8 @@ from pit_jax.batch import Experience, GapBatch, PromptBatch, Responses, RewardBa
 from pit_jax.config import Config, RlConfig
 from pit_jax.data.layouts import LAYOUTS, Layout
 from pit_jax.data.text.row import Unusable
+from pit_jax.data.worlds.builtin import WORLDS
+from pit_jax.data.worlds.world import World, score_of
 from pit_jax.errors import UserError
 from pit_jax.evaluation.judges.builtin import JUDGES
 from pit_jax.evaluation.judges.judge import Bench, Judge
@@ -38,7 +40,7 @@ from pit_jax.run.provenance import SHARED, StageId, section
 from pit_jax.run.stage import Stage
 from pit_jax.run.supervised import Task, by, fit, with_head
 
-Value = Stage | Algorithm | Reference | TextReward | Judge | Layout
+Value = Stage | Algorithm | Reference | TextReward | Judge | Layout | World
 TABLES: dict[type, table.Table[Any]] = {
     Stage: STAGES,
     Algorithm: ALGORITHMS,
@@ -46,6 +48,7 @@ TABLES: dict[type, table.Table[Any]] = {
     TextReward: TEXT_REWARDS,
     Judge: JUDGES,
     Layout: LAYOUTS,
+    World: WORLDS,
 }
 # What a fork's stage depends on where it does not say: everything that is trained with.
 EVERYTHING = (*SHARED, *(knob for name in ("sft", "rm", "rl", "dpo") for knob in section(name)))
@@ -55,7 +58,8 @@ def fork(*values: Value) -> None:
     """Declare values beside the built-in ones. To be called when the fork's file is imported.
 
     The file's code, and that of modules beside it which it imports, becomes part of the hash of every stage that uses
-    a value, and of the data fingerprint for a layout. UserError for a name that is taken: it names both files.
+    a value, and of the data fingerprint for a layout or a world. UserError for a name that is taken: it names both
+    files.
     """
     source = _source()
     for value in values:
@@ -116,6 +120,7 @@ __all__ = [
     "Triple",
     "Unusable",
     "UserError",
+    "World",
     "by",
     "counted_logprobs",
     "end_scores",
@@ -126,6 +131,7 @@ __all__ = [
     "mean_policy_loss",
     "pair_scores",
     "response_logprobs",
+    "score_of",
     "section",
     "tree_gaps",
     "with_head",

@@ -1,4 +1,4 @@
-"""Loading forks: Python files that declare stages, algorithms, references, rewards, judges and layouts (pit_jax.fork).
+"""Loading forks: Python files that declare stages, algorithms, rewards, judges, layouts, .. (pit_jax.fork).
 
 A fork is loaded where --fork names it, by its file or as the entry point of an installed package, and nowhere else.
 """

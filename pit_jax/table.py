@@ -62,6 +62,10 @@ class Table(Generic[T]):
             raise UserError(f"no {self.kind} {name!r}{did_you_mean(name, self._values)}; known: {known}")
         return self._values[name]
 
+    def get(self, name: str) -> T | None:
+        """The value of a name, or None."""
+        return self._values.get(name)
+
     def __contains__(self, name: object) -> bool:
         return name in self._values
 

@@ -19,10 +19,11 @@ from rich.console import Console
 
 from pit_jax.batch import DecodeSpec, Experience, RolloutPrompts, SftBatch, Triple
 from pit_jax.config import Config, TransformerConfig
-from pit_jax.data import notes
 from pit_jax.data.features import FEATURES, KINDS, Example, Layout, build, right_padded, row_lengths
 from pit_jax.data.ragged import Ragged
 from pit_jax.data.rows import StoredRows
+from pit_jax.data.worlds.builtin import WORLDS
+from pit_jax.data.worlds.notes import NOTES
 from pit_jax.files import write_json
 from pit_jax.inference.engine import Engine
 from pit_jax.model.networks import LanguageModel, ScalarModel
@@ -324,7 +325,7 @@ def place(context: MakeContext, make_mesh: Any, monkeypatch: pytest.MonkeyPatch,
         return jax.device_put(drawn, param_sharding(drawn, context.mesh))
 
     monkeypatch.setattr(params, "restored", restored)
-    monkeypatch.setattr(notes, "score", worth)
+    monkeypatch.setitem(WORLDS._values, NOTES.name, replace(NOTES, score=worth))
 
     def make(
         config: Config | None = None,

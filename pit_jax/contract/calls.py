@@ -1,5 +1,6 @@
 """The part of the contract that needs no run: a fork's functions called on small inputs (trials.py has the others)."""
 
+import random
 from collections.abc import Callable, Iterator
 
 import jax
@@ -8,9 +9,10 @@ import numpy as np
 
 from pit_jax.batch import Answer, Experience
 from pit_jax.config import RlConfig
-from pit_jax.data.layouts import Layout
-from pit_jax.data.notes import pairs
+from pit_jax.data.layouts import LAYOUTS, Layout
 from pit_jax.data.text.row import Row, Unusable
+from pit_jax.data.worlds.notes import NOTES
+from pit_jax.data.worlds.world import World, pairs
 from pit_jax.errors import UserError
 from pit_jax.evaluation.judges.judge import Judge, ask
 from pit_jax.rl.algorithms import Algorithm
@@ -23,7 +25,7 @@ NEEDED = ("loss", "policy/approxkl_avg", "val/ratio")  # metrics that RL reads o
 
 def check_text_reward(reward: TextReward) -> Iterator[Check]:
     """One finite number a text, and the same ones again."""
-    triples = pairs(4, 0)
+    triples = pairs(NOTES, 4, 0)
     rows = [RewardRow(t.prompt, t.chosen, t.rejected, t.rejected) for t in triples]
     prompts, weighted = [row.prompt for row in rows], Weighted(reward, reward.weight)
 
@@ -42,7 +44,7 @@ def check_judge(judge: Judge) -> Iterator[Check]:
     """A number a prompt, opposite when the sides change, 0 for a copy. Of judges without models."""
     if judge.needs:
         return
-    triples = pairs(4, 0)
+    triples = pairs(NOTES, 4, 0)
     prompts = [t.prompt for t in triples]
     left, right = [Answer(t.chosen, ()) for t in triples], [Answer(t.rejected, ()) for t in triples]
 
@@ -84,6 +86,55 @@ def check_layout(layout: Layout) -> Iterator[Check]:
 
     yield f"layout {layout.name}: its example rows are pairs", examples
     yield f"layout {layout.name}: any other row is unusable, with a reason", strange
+
+
+def check_world(world: World) -> Iterator[Check]:
+    """Ideal answers are the best, faults cost, any text has a score, and everything follows from the seed."""
+    name = f"world {world.name}"
+
+    def ideals() -> None:
+        if world.name in LAYOUTS:
+            raise UserError("it has the name of a layout, so that no source could name its files; give it another")
+        for prompt, ideal, _ in _corrupted(world, 0):
+            if (score := world.score(prompt, ideal)) != world.max_score:
+                raise UserError(f"{ideal!r} is worth {score:g} of {world.max_score:g} as an answer to {prompt!r}")
+
+    def faults() -> None:
+        means = [np.mean([world.score(prompt, text) for prompt, _, text in _corrupted(world, n)]) for n in (0, 1, 3)]
+        if not means[0] > means[1] > means[2]:
+            raise UserError(f"0, 1 and 3 faults leave mean scores of {', '.join(f'{mean:.2f}' for mean in means)}")
+
+    def texts() -> None:
+        prompt = world.prompt(random.Random(0))
+        for text in ("", " ", "any text", "\0\ud800 .,", "x" * 10_000):
+            if not 0 <= world.score(prompt, text) <= world.max_score:
+                raise UserError(f"{text[:20]!r} is worth {world.score(prompt, text)}, not 0 to {world.max_score:g}")
+
+    def strangers() -> None:
+        try:
+            world.score("a prompt that is none of any world", "")
+        except UserError:
+            return
+        raise UserError("it has a score for answers to a prompt of another world; raise UserError")
+
+    def again() -> None:
+        if pairs(world, 20, 1) != pairs(world, 20, 1) or pairs(world, 20, 1) == pairs(world, 20, 2):
+            raise UserError("pairs do not follow from the seed; draw from `rng` alone")
+
+    yield f"{name}: ideal answers have the largest score", ideals
+    yield f"{name}: faults cost", faults
+    yield f"{name}: any text has a score in range", texts
+    yield f"{name}: a prompt of another world is a UserError", strangers
+    yield f"{name}: pairs follow from the seed", again
+
+
+def _corrupted(world: World, faults: int) -> Iterator[tuple[str, str, str]]:
+    """(prompt, ideal answer, the answer with so many faults), of 100 draws."""
+    for seed in range(100):
+        rng = random.Random(seed)
+        prompt = world.prompt(rng)
+        ideal = world.ideal(prompt, rng)
+        yield prompt, ideal, world.corrupt(prompt, ideal, faults, rng)
 
 
 def check_algorithm(algorithm: Algorithm) -> Iterator[Check]:

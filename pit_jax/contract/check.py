@@ -12,9 +12,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pit_jax.contract.calls import Check, check_algorithm, check_judge, check_layout, check_text_reward
-from pit_jax.contract.trials import World, lower, own_folder, resumes, trains
+from pit_jax.contract.calls import Check, check_algorithm, check_judge, check_layout, check_text_reward, check_world
+from pit_jax.contract.trials import Trials, lower, own_folder, resumes, trains
 from pit_jax.data.layouts import LAYOUTS
+from pit_jax.data.worlds.builtin import WORLDS
 from pit_jax.errors import UserError
 from pit_jax.evaluation.judges.builtin import JUDGES
 from pit_jax.forks import load_forks, unload_forks
@@ -42,10 +43,10 @@ def main(argv: Sequence[str]) -> int:
     asked = parser.parse_args(argv)
     screen, broken = Screen(Terminal()), 0
     with tempfile.TemporaryDirectory(prefix="pit_jax-fork-") as folder:
-        world = World(Path(folder), asked.parent_run)
+        trials = Trials(Path(folder), asked.parent_run)
         for file in asked.files:
             screen.say(f"{file}", style="bold")
-            for name, check in checks(world, file):
+            for name, check in checks(trials, file):
                 try:
                     check()
                 except Exception as error:  # whatever a fork's code does is told, and the next check is made
@@ -58,11 +59,11 @@ def main(argv: Sequence[str]) -> int:
     return 1 if broken else 0
 
 
-def checks(world: World, file: Path) -> Iterator[Check]:
+def checks(trials: Trials, file: Path) -> Iterator[Check]:
     """(what is promised, its trial) of everything that a file declares; the file is loaded first."""
     yield "it loads", lambda: load_forks([str(file)])
     source = source_of(file) if file.is_file() else None
-    tables: tuple[Table[Any], ...] = (STAGES, ALGORITHMS, REFERENCES, TEXT_REWARDS, JUDGES, LAYOUTS)
+    tables: tuple[Table[Any], ...] = (STAGES, ALGORITHMS, REFERENCES, TEXT_REWARDS, JUDGES, LAYOUTS, WORLDS)
     mine = {table.kind: [value for value in table if table.source(table.key(value)) == source] for table in tables}
     if source is None or not any(mine.values()):
         if source is not None:
@@ -75,13 +76,15 @@ def checks(world: World, file: Path) -> Iterator[Check]:
         yield from check_judge(judge)
     for layout in mine["layout"]:
         yield from check_layout(layout)
+    for world in mine["world"]:
+        yield from check_world(world)
     for algorithm in mine["RL algorithm"]:
         yield from check_algorithm(algorithm)
     for stage in mine["stage"]:
-        yield from check_stage(world, file, stage)
+        yield from check_stage(trials, file, stage)
     used = rl_flags(mine)
     if used:
-        yield from check_rl(world, file, used)
+        yield from check_rl(trials, file, used)
 
 
 def _refuse(text: str) -> None:
@@ -109,27 +112,27 @@ def rl_flags(mine: dict[str, list[Any]]) -> list[str]:
     return flags
 
 
-def check_rl(world: World, file: Path, flags: list[str]) -> Iterator[Check]:
+def check_rl(trials: Trials, file: Path, flags: list[str]) -> Iterator[Check]:
     """RL of the improver with what a fork adds: lowered, run, killed, resumed."""
     asked = ("--stage=rl", *flags)
-    yield "RL with it lowers for a TPU on meshes of 1 and 2x2x2", lambda: lower(world, file, RL_IMPROVER, asked)
-    yield from _trained(world, file, RL_IMPROVER, asked)
+    yield "RL with it lowers for a TPU on meshes of 1 and 2x2x2", lambda: lower(trials, file, RL_IMPROVER, asked)
+    yield from _trained(trials, file, RL_IMPROVER, asked)
 
 
-def check_stage(world: World, file: Path, stage: Stage) -> Iterator[Check]:
+def check_stage(trials: Trials, file: Path, stage: Stage) -> Iterator[Check]:
     """A fork's stage: its parents, its folder, its hash, lowered, run, killed, resumed."""
     role = (f"--model={stage.role}",) if stage.role in ("policy", "improver") else ()
     asked = (f"--stage={stage.name}", *role, *stage.trial)
     if stage.leaves:
-        yield f"{stage.id}: it lowers for a TPU on meshes of 1 and 2x2x2", lambda: lower(world, file, stage.id, asked)
-        yield from _trained(world, file, stage.id, asked)
+        yield f"{stage.id}: it lowers for a TPU on meshes of 1 and 2x2x2", lambda: lower(trials, file, stage.id, asked)
+        yield from _trained(trials, file, stage.id, asked)
     else:
-        yield f"{stage.id}: it runs", lambda: world.run(file, world.folder / str(stage.id), asked)
+        yield f"{stage.id}: it runs", lambda: trials.run(file, trials.folder / str(stage.id), asked)
 
 
-def _trained(world: World, file: Path, id: StageId, asked: tuple[str, ...]) -> Iterator[Check]:
+def _trained(trials: Trials, file: Path, id: StageId, asked: tuple[str, ...]) -> Iterator[Check]:
     """What every training keeps: metrics, its own folder, bit-identical resuming."""
-    whole, cut = (world.folder / f"{file.stem}-{id}-{name}" for name in ("whole", "cut"))
-    yield f"{id}: it trains, every metric finite", lambda: trains(world, file, id, asked, whole)
+    whole, cut = (trials.folder / f"{file.stem}-{id}-{name}" for name in ("whole", "cut"))
+    yield f"{id}: it trains, every metric finite", lambda: trains(trials, file, id, asked, whole)
     yield f"{id}: it writes into its own folder alone", lambda: own_folder(id, whole)
-    yield f"{id}: killed and resumed it ends with the same bits", lambda: resumes(world, file, id, asked, whole, cut)
+    yield f"{id}: killed and resumed it ends with the same bits", lambda: resumes(trials, file, id, asked, whole, cut)

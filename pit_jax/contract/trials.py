@@ -33,7 +33,7 @@ ATTEMPTS = 3  # of killing a run before it ends by itself
 
 
 @dataclass(frozen=True)
-class World:
+class Trials:
     """A folder for runs that branch off a parent run: a finished one, or one whose stages are made when needed."""
 
     folder: Path
@@ -95,16 +95,16 @@ class World:
         return {**os.environ, **cache, "PYTHONPATH": path.rstrip(os.pathsep)}
 
 
-def prepare(world: World, file: Path, id: StageId, asked: tuple[str, ...]) -> None:
+def prepare(trials: Trials, file: Path, id: StageId, asked: tuple[str, ...]) -> None:
     """Finish, in the parent run, the stages above a stage."""
-    missing = [above for above in ancestors(Run(config_of(asked), catalogue()), id) if not world.has(above)]
-    if missing and world.finished:
+    missing = [above for above in ancestors(Run(config_of(asked), catalogue()), id) if not trials.has(above)]
+    if missing and trials.finished:
         names = ", ".join(map(str, missing))
         raise UserError(
-            f"--parent-run={world.finished} has not finished {names}; pass a run of --config=micro that has"
+            f"--parent-run={trials.finished} has not finished {names}; pass a run of --config=micro that has"
         )
     if missing:
-        world.run(file, world.parent, *(above.flags.split() for above in missing))
+        trials.run(file, trials.parent, *(above.flags.split() for above in missing))
 
 
 def ancestors(run: Run, id: StageId) -> list[StageId]:
@@ -121,10 +121,10 @@ def config_of(asked: tuple[str, ...]) -> Config:
     return parse(["--config=micro", *asked])
 
 
-def trains(world: World, file: Path, id: StageId, asked: tuple[str, ...], workdir: Path) -> None:
+def trains(trials: Trials, file: Path, id: StageId, asked: tuple[str, ...], workdir: Path) -> None:
     """UserError unless a training ends and every metric that it logs is finite (what is not, stops it)."""
-    prepare(world, file, id, asked)
-    world.run(file, workdir, (*asked, *EVERYTHING_SAVED))
+    prepare(trials, file, id, asked)
+    trials.run(file, workdir, (*asked, *EVERYTHING_SAVED))
     if not (workdir / str(id) / METRICS).is_file():
         raise UserError(f"{id}/metrics.jsonl is not there; train through Session, or pit_jax.fork.fit")
 
@@ -136,11 +136,11 @@ def own_folder(id: StageId, workdir: Path) -> None:
         raise UserError(f"it also wrote {', '.join(left)}")
 
 
-def resumes(world: World, file: Path, id: StageId, asked: tuple[str, ...], whole: Path, cut: Path) -> None:
+def resumes(trials: Trials, file: Path, id: StageId, asked: tuple[str, ...], whole: Path, cut: Path) -> None:
     """UserError unless a training that was killed ends, in another process, with the parameters of one that was not."""
     stage = cut / str(id)
-    world.killed(file, cut, stage, *asked, *EVERYTHING_SAVED)
-    world.run(file, cut, (*asked, *EVERYTHING_SAVED))
+    trials.killed(file, cut, stage, *asked, *EVERYTHING_SAVED)
+    trials.run(file, cut, (*asked, *EVERYTHING_SAVED))
     digests = [(read_json(workdir / str(id) / DONE) or {}).get("digest") for workdir in (whole, cut)]
     if digests[0] != digests[1]:
         raise UserError(
@@ -149,16 +149,16 @@ def resumes(world: World, file: Path, id: StageId, asked: tuple[str, ...], whole
         )
 
 
-def lower(world: World, file: Path, id: StageId, asked: tuple[str, ...]) -> None:
+def lower(trials: Trials, file: Path, id: StageId, asked: tuple[str, ...]) -> None:
     """Lower the stage's programs from shapes; where it names none, run it on eight simulated devices instead."""
-    prepare(world, file, id, asked)
+    prepare(trials, file, id, asked)
     if catalogue()[id].programs is not no_programs:
-        code = f"from pit_jax.contract.trials import lower_programs; lower_programs({str(world.parent)!r}, {asked!r})"
+        code = f"from pit_jax.contract.trials import lower_programs; lower_programs({str(trials.parent)!r}, {asked!r})"
         process = [sys.executable, "-c", f"from pit_jax.forks import load_forks; load_forks([{str(file)!r}]); {code}"]
-        world.execute(process, XLA_FLAGS=f"{DEVICES}=8")
+        trials.execute(process, XLA_FLAGS=f"{DEVICES}=8")
         return
     mesh = ("--mesh.simulate=8", "--mesh.data=2", "--mesh.fsdp=2", "--mesh.tensor=2")
-    world.run(file, world.folder / f"{file.stem}-{id}-mesh", (*asked, *mesh))
+    trials.run(file, trials.folder / f"{file.stem}-{id}-mesh", (*asked, *mesh))
 
 
 def lower_programs(parent: str, asked: tuple[str, ...]) -> None:

@@ -6,16 +6,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from pit_jax.batch import Triple
-from pit_jax.data.notes import parse_request
 from pit_jax.data.text.row import Row, Unusable
 from pit_jax.data.text.transcripts import SPEAKERS, TURN, Message, message_list, stored
+from pit_jax.data.worlds.world import World
 from pit_jax.errors import UserError
 from pit_jax.table import Table
 
 LARGEST_MARGIN = 1e30  # a number beyond it is not finite in float32, sooner or later
 _ANSWERS = (("chosen", "rejected"), ("answer",), ("completion",))
 _LISTS = ("prompt", "messages", *(name for names in _ANSWERS for name in names))
-NOTES = "notes"  # alone, without a location, the embedded set itself
 TLDR = "TL;DR:"  # asks for a summary, as the last word of a prompt
 
 
@@ -47,14 +46,18 @@ def shares_prompt(row: Row) -> bool:
     return "prompt" not in row and all(isinstance(row.get(name), str) for name in ("chosen", "rejected"))
 
 
-def of_notes(row: Row) -> Triple:
-    """`pairs` whose prompts are requests of the embedded set, so that the truth about any answer is known."""
-    triple = pairs(row)
-    try:
-        parse_request(triple.prompt)
-    except UserError:
-        raise Unusable("prompt is no request of the notes set", f"found {triple.prompt[:80]!r}") from None
-    return triple
+def of_world(world: World) -> Callable[[Row], Triple]:
+    """`pairs` whose prompts are those of a world, so that the truth about any answer is known."""
+
+    def parse(row: Row) -> Triple:
+        triple = pairs(row)
+        try:
+            world.score(triple.prompt, triple.chosen)
+        except UserError:
+            raise Unusable(f"prompt is none of the world {world.name}", f"found {triple.prompt[:80]!r}") from None
+        return triple
+
+    return parse
 
 
 def hh(row: Row) -> Triple:
@@ -165,7 +168,6 @@ LAYOUTS: Table[Layout] = Table(
     "layout",
     Layout("pairs", pairs),
     Layout("jsonl", pairs),  # its old name
-    Layout(NOTES, of_notes),
     Layout("hh", hh),
     Layout("tldr", tldr),
     Layout("ultrafeedback", ultrafeedback),

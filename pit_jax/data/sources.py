@@ -1,18 +1,19 @@
-"""Where preference pairs come from: the embedded `notes`, or LAYOUT:LOCATION, a meaning of rows and where they lie."""
+"""Where preference pairs come from: an embedded world, or LAYOUT:LOCATION, a meaning of rows and where they lie."""
 
 import difflib
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pit_jax.batch import Triple
 from pit_jax.config import DataConfig
-from pit_jax.data import notes
-from pit_jax.data.layouts import LAYOUTS, NOTES, asked, pairs, shares_prompt, with_lists
+from pit_jax.data.layouts import LAYOUTS, asked, of_world, pairs, shares_prompt, with_lists
 from pit_jax.data.readers import HUB, TFDS, download_advice, identity, local_files, read_rows, split_location
 from pit_jax.data.text.row import Row, Unusable
+from pit_jax.data.worlds.builtin import WORLDS
+from pit_jax.data.worlds.world import Flaws, Score, World, stream
 from pit_jax.errors import UserError
 from pit_jax.paths import to_path
 
@@ -28,24 +29,38 @@ SHIPPED: dict[tuple[str, str], tuple[str, ...]] = {
 }
 
 
-Truth = Callable[[str, str], float]  # truth(prompt, answer): what an answer is really worth
+_WORLD = "world:"
 
 
-def known_truth(data: DataConfig) -> Truth | None:
-    """The score by which the pairs of the embedded set were labelled, for judging only; None where nobody knows one.
+def embedded(spec: str) -> World | None:
+    """The world whose pairs a source is: world:NAME, or NAME alone. UserError for world:NAME of none that is known."""
+    if spec.startswith(_WORLD):
+        return WORLDS[spec.removeprefix(_WORLD)]
+    return WORLDS.get(spec)
 
-    It is known for all answers to that set's prompts: of `notes` and of files of the layout `notes`.
+
+def world_of(data: DataConfig) -> World | None:
+    """The world that all prompts are of, so that the truth about any answer is known, for judging only; else None.
+
+    The sources are its own pairs and files of its layout, NAME:LOCATION.
     """
-    return notes.score if _of_notes(data) else None
+    worlds = [embedded(source) or WORLDS.get(source.partition(":")[0]) for source in data.sources]
+    return worlds[0] if worlds[:1] * len(worlds) == worlds else None
+
+
+def known_truth(data: DataConfig) -> Score | None:
+    """The score by which the pairs of a world were labelled; None where nobody knows one."""
+    return world.score if (world := world_of(data)) else None
 
 
 def largest_truth(data: DataConfig) -> float | None:
     """The largest value that `known_truth` gives."""
-    return notes.MAX_SCORE if _of_notes(data) else None
+    return world.max_score if (world := world_of(data)) else None
 
 
-def _of_notes(data: DataConfig) -> bool:
-    return all(source.partition(":")[0] == NOTES for source in data.sources)
+def known_flaws(data: DataConfig) -> Flaws | None:
+    """What names the flaws of an answer; None where nobody can."""
+    return world.flaws if (world := world_of(data)) else None
 
 
 @dataclass
@@ -96,17 +111,18 @@ def read_source(spec: str, data: DataConfig) -> Reading:
 
 
 def stream_source(spec: str, data: DataConfig, reading: Reading) -> Iterator[Triple]:
-    """Pairs of one source, one after the other: `notes`, or LAYOUT:LOCATION (layouts.py, readers.py, SHIPPED).
+    """Pairs of one source, one after the other: of a world, or LAYOUT:LOCATION (layouts.py, readers.py, SHIPPED).
 
     Rows left out are counted in `reading`. Raises UserError for an unknown layout, a location that cannot be read, and
     at the end for one without any pair, with a prompt column in some of its rows alone, and for more rows that cannot
     be pairs than `data.max_bad_rows` allows: every reason with its count and first place.
     """
-    if spec == NOTES:
-        yield from notes.stream(data.notes_pairs, data.notes_seed)
+    if world := embedded(spec):
+        yield from stream(world, data.world_pairs, data.world_seed)
         return
     layout, locations = _locations(spec)
-    parse, advice = LAYOUTS[layout].parse, download_advice(layout, locations)
+    parse = LAYOUTS[layout].parse if layout in LAYOUTS else of_world(WORLDS[layout])
+    advice = download_advice(layout, locations)
     is_ours = LAYOUTS.source(layout) is None  # a fork's may want the strings
     rows, kept = 0, 0
     for location in locations:
@@ -121,7 +137,7 @@ def stream_source(spec: str, data: DataConfig, reading: Reading) -> Iterator[Tri
                 reading.drop(where, why)
                 continue
             except Exception as error:
-                if (source := LAYOUTS.source(layout)) is None:
+                if (source := LAYOUTS.source(layout) or WORLDS.source(layout)) is None:
                     raise
                 what = f"{type(error).__name__}: {error}"
                 raise UserError(f"{where}: the layout {layout!r} of {source.file} raised {what}") from error
@@ -170,8 +186,10 @@ def read_asked(location: str) -> tuple[list[str], list[str | None]]:
 
 
 def source_code(spec: str) -> dict[str, str]:
-    """The code of a fork's layout that a source is read with: what is prepared depends on it too."""
-    return LAYOUTS.code(spec.partition(":")[0])
+    """The code of a fork's layout or world that a source is read with: what is prepared depends on it too."""
+    world = embedded(spec)
+    name = world.name if world else spec.partition(":")[0]
+    return LAYOUTS.code(name) | WORLDS.code(name)
 
 
 def source_files(spec: str) -> list[Path]:
@@ -179,15 +197,15 @@ def source_files(spec: str) -> list[Path]:
 
     Raises UserError as `read_source` does for a spec or a path.
     """
-    if spec == NOTES:
+    if embedded(spec):
         return []
     return [path for location in _locations(spec)[1] for path in local_files(location)]
 
 
 def source_identity(spec: str) -> str:
     """What a source is beside the contents of its files, wherever these lie. Raises UserError as `source_files`."""
-    if spec == NOTES:
-        return spec
+    if world := embedded(spec):
+        return world.name
     layout, locations = _locations(spec)
     return f"{layout}:{' '.join(map(identity, locations))}"
 
@@ -195,11 +213,13 @@ def source_identity(spec: str) -> str:
 def _locations(spec: str) -> tuple[str, tuple[str, ...]]:
     """(layout, the locations that a spec names)."""
     layout, colon, location = spec.partition(":")
-    if layout not in LAYOUTS:
-        nearest = difflib.get_close_matches(layout, LAYOUTS.names(), n=1, cutoff=0.0)[0]
+    names = [*LAYOUTS.names(), *WORLDS.names()]
+    if layout not in names:
+        nearest = difflib.get_close_matches(layout, names, n=1, cutoff=0.0)[0]
+        worlds = ", ".join(_WORLD + name for name in WORLDS.names())
         raise UserError(
             f"data source {spec!r}: unknown layout {layout!r}; did you mean {nearest!r}? "
-            f"Sources are notes and LAYOUT:LOCATION, with a layout of {', '.join(LAYOUTS.names())}"
+            f"Sources are {worlds}, and LAYOUT:LOCATION with a layout of {', '.join(names)}"
         )
     if not location:
         raise UserError(f"data source {spec!r} names no file; write '{layout}:PATH'{_offered(layout)}")

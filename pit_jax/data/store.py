@@ -20,11 +20,12 @@ from pit_jax.data.features import Layout
 from pit_jax.data.preparation import FOLD_KINDS, REPORT, build, by_fold
 from pit_jax.data.ragged import Ragged, RaggedFiles, mapped
 from pit_jax.data.rows import StoredRows
-from pit_jax.data.sources import read_source, source_code, source_files, source_identity
+from pit_jax.data.sources import embedded, source_code, source_files, source_identity
 from pit_jax.data.text.sentencepiece import model_file
 from pit_jax.data.text.stored import Texts, Triples
 from pit_jax.data.text.templates import Template
 from pit_jax.data.text.tokenizers import WEIGHTS, Tokenizer, load_tokenizer
+from pit_jax.data.worlds.world import pairs
 from pit_jax.errors import UserError
 from pit_jax.files import content_digest, read_json, whole_folder
 from pit_jax.paths import DONE, local, to_path
@@ -33,6 +34,7 @@ from pit_jax.terminal import tell
 
 _VERSION = 5  # of the rows and files written here
 _SHOWN = 5  # of the inputs that have changed
+_SAMPLE = 100  # pairs of a world, whose contents stand for its code
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ def prepare(
 
 
 def _check(data: DataConfig) -> None:
-    if len(data.sources) != len(set(data.sources)):
+    if len(data.sources) != len({world.name if (world := embedded(spec)) else spec for spec in data.sources}):
         raise UserError(f"data.sources must name each source once; found {data.sources}")
     if len(data.rates) != len(data.sources):
         raise UserError(f"data.rates needs one rate a source: {len(data.sources)} sources, {len(data.rates)} rates")
@@ -148,11 +150,11 @@ def _inputs(data: DataConfig, tokenizer: TokenizerConfig) -> dict[str, tuple[Any
     for number, source in enumerate(data.sources, 1):
         inputs |= {name: (code, name) for name, code in source_code(source).items()}
         inputs[f"source {number}"] = source_identity(source), f"source {number}"
+        if world := embedded(source):
+            sample = pairs(world, _SAMPLE, data.world_seed)
+            inputs[f"world {world.name}"] = hashlib.sha256(repr(sample).encode()).hexdigest(), f"contents of {source}"
         for part, path in enumerate(source_files(source), 1):
             inputs[f"source {number}, file {part}"] = content_digest(local(path)), f"contents of {path}"
-    if "notes" in data.sources:
-        sample = read_source("notes", DataConfig(notes_pairs=100, notes_seed=data.notes_seed)).triples
-        inputs["notes"] = hashlib.sha256(repr(sample).encode()).hexdigest(), "contents of notes"
     if tokenizer.path:
         named, found = to_path(tokenizer.path), local(to_path(tokenizer.path), but=WEIGHTS)
         model = model_file(found)

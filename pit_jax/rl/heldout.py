@@ -11,13 +11,12 @@ from jax.sharding import Mesh
 from pit_jax.batch import PromptBatch, RolloutPrompts, Triple
 from pit_jax.data.rows import Rows
 from pit_jax.data.stream import sequential
+from pit_jax.data.worlds.world import Score
 from pit_jax.masked import Mean
 from pit_jax.parallel.hosts import whole
 from pit_jax.parallel.sharding import put_rows
 from pit_jax.rl.references import improver_prompts, policy_prompts
 from pit_jax.rl.supply import Supply
-
-Truth = Callable[[str, str], float]
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ def measure(
     key: jax.Array,
     *,
     read: Callable[[Any], list[str]],
-    truth: Truth | None,
+    truth: Score | None,
 ) -> dict[str, float]:
     """Means over the held-out prompts of what a rollout gives, and of `truth/score`.
 

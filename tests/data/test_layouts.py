@@ -8,11 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pit_jax.batch import Triple
-from pit_jax.data import notes
 from pit_jax.data.layouts import (
     LAYOUTS,
     hh,
-    of_notes,
+    of_world,
     pairs,
     synthetic_instruct,
     tldr,
@@ -21,6 +20,8 @@ from pit_jax.data.layouts import (
 )
 from pit_jax.data.text.row import Unusable
 from pit_jax.data.text.transcripts import messages_of
+from pit_jax.data.worlds import world
+from pit_jax.data.worlds.notes import NOTES
 from pit_jax.errors import UserError
 from tests.data.rows import PAIR, turns
 
@@ -196,18 +197,18 @@ def test_any_row_is_a_pair_or_says_why(layout: Any, row: dict[str, Any]) -> None
 
 
 def test_layouts_are_known_by_their_names() -> None:
-    assert LAYOUTS.names() == ["pairs", "jsonl", "notes", "hh", "tldr", "ultrafeedback", "synthetic_instruct"]
+    assert LAYOUTS.names() == ["pairs", "jsonl", "hh", "tldr", "ultrafeedback", "synthetic_instruct"]
     assert {layout.name: layout.parse for layout in LAYOUTS}["hh"] is hh
     with pytest.raises(UserError, match=r"no layout 'ultrafeedbak'; did you mean ultrafeedback\?; known: pairs, jsonl"):
         LAYOUTS["ultrafeedbak"]
 
 
-def test_prompts_of_the_layout_notes_are_requests_of_the_embedded_set() -> None:
-    made = notes.pairs(1, 0)[0]
+def test_prompts_of_a_worlds_layout_are_those_of_the_world() -> None:
+    made = world.pairs(NOTES, 1, 0)[0]
     row = {"prompt": made.prompt, "chosen": made.chosen, "rejected": made.rejected}
-    assert of_notes(row) == made
-    with pytest.raises(Unusable, match="prompt is no request of the notes set") as error:
-        of_notes(row | {"prompt": "write a poem"})
+    assert of_world(NOTES)(row) == made
+    with pytest.raises(Unusable, match="prompt is none of the world notes") as error:
+        of_world(NOTES)(row | {"prompt": "write a poem"})
     assert error.value.found == "found 'write a poem'" and not error.value.known
 
 

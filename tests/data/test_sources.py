@@ -9,17 +9,20 @@ import pytest
 
 from pit_jax.batch import Triple
 from pit_jax.config import DataConfig
-from pit_jax.data import notes
 from pit_jax.data.layouts import LAYOUTS, Layout
 from pit_jax.data.sources import (
     SHIPPED,
+    known_flaws,
     known_truth,
     largest_truth,
     read_source,
     source_code,
     source_files,
     source_identity,
+    world_of,
 )
+from pit_jax.data.worlds import notes
+from pit_jax.data.worlds.world import pairs
 from pit_jax.errors import UserError
 from pit_jax.table import forget, source_of
 from tests.data.rows import PAIR, turns, write
@@ -41,7 +44,7 @@ def test_real_transcripts(repository: Path) -> None:
 
 
 def test_source_specs(tmp_path: Path) -> None:
-    assert read_source("notes", DataConfig(notes_pairs=5, notes_seed=3)).triples == notes.pairs(5, 3)
+    assert read_source("notes", DataConfig(world_pairs=5, world_seed=3)).triples == pairs(notes.NOTES, 5, 3)
     path = write(tmp_path / "a.jsonl", PAIR)
     for layout in ("jsonl", "pairs", "synthetic_instruct"):
         assert read_source(f"{layout}:{path}", DATA).triples == [Triple("say hi", "hi", "no")]
@@ -171,6 +174,8 @@ def test_an_error_of_a_fork_s_layout_names_its_file_and_the_row(tmp_path: Path) 
         (("notes:a.jsonl",), True),
         (("notes", "notes:a.jsonl"), True),
         (("notes", "pairs:a.jsonl"), False),
+        (("world:notes", "notes:a.jsonl"), True),
+        (("world:notes", "world:plans"), False),
         (("hh:b",), False),
     ],
 )
@@ -178,6 +183,8 @@ def test_the_truth_is_known_for_requests_of_notes_alone(sources: tuple[str, ...]
     data = DataConfig(sources=sources)
     assert known_truth(data) is (notes.score if known else None)
     assert largest_truth(data) == (notes.MAX_SCORE if known else None)
+    assert known_flaws(data) is (notes.flaws if known else None)
+    assert world_of(data) is (notes.NOTES if known else None)
 
 
 def test_a_hundred_thousand_rows_with_a_hundredth_rubbish(tmp_path: Path) -> None:

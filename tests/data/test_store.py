@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from pit_jax.config import DataConfig, TokenizerConfig
-from pit_jax.data import layouts, notes, tasks
+from pit_jax.data import layouts, tasks
 from pit_jax.data.features import build
 from pit_jax.data.folds import FOLDS, fold_of
 from pit_jax.data.layouts import LAYOUTS
@@ -20,10 +20,12 @@ from pit_jax.data.preparation import FOLD_KINDS
 from pit_jax.data.ragged import RaggedWriter
 from pit_jax.data.store import Prepared, open_data, prepare
 from pit_jax.data.text.tokenizers import train_tokenizer
+from pit_jax.data.worlds.notes import NOTES
+from pit_jax.data.worlds.world import pairs
 from pit_jax.errors import UserError
 from pit_jax.table import forget, source_of
 
-DATA = DataConfig(notes_pairs=300, heldout_fraction=0.2, prompt_length=64, response_length=96)
+DATA = DataConfig(world_pairs=300, heldout_fraction=0.2, prompt_length=64, response_length=96)
 TOKENS = TokenizerConfig(vocab_size=512)
 
 
@@ -54,12 +56,12 @@ def test_arrays_and_texts_are_row_aligned(prepared: Prepared) -> None:
 
 def test_every_pair_lands_in_the_fold_of_its_prompt(prepared: Prepared) -> None:
     kept = {fold: prepared.triples(fold) for fold in FOLDS}
-    assert sorted(map(repr, (row for rows in kept.values() for row in rows))) == sorted(map(repr, notes.pairs(300, 0)))
+    assert sorted(map(repr, (row for rows in kept.values() for row in rows))) == sorted(map(repr, pairs(NOTES, 300, 0)))
     for fold, rows in kept.items():
         assert {fold_of(row.prompt, 0.2) for row in rows} == {fold}
-        assert prepared.report["folds"][fold] == {"examples": len(rows), "by source": {"notes": len(rows)}}
+        assert prepared.report["folds"][fold] == {"examples": len(rows), "by source": {"world:notes": len(rows)}}
     tokens = sum(int(prepared.rows(fold, FOLD_KINDS[fold][0]).feature_lengths.sum()) for fold in FOLDS)
-    assert prepared.report["sources"]["notes"] == {
+    assert prepared.report["sources"]["world:notes"] == {
         **{"read": 300, "dropped": {}, "first dropped at": {}, "kept": 300, "left out by rates": 0},
         **{"message lists in strings": 0, "tokens": tokens, "unknown tokens": 0},
     }
@@ -101,7 +103,7 @@ def test_a_rotated_fold_and_other_numbers_are_named(prepared: Prepared, tmp_path
     with pytest.raises(UserError, match=r"heldout\.bin: asked for the file that was written"):
         prepare(DATA, TOKENS, tmp_path / "data", say=quiet)
     done = tmp_path / "data" / "done.json"
-    done.write_text(done.read_text().replace('"data.notes_pairs": 300', '"data.notes_pairs": 301'))
+    done.write_text(done.read_text().replace('"data.world_pairs": 300', '"data.world_pairs": 301'))
     with pytest.raises(UserError, match=rf"done\.json: asked for the file that was written .* {cure}"):
         prepare(DATA, TOKENS, tmp_path / "data", say=quiet)
     done.unlink()
@@ -131,7 +133,7 @@ def test_unknown_rows_are_refused(prepared: Prepared) -> None:
 def test_the_tokenizer_sees_the_sft_fold_only(prepared: Prepared, tmp_path: Path) -> None:
     texts = [
         text
-        for t in notes.pairs(300, 0)
+        for t in pairs(NOTES, 300, 0)
         if fold_of(t.prompt, 0.2) == "sft"
         for text in (t.prompt, t.chosen, t.rejected)
     ]
@@ -168,8 +170,8 @@ def test_the_same_inputs_give_the_same_bytes(prepared: Prepared, tmp_path: Path)
 
 
 def test_changed_inputs_are_named_and_nothing_is_written_over(prepared: Prepared, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"data\.notes_pairs: was 300, now 301") as error:
-        prepare(replace(DATA, notes_pairs=301), TOKENS, prepared.folder, say=quiet)
+    with pytest.raises(UserError, match=r"data\.world_pairs: was 300, now 301") as error:
+        prepare(replace(DATA, world_pairs=301), TOKENS, prepared.folder, say=quiet)
     assert "choose another workdir" in str(error.value)
     with pytest.raises(UserError, match=r"tokenizer\.vocab_size: was 512, now 400"):
         prepare(DATA, replace(TOKENS, vocab_size=400), prepared.folder, say=quiet)
@@ -221,6 +223,8 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Mon
     ("changes", "message"),
     [
         ({"sources": ("notes", "notes"), "rates": (1.0, 1.0)}, "each source once"),
+        ({"sources": ("notes", "world:notes"), "rates": (1.0, 1.0)}, "each source once"),
+        ({"sources": ("world:noets",)}, "no world 'noets'; did you mean notes?; known: notes, plans, orders, matches"),
         ({"rates": (1.0, 2.0)}, "1 sources, 2 rates"),
         ({"sources": ("noets",)}, "did you mean 'notes'"),
         ({"sources": ("jsonl:absent.jsonl",)}, "absent.jsonl: no such file"),
@@ -338,6 +342,6 @@ def test_data_depend_on_the_code_of_a_fork_s_layout(tmp_path: Path) -> None:
 
 def test_given_tokenizer_is_used_and_copied(prepared: Prepared, tmp_path: Path) -> None:
     given = TokenizerConfig(path=str(prepared.folder / "tokenizer"))
-    copied = prepare(replace(DATA, notes_seed=1), given, tmp_path / "data", say=quiet)
+    copied = prepare(replace(DATA, world_seed=1), given, tmp_path / "data", say=quiet)
     assert copied.tokenizer == prepared.tokenizer
     assert (copied.folder / "tokenizer" / "tokenizer.json").exists()

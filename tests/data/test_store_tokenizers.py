@@ -19,7 +19,7 @@ from tests.data.text.chat_tokenizers import written
 from tests.data.text.published_templates import PUBLISHED
 from tests.data.text.sentencepiece_models import SETTINGS, train
 
-DATA = DataConfig(notes_pairs=300, heldout_fraction=0.2, prompt_length=64, response_length=96)
+DATA = DataConfig(world_pairs=300, heldout_fraction=0.2, prompt_length=64, response_length=96)
 
 
 def quiet(_: str) -> None:
@@ -44,7 +44,7 @@ def test_the_same_contents_by_another_path_are_the_same_data(tmp_path: Path, mon
     write(tmp_path / "one" / "pairs.jsonl", *rows)
 
     def prepare_from(folder: str, target: str = "data", *, sources: tuple[str, ...] = ()) -> Prepared:
-        data = DataConfig(sources or ("notes", f"pairs:{folder}/pairs.jsonl"), (1.0, 2.0), 0.2, notes_pairs=300)
+        data = DataConfig(sources or ("notes", f"pairs:{folder}/pairs.jsonl"), (1.0, 2.0), 0.2, world_pairs=300)
         data = replace(data, prompt_length=256, response_length=256)
         return prepare(data, TokenizerConfig(path=f"{folder}/tokenizer"), tmp_path / target, say=quiet)
 

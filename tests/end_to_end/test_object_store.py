@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pit_jax.data import notes
+from pit_jax.data.worlds.notes import NOTES
+from pit_jax.data.worlds.world import stream
 from pit_jax.files import read_json, write_jsonl
 from pit_jax.paths import to_path, upload
 from tests import tiny_checkpoint
@@ -25,7 +26,7 @@ def test_a_run_in_a_bucket(bucket: str, command: Command, environment: dict[str,
     tiny_checkpoint.write(inputs / "base")
     rows = [
         {"prompt": triple.prompt, "chosen": triple.chosen, "rejected": triple.rejected}
-        for triple in notes.stream(600, 0)
+        for triple in stream(NOTES, 600, 0)
     ]
     write_jsonl(inputs / "pairs.jsonl", rows)
     upload(inputs, to_path(bucket) / "inputs")

@@ -10,7 +10,8 @@ import pytest
 
 from pit_jax.batch import Answer
 from pit_jax.config import Config, DataConfig, EvaluateConfig
-from pit_jax.data import notes
+from pit_jax.data.worlds import notes
+from pit_jax.data.worlds.world import pairs
 from pit_jax.evaluation.judges.builtin import GAP, GAP_MODEL, JUDGES, RUBRIC, judges_of, truth_scores
 from pit_jax.evaluation.judges.judge import Bench, Judge, Judgement, ask, grades
 from pit_jax.evaluation.stats.comparison import compare
@@ -174,7 +175,7 @@ def test_the_share_of_flips_is_that_of_the_prompts() -> None:
 
 
 def test_the_rubric_reads_the_notes_and_the_gap_asks_its_model() -> None:
-    pair = notes.pairs(1, seed=0)[0]
+    pair = pairs(notes.NOTES, 1, seed=0)[0]
     found = ask(RUBRIC, [pair.prompt] * 2, answers(pair.chosen, ""), answers("", "")).scores_N
     assert found.tolist() == [notes.score(pair.prompt, pair.chosen) - notes.score(pair.prompt, ""), 0.0]
     assert RUBRIC.kind == "grade" and GAP.kind == "gap" and GAP.needs == (GAP_MODEL,)
@@ -217,7 +218,7 @@ def test_a_forks_judge_is_known_by_name_and_by_its_code(tmp_path: Any) -> None:
 
 
 def test_the_truth_is_known_of_notes_alone() -> None:
-    pair = notes.pairs(1, seed=0)[0]
+    pair = pairs(notes.NOTES, 1, seed=0)[0]
     found = truth_scores(config_of(), [pair.prompt], [pair.chosen])
     assert found is not None and found.tolist() == [notes.score(pair.prompt, pair.chosen)]
     assert truth_scores(config_of(sources=("pairs:mine.jsonl",)), ["p"], ["a"]) is None

@@ -9,7 +9,8 @@ from rich.table import Table
 
 from pit_jax.config import Config
 from pit_jax.data.readers import identity, local_files
-from pit_jax.data.sources import Truth, known_truth, read_asked
+from pit_jax.data.sources import known_truth, read_asked
+from pit_jax.data.worlds.world import Score
 from pit_jax.errors import UserError
 from pit_jax.evaluation.answers import AnswerRow
 from pit_jax.evaluation.systems import Output, pit
@@ -83,7 +84,7 @@ def within(row: AnswerRow, rounds: int, threshold: float) -> AnswerRow:
 
 
 def trail_lines(
-    rows: Sequence[AnswerRow], original: Output, chosen: Sequence[int], truth: Truth | None
+    rows: Sequence[AnswerRow], original: Output, chosen: Sequence[int], truth: Score | None
 ) -> list[dict[str, Any]]:
     """One line a prompt: its answers y_0 .., gaps and tokens of the drafts, the chosen round and its answer."""
     lines = []

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from pit_jax.batch import Triple
-from pit_jax.data.sources import Truth
+from pit_jax.data.worlds.world import Score
 from pit_jax.evaluation.answers import AnswerRow
 from pit_jax.files import read_metrics
 from pit_jax.inference.sampling import Sampling
@@ -33,7 +33,7 @@ def agreement(bench: Bench, labels: Labels, gold: Sequence[Triple]) -> dict[str,
     return {"pairs": len(gold), "accuracy": float(np.mean(chosen_N > rejected_N))}
 
 
-def truth_of(triples: Sequence[Triple], truth: Truth | None) -> np.ndarray | None:
+def truth_of(triples: Sequence[Triple], truth: Score | None) -> np.ndarray | None:
     """By how much the truth prefers each chosen answer, [N]; None where nobody knows one."""
     if truth is None:
         return None
@@ -79,7 +79,7 @@ class Heldout:
     key: jax.Array
     least: int  # tokens of a prompt's slot
 
-    def figures(self, bench: Bench, weights: Params, truth: Truth | None) -> dict[str, Any]:
+    def figures(self, bench: Bench, weights: Params, truth: Score | None) -> dict[str, Any]:
         """Length, ends, KL to the SFT model in nats, and the truth's mean score, of the model in training."""
         answers, sampling = [], Sampling(TEMPERATURE)
         for chunk in bench.texts.chunks(self.prompts, least=self.least):

@@ -12,7 +12,8 @@ from pit_jax.batch import SpaBatch, Triple
 from pit_jax.config import Config
 from pit_jax.data.folds import FOLDS
 from pit_jax.data.rows import JoinedRows, Rows
-from pit_jax.data.sources import Truth, known_truth
+from pit_jax.data.sources import known_truth
+from pit_jax.data.worlds.world import Score
 from pit_jax.errors import UserError
 from pit_jax.evaluation.systems import SystemId
 from pit_jax.files import digest_of, file_digest, read_json, read_jsonl, write_json, write_jsonl
@@ -197,7 +198,7 @@ class Spa:
         return sliced(self.context.data.triples(FOLD), self.context.config.spa)
 
     @cached_property
-    def truth(self) -> Truth | None:
+    def truth(self) -> Score | None:
         return known_truth(self.context.config.data)
 
     @cached_property

@@ -4,7 +4,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from pit_jax.data.notes import pairs
+from pit_jax.data.worlds.notes import NOTES
+from pit_jax.data.worlds.world import pairs
 
 IDENTITY: dict[str, Any] = {"normalization_rule_name": "identity", "remove_extra_whitespaces": False}
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -24,7 +25,7 @@ def library() -> Any:
 def train(folder: Path, **settings: Any) -> Path:
     """A folder with nothing but tokenizer.model."""
     folder.mkdir(exist_ok=True)
-    texts = [text for pair in pairs(300, 0) for text in (pair.prompt, pair.chosen)]
+    texts = [text for pair in pairs(NOTES, 300, 0) for text in (pair.prompt, pair.chosen)]
     (folder / "texts").write_text("\n".join(texts))
     library().SentencePieceTrainer.train(
         **{"vocab_size": 400, **settings},

@@ -11,12 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pit_jax.batch import Triple
-from pit_jax.data.notes import pairs
 from pit_jax.data.text.sentencepiece import convert, model_file
 from pit_jax.data.text.templates import Template
 from pit_jax.data.text.tokenizers import Tokenizer, ids_of_file, ids_of_folder, load_tokenizer
 from pit_jax.data.text.transcripts import stored
 from pit_jax.data.tokens import SAME, Tokeniser
+from pit_jax.data.worlds.notes import NOTES
+from pit_jax.data.worlds.world import pairs
 from pit_jax.errors import UserError
 from tests.data.text.published_templates import PUBLISHED
 from tests.data.text.sentencepiece_models import SETTINGS, library, train
@@ -46,7 +47,7 @@ def test_ids_and_texts_are_those_of_the_library(trained: tuple[Path, Any, Tokeni
 
 def test_texts_of_the_data_have_the_ids_of_the_library(trained: tuple[Path, Any, Tokenizer]) -> None:
     _, theirs, ours = trained
-    texts = [text for pair in pairs(200, 1) for text in (pair.prompt, pair.chosen, pair.rejected)]
+    texts = [text for pair in pairs(NOTES, 200, 1) for text in (pair.prompt, pair.chosen, pair.rejected)]
     assert ours.encode_batch(texts) == theirs.encode(texts)
 
 

@@ -14,7 +14,8 @@ from rich.console import Console
 
 from pit_jax.batch import Answer
 from pit_jax.config import Config, PaperConfig
-from pit_jax.data import notes
+from pit_jax.data.worlds.builtin import WORLDS
+from pit_jax.data.worlds.notes import NOTES
 from pit_jax.evaluation.results import ComparisonRow, PaperResults, RatingRow, Results, read_results
 from pit_jax.evaluation.stats.ratings import rate_prompts
 from pit_jax.evaluation.systems import CHOSEN, DPO, POLICY, SFT_IMPROVER, Output, SystemId, pit
@@ -61,7 +62,8 @@ def written(ready: MakeContext, mesh: Any, config: Config, monkeypatch: pytest.M
 
     The truth is the sum of an answer's numbers: random answers differ in it, and hardly in their length.
     """
-    monkeypatch.setattr(notes, "score", lambda prompt, answer: float(sum(map(int, answer.split()))))
+    summed = replace(NOTES, score=lambda prompt, answer: float(sum(map(int, answer.split()))))
+    monkeypatch.setitem(WORLDS._values, NOTES.name, summed)
 
     def run() -> Context:
         context = ready(config, PAPER, truth=True)

@@ -126,7 +126,7 @@ def test_samples_of_another_model_or_with_other_settings_are_refused(draw: Draw,
             draw(tmp_path, **how)
 
 
-DATA = DataConfig(notes_pairs=120, heldout_fraction=0.2, prompt_length=64, response_length=96, buckets=2)
+DATA = DataConfig(world_pairs=120, heldout_fraction=0.2, prompt_length=64, response_length=96, buckets=2)
 
 
 @pytest.fixture(scope="module")

@@ -1,38 +1,30 @@
-"""The embedded set: requests for short notes, answers with faults, and a hidden rubric that only the judge knows.
+"""World `notes`, the default: requests for short notes, as the demo answers them.
 
 A request fixes tone, kind, addressee, topic and three details; wording, order of the details and the choice among
-fitting greetings and closings are free. Both answers of a pair are corruptions of *one* ideal note, so that they
-share choices the prompt does not determine and keeping what is good in a reference pays. The label is a noisy
-Bradley-Terry draw on the hidden score. Models see the texts alone.
+fitting greetings and closings are free.
 """
 
-import math
 import random
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from pit_jax.batch import Triple
+from pit_jax.data.worlds.words import broken, listed
+from pit_jax.data.worlds.world import World, score_of
 from pit_jax.errors import UserError
 
-
-def _listed(text: str) -> list[str]:
-    return [entry.strip() for entry in text.split(",")]
-
-
-NAMES = _listed(
+NAMES = listed(
     "anna, ben, clara, david, emma, felix, greta, henry, ines, jonas, kira, leon, mara, nils, olga, paul, rita, simon, "
     "tessa, victor, wanda, xaver, yara, adam, bella, carlo, dora, elias, fiona, georg, heidi, ivan, julia, karl, lena, "
     "moritz, nora, otto, petra, rosa"
 )
-HELPERS = _listed("tom, lucy, oscar, nina, hugo, sara, max, ida, theo, lara, finn, zoe, erik, maya, jan, ruth")
-TOPICS = _listed(
+HELPERS = listed("tom, lucy, oscar, nina, hugo, sara, max, ida, theo, lara, finn, zoe, erik, maya, jan, ruth")
+TOPICS = listed(
     "the book club, the garden day, the choir evening, the school play, the chess night, the bake sale, "
     "the film night, the city walk, the spring fair, the boat trip, the quiz round, the dance class, the bike tour, "
     "the yoga hour, the street party, the art show, the flea market, the camp fire, the board meeting, the wine tasting"
 )
-TIMES = _listed("five, six, seven, eight, nine, ten, eleven, noon")
-PLACES = _listed("hall, park, library, kitchen, garden, studio, cellar, barn, church, office, tent, cafe")
-ITEMS = _listed(
+TIMES = listed("five, six, seven, eight, nine, ten, eleven, noon")
+PLACES = listed("hall, park, library, kitchen, garden, studio, cellar, barn, church, office, tent, cafe")
+ITEMS = listed(
     "tea, bread, lamps, chairs, soup, paper, apples, music, salt, cups, forks, candles, flowers, rope, towels, pens"
 )
 
@@ -62,9 +54,6 @@ REQUESTED = 3  # details of a request
 RUDE = ("you are always late", "this is your fault", "nobody likes your ideas", "try not to be boring")
 
 MAX_SCORE = 7.0
-LIGHT_FAULTS = (0, 1, 1, 2, 2)  # faults of one answer of a pair, drawn evenly
-HEAVY_FAULTS = (2, 3, 4, 4)  # and of the other
-LABEL_SHARPNESS = 2.0  # P(a preferred to b) = sigmoid(LABEL_SHARPNESS * (score_a - score_b))
 
 
 @dataclass(frozen=True)
@@ -99,6 +88,13 @@ class Note:
         parts += [f"{sentence}." for sentence in self.sentences]
         parts.append(self.closing)
         return " ".join(part for part in parts if part)
+
+
+def parse_note(text: str) -> Note:
+    """The note behind the text of one: no part of it holds a comma or a full stop."""
+    greeting, _, rest = text.partition(",")
+    *sentences, closing = f"{rest.strip()} ".split(". ")
+    return Note(greeting, tuple(sentences), closing.strip())
 
 
 def draw_request(rng: random.Random) -> Request:
@@ -186,21 +182,9 @@ def _break_words(note: Note, request: Request, rng: random.Random) -> Note:
     if not note.sentences:
         return note
     i = rng.randrange(len(note.sentences))
-    words = note.sentences[i].split()
-    j = rng.randrange(len(words))
-    match rng.randrange(4):
-        case 0:
-            del words[j]
-        case 1:
-            words.insert(j, words[j])
-        case 2:
-            k = (j + 1) % len(words)
-            words[j], words[k] = words[k], words[j]
-        case _:
-            words[j] = (
-                rng.choice(rng.choice([*RUDE, *OPENINGS["update"], *DETAILS["place"]]).split()).strip("{}") or "it"
-            )
-    return replace(note, sentences=note.sentences[:i] + (" ".join(words),) + note.sentences[i + 1 :])
+    foreign = [*RUDE, *OPENINGS["update"], *DETAILS["place"]]
+    words = broken(note.sentences[i], foreign, rng)
+    return replace(note, sentences=note.sentences[:i] + (words,) + note.sentences[i + 1 :])
 
 
 FAULTS = (
@@ -249,27 +233,21 @@ def parse_request(prompt: str) -> Request:
             value = ask.removeprefix("the ")
             details.append(next((slot, value) for slot in VALUES if value in VALUES[slot]))
     except (ValueError, StopIteration):
-        raise UserError(f"the notes rubric judges requests of the notes set only, found prompt {prompt!r}") from None
+        raise UserError(f"the world notes judges its own requests only, found prompt {prompt!r}") from None
     return Request(tone, kind, name, topic, tuple(details))
 
 
-def score(prompt: str, response: str) -> float:
-    """Hidden score of a response. Raises UserError for a prompt of another set."""
-    return grade(parse_request(prompt), response)
-
-
-def grade(request: Request, response: str) -> float:
-    """Hidden score in [0, MAX_SCORE]: one point each for greeting, addressee and tone, kind, topic, each detail and
-    closing; one off for each sentence that is rude, repeated, broken or states something the request did not ask."""
+def flaws(prompt: str, response: str) -> list[str]:
+    """What a response lacks of greeting (addressee and tone), kind, topic, each detail and closing, and every sentence
+    that is rude, repeated, broken or states something the request did not ask."""
+    request = parse_request(prompt)
     greeting, comma, rest = response.strip().partition(", ")
     *sentences, closing = (rest if comma else response.strip()).split(". ")
     if closing.endswith("."):  # the note stops at a sentence
         sentences, closing = [*sentences, closing.removesuffix(".")], ""
-    points = float(greeting in {g.format(request.name) for g in GREETINGS[request.tone]})
-    points += float(closing in CLOSINGS[request.tone])
     opening: set[str] = set()
     met: set[tuple[str, str]] = set()
-    faults = 0
+    wrong = []
     for sentence in sentences:
         meaning = _MEANINGS.get(sentence, ("", ""))
         if meaning[0] in OPENINGS and not opening:
@@ -277,42 +255,35 @@ def grade(request: Request, response: str) -> float:
         elif meaning in request.details and meaning not in met:
             met.add(meaning)
         else:
-            faults += 1
-    points += len(opening & {request.kind, request.topic}) + len(met)
-    return max(0.0, points - faults)
+            wrong.append(sentence)
+    kept = {
+        "greeting": greeting in {g.format(request.name) for g in GREETINGS[request.tone]},
+        "kind": request.kind in opening,
+        "topic": request.topic in opening,
+        **{f"{slot} {value}": (slot, value) in met for slot, value in request.details},
+        "closing": closing in CLOSINGS[request.tone],
+    }
+    return [name for name, there in kept.items() if not there] + wrong
 
 
-# ---- pairs --------------------------------------------------------------------------------------------------------
+def score(prompt: str, response: str) -> float:
+    """Hidden score of a response in [0, MAX_SCORE]. Raises UserError for a prompt of another world."""
+    return score_of(flaws(prompt, response), MAX_SCORE)
 
 
-def draw_pair(rng: random.Random) -> Triple:
-    """Two corruptions of one ideal note with different hidden scores, labelled by a noisy Bradley-Terry draw."""
-    request = draw_request(rng)
-    ideal = draw_ideal(request, rng)
-    while True:
-        light = corrupt(ideal, request, rng.choice(LIGHT_FAULTS), rng)
-        base = light if rng.random() < 0.5 else ideal
-        heavy = corrupt(base, request, rng.choice(HEAVY_FAULTS), rng)
-        scores = [grade(request, note.text) for note in (light, heavy)]
-        if scores[0] != scores[1]:
-            break
-    keep = rng.random() < 1.0 / (1.0 + math.exp(LABEL_SHARPNESS * (scores[1] - scores[0])))
-    chosen, rejected = (light, heavy) if keep else (heavy, light)
-    return Triple(request.prompt, chosen.text, rejected.text)
+# ---- the world ----------------------------------------------------------------------------------------------------
 
 
-def pairs(count: int, seed: int) -> list[Triple]:
-    """`count` pairs with distinct prompts; row i depends on (seed, i) alone."""
-    return list(stream(count, seed))
+def _prompt(rng: random.Random) -> str:
+    return draw_request(rng).prompt
 
 
-def stream(count: int, seed: int) -> Iterator[Triple]:
-    """`pairs`, one after the other; only their prompts are kept in memory."""
-    seen: set[str] = set()
-    draw = 0
-    while len(seen) < count:
-        triple = draw_pair(random.Random(f"notes:{seed}:{draw}"))
-        draw += 1
-        if triple.prompt not in seen:
-            seen.add(triple.prompt)
-            yield triple
+def _ideal(prompt: str, rng: random.Random) -> str:
+    return draw_ideal(parse_request(prompt), rng).text
+
+
+def _corrupt(prompt: str, answer: str, faults: int, rng: random.Random) -> str:
+    return corrupt(parse_note(answer), parse_request(prompt), faults, rng).text
+
+
+NOTES = World("notes", _prompt, _ideal, _corrupt, score, MAX_SCORE, flaws)

@@ -1,6 +1,5 @@
 """The embedded world: hand-worked scores, faults that cost what they should, noisy labels, determinism."""
 
-import math
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -9,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pit_jax.data import notes
-from pit_jax.data.notes import MAX_SCORE, Note, Request, draw_ideal, draw_request, pairs, parse_request, score
+from pit_jax.data.worlds import notes
+from pit_jax.data.worlds.notes import MAX_SCORE, Note, Request, draw_ideal, draw_request, parse_request, score
 from pit_jax.errors import UserError
 
 REQUEST = Request(
@@ -130,45 +129,6 @@ def test_more_faults_score_lower_on_average() -> None:
     assert means[0] == MAX_SCORE and all(a > b + 0.3 for a, b in zip(means, means[1:], strict=False))
 
 
-def test_pairs_depend_on_seed_and_row_alone() -> None:
-    assert pairs(40, 0) == pairs(60, 0)[:40]
-    assert not set(pairs(40, 0)) & set(pairs(40, 1))
-
-
-def test_pairs_have_distinct_prompts_and_different_answers() -> None:
-    rows = pairs(500, 0)
-    assert len({row.prompt for row in rows}) == 500
-    assert all(row.chosen != row.rejected and row.chosen and row.rejected for row in rows)
-
-
-def test_labels_are_good_but_noisy() -> None:
-    rows = pairs(1500, 0)
-    gaps = [score(row.prompt, row.chosen) - score(row.prompt, row.rejected) for row in rows]
-    assert 0 not in gaps, "a pair without a better answer teaches nothing"
-    right = sum(gap > 0 for gap in gaps) / len(gaps)
-    assert 0.9 < right < 1.0
-    expected = sum(1 / (1 + math.exp(-notes.LABEL_SHARPNESS * abs(gap))) for gap in gaps) / len(gaps)
-    assert abs(right - expected) < 4 * math.sqrt(expected * (1 - expected) / len(gaps)), "a Bradley-Terry draw"
-
-
-def test_answers_of_a_pair_share_what_the_prompt_does_not_determine() -> None:
-    """Both are corruptions of one ideal note: they share far more sentences than answers of two draws would."""
-    rows = pairs(300, 0)
-
-    def shared(a: str, b: str) -> float:
-        first, second = set(a.split(". ")), set(b.split(". "))
-        return len(first & second) / len(first | second)
-
-    assert sum(shared(row.chosen, row.rejected) for row in rows) / len(rows) > 0.3
-
-
-def test_answers_of_every_quality_are_met() -> None:
-    rows = pairs(1500, 0)
-    chosen, rejected = ([score(row.prompt, getattr(row, side)) for row in rows] for side in ("chosen", "rejected"))
-    assert (chosen + rejected).count(MAX_SCORE) > 0.02 * len(rows)
-    assert len(set(rejected)) >= 4
-
-
 @given(st.text())
 def test_garbage_scores_low_and_never_fails(text: str) -> None:
     assert 0 <= score(REQUEST.prompt, text) <= 2
@@ -193,11 +153,11 @@ def test_any_note_of_known_sentences_scores_in_range(sentences: list[str], closi
     ],
 )
 def test_a_foreign_prompt_is_refused(prompt: str) -> None:
-    with pytest.raises(UserError, match="the notes rubric judges requests of the notes set only, found prompt"):
+    with pytest.raises(UserError, match="the world notes judges its own requests only, found prompt"):
         score(prompt, IDEAL)
 
 
 @given(st.text())
 def test_any_other_text_as_a_prompt_is_a_value_error(text: str) -> None:
-    with pytest.raises(UserError, match="judges requests of the notes set only"):
+    with pytest.raises(UserError, match="judges its own requests only"):
         score(text, IDEAL)

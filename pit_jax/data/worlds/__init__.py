@@ -1,0 +1,1 @@
+"""Embedded sets of pairs whose truth is known."""
