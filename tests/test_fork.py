@@ -18,7 +18,7 @@ from pit_jax.run.provenance import StageId
 
 VALUES = """
 from beside import weight
-from pit_jax.fork import Algorithm, Judge, Layout, Reference, StageId, Stage, TextReward, Triple, fork
+from pit_jax.fork import Algorithm, Judge, Layout, Reference, StageId, Stage, TextReward, Triple, World, fork
 
 fork(
     Algorithm("mine", None, None),
@@ -26,6 +26,7 @@ fork(
     TextReward("mine", None, weight),
     Judge("mine", None),
     Layout("mine", lambda row: Triple("x", "a", "b")),
+    World("mine", None, None, None, None, 1.0),
     Stage(name="mine", role="policy", run=None, help="mine", leaves="scalar", replaces=StageId("rm", "policy")),
 )
 """

@@ -224,7 +224,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Mon
     [
         ({"sources": ("notes", "notes"), "rates": (1.0, 1.0)}, "each source once"),
         ({"sources": ("notes", "world:notes"), "rates": (1.0, 1.0)}, "each source once"),
-        ({"sources": ("world:noets",)}, "no world 'noets'; did you mean notes?; known: notes, plans, orders, matches"),
+        ({"sources": ("world:noets",)}, "no world 'noets'; did you mean notes"),
         ({"rates": (1.0, 2.0)}, "1 sources, 2 rates"),
         ({"sources": ("noets",)}, "did you mean 'notes'"),
         ({"sources": ("jsonl:absent.jsonl",)}, "absent.jsonl: no such file"),

@@ -26,6 +26,7 @@ LEFT = {  # what a page leaves behind, in the folder where its commands were run
     "own_judge": ("runs/micro/verdicts/overlap",),
     "own_objective": ("runs/hinge/hinge-policy/done.json", "runs/hinge/rl-policy/done.json", "runs/hinge/report"),
     "own_reward": ("runs/short/rl-improver/done.json",),
+    "own_world": ("runs/countdown/inspect/index.html",),
     "spa": (
         "runs/micro/spa-policy/labelled/iteration-2.jsonl",
         "runs/micro/spa-tables/results.json",

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pit_jax.data.worlds.sentences import (
+    Fault,
     Sentences,
     corrupted,
     dropped,
@@ -46,7 +47,7 @@ def test_the_faults_that_any_answer_may_have() -> None:
 
 
 def test_faults_are_met_as_often_as_their_weights() -> None:
-    def marked(mark: str) -> object:
+    def marked(mark: str) -> Fault:
         def fault(prompt: str, sentences: Sentences, rng: random.Random) -> Sentences:
             return (*sentences, mark)
 
