@@ -26,10 +26,10 @@ class DataConfig:
     """Largest share of a source's rows that may be left out, and counted, because they cannot be pairs."""
     contradictions: Literal["drop", "keep", "refuse"] = "drop"
     """Pairs that also stand there with their answers swapped: leave them all out, counted; train on them; or stop."""
-    prompt_length: ranges.Count = 48
-    """Most tokens of a prompt x; longer examples are counted and dropped."""
-    response_length: ranges.Count = 48
-    """Most tokens of an answer, EOS included; longer examples are counted and dropped."""
+    prompt_length: ranges.CountOrNone = 48
+    """Most tokens of a prompt x; longer examples are counted and dropped. 0 = what 99 of 100 examples need."""
+    response_length: ranges.CountOrNone = 48
+    """Most tokens of an answer, EOS included; longer examples are counted and dropped. 0 = as above."""
     buckets: ranges.Count = 1
     """Most widths that the rows of a training are padded to, each compiled once; 1 = one width, as the longest needs.
     With more, rows of like length meet in a batch."""
@@ -51,10 +51,16 @@ class TokenizerConfig:
 
 @dataclass(frozen=True)
 class SftConfig:
-    policy_steps: ranges.Count = 800
-    """Updates of the policy's SFT."""
-    improver_steps: ranges.Count = 1600
-    """Updates of the improver's SFT."""
+    policy_steps: ranges.CountOrNone = 800
+    """Updates of the policy's SFT; 0 = policy_epochs."""
+    improver_steps: ranges.CountOrNone = 1600
+    """Updates of the improver's SFT; 0 = improver_epochs."""
+    policy_epochs: ranges.Positive = 2.0
+    """Passes of the policy over its fold, where its updates are not given."""
+    improver_epochs: ranges.Positive = 3.0
+    """Passes of the improver over that fold."""
+    patience: ranges.CountOrNone = 0
+    """Evaluations in a row without a lower held-out loss that end SFT; 0 = it goes on to the last update."""
     batch_size: ranges.Count = 64
     """Rows per update: examples, or with packed_width rows that hold several."""
     packed_width: ranges.CountOrNone = 0
@@ -66,10 +72,16 @@ class SftConfig:
 
 @dataclass(frozen=True)
 class RmConfig:
-    policy_steps: ranges.Count = 500
-    """Updates of the reward model."""
-    improver_steps: ranges.Count = 600
-    """Updates of the gap model."""
+    policy_steps: ranges.CountOrNone = 500
+    """Updates of the reward model; 0 = policy_epochs."""
+    improver_steps: ranges.CountOrNone = 600
+    """Updates of the gap model; 0 = improver_epochs."""
+    policy_epochs: ranges.Positive = 2.0
+    """Passes of the reward model over its fold, where its updates are not given."""
+    improver_epochs: ranges.Positive = 4.0
+    """Passes of the gap model over that fold."""
+    patience: ranges.CountOrNone = 0
+    """Evaluations in a row without a better held-out accuracy that end these trainings; 0 = never."""
     second_gap_steps: ranges.CountOrNone = 0
     """Updates of a second gap model, with its own head and order of pairs, that RL is watched with; 0 = none."""
     batch_size: ranges.Count = 64
@@ -163,6 +175,8 @@ class RlConfig:
     """Stop a round's updates when the approximate KL to the sampler exceeds this; 0 = never."""
     select_kl: ranges.Limit = 10.0
     """Checkpoints whose KL per response (nats) exceeds this are not selected."""
+    patience: ranges.CountOrNone = 0
+    """Evaluations in a row, of the last phase, without a better held-out score that end RL; 0 = it runs all rounds."""
     evaluate_every: ranges.Count = 5
     """Rounds between evaluations (and checkpoints) on held-out prompts."""
     heldout_prompts: ranges.Count = 256
@@ -173,8 +187,8 @@ class RlConfig:
             learning_rate=2e-4, schedule="constant", warmup=0.02, weight_decay=0.0, eps=1e-5
         )
     )
-    value_learning_rate: ranges.Positive = 5e-4
-    """Peak learning rate of the value model."""
+    value_learning_rate: ranges.NotNegative = 5e-4
+    """Peak learning rate of the value model; 0 = by width and batch."""
 
 
 @dataclass(frozen=True)
@@ -243,8 +257,8 @@ class ExportConfig:
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    every: ranges.Count = 200
-    """Updates between checkpoints of SFT and reward models."""
+    every: ranges.CountOrNone = 200
+    """Updates between checkpoints of SFT and reward models, which are evaluated then; 0 = ten in the longest."""
     keep: ranges.Count = 2
     """Latest checkpoints kept, beside the best."""
 

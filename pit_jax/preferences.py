@@ -8,8 +8,8 @@ from pit_jax import ranges
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    learning_rate: ranges.Positive = 1e-3
-    """Peak learning rate."""
+    learning_rate: ranges.NotNegative = 1e-3
+    """Peak learning rate; 0 = by width and batch (recipes/choices.py)."""
     schedule: Literal["constant", "cosine", "linear"] = "cosine"
     """Shape after warm-up."""
     warmup: ranges.Share = 0.05
@@ -30,8 +30,10 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class DpoConfig:
-    steps: ranges.Count = 500
-    """Updates of the DPO policy, a baseline; it starts from the policy's SFT."""
+    steps: ranges.CountOrNone = 500
+    """Updates of the DPO policy, a baseline; it starts from the policy's SFT. 0 = epochs."""
+    epochs: ranges.Positive = 1.0
+    """Passes over its fold, where its updates are not given."""
     batch_size: ranges.Count = 32
     """Pairs per update."""
     accumulate: ranges.Count = 1

@@ -101,9 +101,9 @@ def test_shipped_configs_are_in_range(name: str) -> None:
 
 @pytest.mark.parametrize(
     "flag",
-    ["--improve.limit=-3", "--checkpoint.every=0", "--rl.heldout-prompts=0", "--seed=-1", "--seed=4294967296"]
+    ["--improve.limit=-3", "--checkpoint.every=-1", "--rl.heldout-prompts=0", "--seed=-1", "--seed=4294967296"]
     + ["--mesh.simulate=-1", "--adapter.rank=-1", "--rl.kl-coef=nan", "--workdir=", "--hosts.count=-2"]
-    + ["--dpo.beta=inf", "--dpo.label-smoothing=0.5", "--plan.price=nan", "--sft.policy-steps=0"],
+    + ["--dpo.beta=inf", "--dpo.label-smoothing=0.5", "--plan.price=nan", "--sft.policy-steps=-1"],
 )
 def test_a_flag_out_of_range_is_named_with_its_range(flag: str) -> None:
     with pytest.raises(UserError, match=f"{flag}.*: asked for "):

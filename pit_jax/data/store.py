@@ -32,7 +32,7 @@ from pit_jax.paths import DONE, local, to_path
 from pit_jax.seal import check_file, check_files, read_seal, seal
 from pit_jax.terminal import tell
 
-_VERSION = 5  # of the rows and files written here
+_VERSION = 6  # of the rows and files written here
 _SHOWN = 5  # of the inputs that have changed
 _SAMPLE = 100  # pairs of a world, whose contents stand for its code
 

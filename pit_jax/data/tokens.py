@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, get_args
 
 import numpy as np
@@ -14,6 +15,7 @@ from pit_jax.data.text.templates import Place, Run, Template, Text
 from pit_jax.data.text.words import Encoder, places, sums
 
 SAME = "chosen and rejected are the same tokens"
+SHARE = 0.99  # of the examples, which limits that nobody has set let in
 
 
 class Pieces:
@@ -109,6 +111,20 @@ def _equal_answers(tokens: np.ndarray, lengths: np.ndarray) -> list[int]:
         return np.array_equal(tokens[end - 2 * size : end - size], tokens[end - size : end])
 
     return [row for row in alike if same(row)]
+
+
+def with_limits(data: DataConfig, lengths: np.ndarray, frame_length: int) -> DataConfig:
+    """`data` with the limits that it leaves open: what SHARE of the `lengths` [rows, 4] need; arguments as `admit`."""
+    prompt, _, chosen, rejected = lengths.T
+
+    def most(lengths_N: np.ndarray) -> int:
+        return max(1, int(np.quantile(lengths_N, SHARE, method="higher")))
+
+    return replace(
+        data,
+        prompt_length=data.prompt_length or most(prompt - frame_length),
+        response_length=data.response_length or most(np.maximum(chosen, rejected) + 1),
+    )
 
 
 def admit(

@@ -59,6 +59,7 @@ def run(context: Context) -> None:
         accumulate=config.accumulate,
         seed=context.config.seed + (SECOND_SEED if second else 0),
         score=mean_accuracy,
+        patience=config.patience,
     )
     round, digest = train(context, task, models, lambda: with_head(context, models, SECOND if second else "gap"))
     if not second:

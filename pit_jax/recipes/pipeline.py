@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 
 from pit_jax.config import Config
-from pit_jax.data.store import Prepared, prepare
+from pit_jax.data.store import Prepared, prepare, read_report
 from pit_jax.errors import UserError
 from pit_jax.files import check_writable
 from pit_jax.parallel import hosts, preemption
@@ -17,6 +17,7 @@ from pit_jax.parallel.mesh import check_batch, make_mesh
 from pit_jax.paths import resolved, to_path
 from pit_jax.ranges import check_ranges
 from pit_jax.recipes.catalogue import catalogue, selected
+from pit_jax.recipes.choices import Choice, check_rules, open_knobs, settled
 from pit_jax.run.context import Context
 from pit_jax.run.folders import Run
 from pit_jax.run.params import check_adapters
@@ -34,12 +35,12 @@ def run(config: Config, data: Path | None = None) -> None:
     """
     assert not config.seeds, "recipes/seeds.py runs several seeds, one config each"
     screen = Screen(Terminal(quiet=not hosts.is_main()))
-    stages = check(config)
+    stages = check(config, data)
     if not any(stage.alone for stage in stages):
         run_stages(config, stages, data, screen)
         return
     with owned(to_path(config.workdir), screen.say) as waited:
-        run_stages(config, check(config) if waited else stages, data, screen)
+        run_stages(config, check(config, data) if waited else stages, data, screen)
 
 
 def run_stages(config: Config, stages: list[Stage], data: Path | None, screen: Screen) -> None:
@@ -50,7 +51,11 @@ def run_stages(config: Config, stages: list[Stage], data: Path | None, screen: S
         alone = owned(data.parent, screen.say, patience=math.inf) if data else contextlib.nullcontext()
         with alone, hosts.main_first("data"):
             prepared = prepare(config.data, config.tokenizer, data or this.data_folder, say=screen.say)
+    config, choices = settle(config, data)
+    this = Run(config, catalogue())
     write_record(config)
+    for choice in choices:
+        screen.say(f"{choice.knob} = {choice.value:g}: {choice.reason}")
     if prepared is not None and any(stage.name != "data" for stage in stages):
         for line in data_summary(prepared):
             screen.say(line)
@@ -64,10 +69,18 @@ def run_stages(config: Config, stages: list[Stage], data: Path | None, screen: S
         stages[-1].show(Context(config, this, stages[-1], prepared, mesh, screen))
 
 
-def check(config: Config) -> list[Stage]:
+def settle(config: Config, data: Path | None) -> tuple[Config, list[Choice]]:
+    """The config with what the pairs decide, where they are prepared, and what they decided; `data` as `run`."""
+    report = read_report(data or Run(config, catalogue()).data_folder) if open_knobs(config) else None
+    return (config, []) if report is None else settled(config, report)
+
+
+def check(config: Config, data: Path | None = None) -> list[Stage]:
     """Everything that can be wrong before data are read or anything compiles. Returns the stages to run."""
     check_ranges(config)
+    config, _ = settle(config, data)
     stages, this = selected(config), Run(config, catalogue())
+    check_open(config, stages)
     check_parent_run(this)
     check_adapters(this)
     asked_rounds(config.profile)
@@ -83,6 +96,17 @@ def check(config: Config) -> list[Stage]:
             check_batch(flag, rows, parts, mesh)
     check_writable(this.workdir)
     return stages
+
+
+def check_open(config: Config, stages: list[Stage]) -> None:
+    """UserError for what no pairs can decide: those of a stage that reads none, and what no rule covers."""
+    if (left_open := open_knobs(config)) and not any(stage.needs_data for stage in stages):
+        asked = ", ".join(f"--{knob.replace('_', '-')}" for knob in left_open)
+        raise UserError(
+            f"--stage={config.stage} reads no pairs, which would decide {asked}; prepare them first, with --stage=data "
+            "in this workdir, or give the numbers"
+        )
+    check_rules(config)
 
 
 def check_parent_run(run: Run) -> None:

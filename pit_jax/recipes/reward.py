@@ -33,6 +33,7 @@ def run(context: Context) -> None:
         accumulate=config.accumulate,
         seed=context.config.seed,
         score=by("accuracy"),
+        patience=config.patience,
     )
     fit(context, task, models, lambda: with_head(context, models, "reward"))
 

@@ -117,11 +117,11 @@ def train(context: Context, roles: Roles) -> tuple[tuple[int, str] | None, list[
                 watch.look(session.state.extras["watched"], done, figures)
                 allowed = figures["objective/kl"] <= config.select_kl and not watch.stops
                 session.evaluated(done, figures, score=gap if allowed else None)
-            if done == rounds or watch.stops:
+            progress = advance(config.curriculum, Place.read(session.state.extras["curriculum"]), done, gap)
+            if done == rounds or watch.stops or is_settled(context, progress, done):
                 break
             session.heed_notice(done)
             screen.rollout()
-            progress = advance(config.curriculum, Place.read(session.state.extras["curriculum"]), done, gap)
             anchor = trainer.anchor(session.state, progress)
             with offload.during_rollout(session):
                 experience, metrics = trainer.round(session.state, weights, done, progress, anchor, performance.clock)
@@ -134,6 +134,19 @@ def train(context: Context, roles: Roles) -> tuple[tuple[int, str] | None, list[
             extras["watched"] = watch.stepped(session.totals)
             session.end_round(done, metrics=metrics | extra_metrics, extras=extras)
         return session.best(), watch.over
+
+
+def is_settled(context: Context, progress: Place, round: int) -> bool:
+    """Whether RL ends here, which is then said: `patience` evaluations of its last phase brought no better score."""
+    config, role = context.config.rl, context.stage.role
+    in_last = role == "policy" or progress.phase + 1 == len(config.curriculum.references)
+    settled = in_last and 0 < config.patience <= progress.stale
+    if settled:
+        context.screen.say(
+            f"{context.folder.name}: no better held-out score in {config.patience} evaluations; RL ends after {round} "
+            f"of {rounds_of(config, role)} rounds"
+        )
+    return settled
 
 
 def learn(

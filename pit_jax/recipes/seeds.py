@@ -40,10 +40,11 @@ def run(config: Config) -> None:
     folders = {seed: workdir / f"seed-{seed}" for seed in config.seeds}
     check_shared(workdir)
     first = config.seeds[0]
-    pipeline.check(replace(config, seed=first, workdir=str(folders[first])))  # with its seeds, which data refuse
+    first_config = replace(config, seed=first, workdir=str(folders[first]))
+    pipeline.check(first_config, workdir / "data")  # with its seeds, which data refuse
     configs = [replace(config, seed=seed, seeds=(), workdir=str(folder)) for seed, folder in folders.items()]
     for seed_config in configs:
-        pipeline.check(seed_config)
+        pipeline.check(seed_config, workdir / "data")
     for number, seed_config in enumerate(configs, start=1):
         screen.say(f"seed {seed_config.seed} ({number} of {len(configs)}): {seed_config.workdir}", style="bold")
         pipeline.run(seed_config, workdir / "data")

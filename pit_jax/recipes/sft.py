@@ -47,6 +47,7 @@ def run(context: Context) -> None:
         accumulate=config.accumulate,
         seed=context.config.seed,
         score=by("loss", sign=-1.0),
+        patience=config.patience,
     )
     before = context.stage.init_from
     fit(context, task, models, lambda: models.root() if before is None else models.load(before))

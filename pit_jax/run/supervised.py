@@ -46,6 +46,7 @@ class Task:
     accumulate: int
     seed: int  # of the order of the rows
     score: Callable[[dict[str, float]], float] | None  # None: the last checkpoint is the best
+    patience: int = 0  # evaluations without a better score that end the training; 0 = it goes on to the last update
     beside: Mapping[str, Params] = field(default_factory=dict)
     """Frozen models that the loss finds in the parameters by these names."""
     phase: str = ""  # of the stage: the folder in its own
@@ -110,6 +111,12 @@ def train(context: Context, task: Task, models: Models, start: Callable[[], Para
                 session.settle()
                 metrics = measure(partition.combine(session.state.params))
                 session.evaluated(done, metrics, score=task.score(metrics) if task.score else float(done))
+                if task.patience and done - session.best_round() >= task.patience * config.checkpoint.every:
+                    context.screen.say(
+                        f"{shown}: no better held-out score in {task.patience} evaluations; it ends after {done} of "
+                        f"{session.last} updates, and the checkpoint of {session.best_round()} is kept"
+                    )
+                    break
             if done == session.last:
                 break
             session.heed_notice(done)

@@ -160,6 +160,11 @@ class Session:
         if not self._log.pending:
             self._log.performance(self._finished, self.performance.take())
 
+    def best_round(self) -> int:
+        """The round of the checkpoint with the best score, of those that have one; 0 where none has."""
+        self._checkpoints.wait()
+        return self._checkpoints.best_round() or 0
+
     def best(self) -> tuple[int, str] | None:
         """(round, digest) of the checkpoint with the best score, once all are on disk; None where none has one."""
         self._checkpoints.wait()

@@ -9,7 +9,7 @@ from pit_jax.data.features import FEATURES
 from pit_jax.data.text.templates import Template
 from pit_jax.data.text.tokenizers import load_tokenizer, train_tokenizer
 from pit_jax.data.text.transcripts import stored
-from pit_jax.data.tokens import Tokeniser, admit
+from pit_jax.data.tokens import Tokeniser, admit, with_limits
 from tests.data.text.chat_tokenizers import written
 from tests.data.text.published_templates import PUBLISHED
 
@@ -70,3 +70,12 @@ def test_over_long_examples_are_counted_by_reason_and_never_cut() -> None:
         "rejected answer over 5 tokens with its EOS": 1,
         "no such turn": 1,
     }
+
+
+def test_limits_that_nobody_sets_let_99_of_100_in() -> None:
+    """Prompts of 1 to 200 tokens with a frame of 2, answers of 1 to 200: the two longest of 200 stay out."""
+    count = np.arange(1, 201)
+    lengths = np.stack([count + 2, count * 0, count[::-1], count * 0 + 1], axis=1)
+    found = with_limits(DataConfig(prompt_length=0, response_length=0), lengths, 2)
+    assert (found.prompt_length, found.response_length) == (199, 200), "the EOS of an answer counts"
+    assert with_limits(DataConfig(prompt_length=7, response_length=0), lengths, 2).prompt_length == 7

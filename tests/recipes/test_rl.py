@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import jax
+import numpy as np
 import pytest
 
 from pit_jax.config import Config, MonitorsConfig
@@ -160,3 +161,17 @@ def test_a_monitor_ends_its_round_and_a_warning_does_not(start: Any, monkeypatch
 
 def without_time(rows: dict[int, dict[str, float]]) -> list[dict[str, float]]:
     return [{name: value for name, value in row.items() if name != "time"} for row in rows.values()]
+
+
+def test_rl_ends_where_nothing_gets_better(start: Any) -> None:
+    """Two evaluations after the best one of the last phase, and at the last round where there is no such place."""
+    config = config_of(action="warn")
+    context = start(config)
+    run(context)
+    gaps = [row["objective/scores"] for row in evaluated(context).values()]
+    shutil.rmtree(context.folder.path)
+    late = [round for round in range(ROUNDS + 1) if round - int(np.argmax(gaps[: round + 1])) >= 2]
+    context = start(replace(config, rl=replace(config.rl, patience=2)))
+    done = run(context)
+    assert list(evaluated(context)) == list(range((late[0] if late else ROUNDS) + 1)), gaps
+    assert done["round"] == int(np.argmax([row["objective/scores"] for row in evaluated(context).values()]))

@@ -224,3 +224,21 @@ def test_a_head_is_drawn_by_name_over_the_weights_it_starts_from(place: MakeCont
         np.testing.assert_array_equal(found, wanted)
     with pytest.raises(AssertionError, match="stage sft-policy starts from no SFT weights"):
         with_head(replace(context, stage=context.run.stage(SFT_POLICY)), models, "gap")
+
+
+def test_a_training_ends_where_nothing_gets_better(small: Any) -> None:
+    """By a score that falls from the first evaluation on: after two more, or never without patience."""
+    context, seen = small(), list[float]()
+
+    def falling(metrics: dict[str, float]) -> float:
+        seen.append(metrics["loss"])
+        return -float(len(seen))
+
+    task, models = task_of(context, score=falling, steps=5 * EVERY, patience=2), Models(context)
+    with jax.set_mesh(context.mesh):
+        round, _ = train(context, task, models, models.root)
+        assert round == EVERY and list(rows(context, "eval")) == [EVERY, 2 * EVERY, 3 * EVERY]
+        assert train(context, task, models, never)[0] == EVERY, "the last evaluation again, and no update more"
+        assert list(rows(context, "eval")) == [EVERY, 2 * EVERY, 3 * EVERY]
+        train(context, replace(task, patience=0), models, never)
+    assert list(rows(context, "eval"))[-1] == 5 * EVERY
