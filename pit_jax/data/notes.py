@@ -259,27 +259,44 @@ def score(prompt: str, response: str) -> float:
 
 
 def grade(request: Request, response: str) -> float:
-    """Hidden score in [0, MAX_SCORE]: one point each for greeting, addressee and tone, kind, topic, each detail and
-    closing; one off for each sentence that is rude, repeated, broken or states something the request did not ask."""
+    """Hidden score in [0, MAX_SCORE]: all points, less one for each flaw."""
+    return max(0.0, MAX_SCORE - len(_flaws(request, response)))
+
+
+def flaws(prompt: str, response: str) -> list[str]:
+    """What costs a response a point, by name. Raises UserError for a prompt of another set.
+
+    A requirement that is not met is named for itself: greeting (addressee and tone), kind, topic, each detail
+    ("detail time six"), closing. A sentence that is rude, repeated, broken or states something the request did not ask
+    is "sentence: " and what it says, as often as it is said.
+    """
+    return _flaws(parse_request(prompt), response)
+
+
+def _flaws(request: Request, response: str) -> list[str]:
     greeting, comma, rest = response.strip().partition(", ")
     *sentences, closing = (rest if comma else response.strip()).split(". ")
     if closing.endswith("."):  # the note stops at a sentence
         sentences, closing = [*sentences, closing.removesuffix(".")], ""
-    points = float(greeting in {g.format(request.name) for g in GREETINGS[request.tone]})
-    points += float(closing in CLOSINGS[request.tone])
-    opening: set[str] = set()
+    opening: tuple[str, str] = ("", "")
     met: set[tuple[str, str]] = set()
-    faults = 0
+    faulty = []
     for sentence in sentences:
         meaning = _MEANINGS.get(sentence, ("", ""))
-        if meaning[0] in OPENINGS and not opening:
-            opening = set(meaning)
+        if meaning[0] in OPENINGS and not opening[0]:
+            opening = meaning
         elif meaning in request.details and meaning not in met:
             met.add(meaning)
         else:
-            faults += 1
-    points += len(opening & {request.kind, request.topic}) + len(met)
-    return max(0.0, points - faults)
+            faulty.append(f"sentence: {sentence}")
+    required = {
+        "greeting": greeting in {g.format(request.name) for g in GREETINGS[request.tone]},
+        "kind": opening[0] == request.kind,
+        "topic": opening[1] == request.topic,
+        **{f"detail {slot} {value}": (slot, value) in met for slot, value in request.details},
+        "closing": closing in CLOSINGS[request.tone],
+    }
+    return [name for name, is_met in required.items() if not is_met] + faulty
 
 
 # ---- pairs --------------------------------------------------------------------------------------------------------

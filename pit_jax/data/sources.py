@@ -3,7 +3,7 @@
 import difflib
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,6 +37,14 @@ def known_truth(data: DataConfig) -> Truth | None:
     It is known for all answers to that set's prompts: of `notes` and of files of the layout `notes`.
     """
     return notes.score if _of_notes(data) else None
+
+
+Flaws = Callable[[str, str], Sequence[str]]  # flaws(prompt, answer): the names of its flaws, one as often as it occurs
+
+
+def known_flaws(data: DataConfig) -> Flaws | None:
+    """What costs an answer its points, where `known_truth` is the score of the embedded set; else None."""
+    return notes.flaws if _of_notes(data) else None
 
 
 def largest_truth(data: DataConfig) -> float | None:

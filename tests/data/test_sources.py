@@ -13,6 +13,7 @@ from pit_jax.data import notes
 from pit_jax.data.layouts import LAYOUTS, Layout
 from pit_jax.data.sources import (
     SHIPPED,
+    known_flaws,
     known_truth,
     largest_truth,
     read_source,
@@ -177,6 +178,7 @@ def test_an_error_of_a_fork_s_layout_names_its_file_and_the_row(tmp_path: Path) 
 def test_the_truth_is_known_for_requests_of_notes_alone(sources: tuple[str, ...], known: bool) -> None:
     data = DataConfig(sources=sources)
     assert known_truth(data) is (notes.score if known else None)
+    assert known_flaws(data) is (notes.flaws if known else None)
     assert largest_truth(data) == (notes.MAX_SCORE if known else None)
 
 
