@@ -8,8 +8,9 @@ from rich.text import Text
 
 from pit_jax.evaluation.gap_quality import Gate
 from pit_jax.evaluation.results import ComparisonRow, PaperResults, Results
-from pit_jax.evaluation.systems import POLICY
-from pit_jax.report.render import number, signed
+from pit_jax.evaluation.rewrites import RewriteRow
+from pit_jax.evaluation.systems import POLICY, pit
+from pit_jax.report.render import number, percent, signed
 from pit_jax.terminal import plain_text
 
 STYLES = {"good": "green", "bad": "red", "even": ""}
@@ -57,6 +58,38 @@ def summary_table(results: Results) -> Table:
             end_section=bool(following) and following[0].temperature != row.temperature,
         )
     return table
+
+
+def rewrites_table(results: Results) -> Table:
+    """What was kept and added at the headline temperature, and below it what the gap would have made of the first."""
+    rows = [row for row in results.rewrites if row.temperature == results.headline_temperature]
+    table = Table(
+        title=f"rewrites of the policy's answers at T {results.headline_temperature:g}, and their flaws",
+        caption=plain_text("\n".join(gap_line(row) for row in rows if row.system == pit(1) and row.gap)),
+        title_justify="left",
+        caption_justify="left",
+        box=None,
+        padding=(0, 1, 0, 0),
+    )
+    for column in ("system", "words kept %", "words new %", "copies %", "mended/made/of"):
+        table.add_column(column, justify="left" if column == "system" else "right", no_wrap=True)
+    for row in rows:
+        shares = [f"{percent(of.mean)} [{percent(of.low)}, {percent(of.high)}]" for of in (row.kept, row.new)]
+        flaws = f"{row.flaws.mended:,}/{row.flaws.made:,}/{row.flaws.of:,}" if row.flaws else "–"
+        table.add_row(*map(plain_text, (str(row.system), *shares, percent(row.copied.mean), flaws)))
+    return table
+
+
+def gap_line(row: RewriteRow) -> str:
+    """How often the gap of a system's rewrites is right, and what keeping those with a gap above 0 gives."""
+    assert row.gap is not None, "no gap was asked, or no truth is known"
+    gap, above = row.gap, row.gap.above_zero
+    interval = f"{signed(above.low)} to {signed(above.high)}"
+    return (
+        f"{row.system} kept where the gap is above 0 ({percent(gap.taken)}%): {signed(above.delta)}, {interval}, by "
+        f"the truth; of {gap.pairs:,} rewrites that differ in truth the gap is right on {percent(gap.accuracy)}%, "
+        f"correlation {number(gap.correlation)}"
+    )
 
 
 def control_lines(results: Results) -> Text:
