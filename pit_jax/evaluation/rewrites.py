@@ -27,7 +27,9 @@ class FlawCounts:
 
 @dataclass(frozen=True)
 class GapCheck:
-    """The gap of rewrites over their references against the true difference.
+    """The gap judge's verdicts on rewrites against their references, held against the true difference.
+
+    They are of the answers that are compared; evaluate/gap_outputs.json is of answers drawn as RL draws them.
 
     `accuracy` is how often it has the sign of the truth (a gap of 0 is right half the time) and `correlation`
     Pearson's, both over the pairs whose true scores differ; None without any. `above_zero` is the system that takes
@@ -115,8 +117,8 @@ def check_gap(config: Config, gaps_N: np.ndarray, truth_N: np.ndarray) -> GapChe
     reference, a tie: delta 25 - 25 = 0.
 
     Args:
-        gaps_N: [N] of each rewrite over its reference. They are the judge's, which is asked in both orders;
-            --improve.stop reads the centred gap of one order.
+        gaps_N: [N] the judge's, of each rewrite over its reference in both orders; --improve.stop reads the centred
+            gap of one order.
         truth_N: [N] true score of the rewrite minus that of its reference.
 
     Raises:

@@ -8,8 +8,8 @@ from rich.text import Text
 
 from pit_jax.evaluation.gap_quality import Gate
 from pit_jax.evaluation.results import ComparisonRow, PaperResults, Results
-from pit_jax.evaluation.rewrites import RewriteRow
-from pit_jax.evaluation.systems import POLICY, pit
+from pit_jax.evaluation.rewrites import GapCheck
+from pit_jax.evaluation.systems import POLICY, SystemId, pit
 from pit_jax.report.render import number, percent, signed
 from pit_jax.terminal import plain_text
 
@@ -65,9 +65,10 @@ def rewrites_table(results: Results) -> Table:
     rows = [row for row in results.rewrites if row.temperature == results.headline_temperature]
     table = Table(
         title=f"rewrites of the policy's answers at T {results.headline_temperature:g}, and their flaws",
-        caption=plain_text("\n".join(gap_line(row) for row in rows if row.system == pit(1) and row.gap)),
         title_justify="left",
+        caption=plain_text("\n".join(gap_line(pit(1), row.gap) for row in rows if row.system == pit(1) and row.gap)),
         caption_justify="left",
+        caption_style="",
         box=None,
         padding=(0, 1, 0, 0),
     )
@@ -80,13 +81,12 @@ def rewrites_table(results: Results) -> Table:
     return table
 
 
-def gap_line(row: RewriteRow) -> str:
-    """How often the gap of a system's rewrites is right, and what keeping those with a gap above 0 gives."""
-    assert row.gap is not None, "no gap was asked, or no truth is known"
-    gap, above = row.gap, row.gap.above_zero
+def gap_line(system: SystemId, gap: GapCheck) -> str:
+    """What keeping the rewrites with a gap above 0 gives, and how often the gap is right."""
+    above = gap.above_zero
     interval = f"{signed(above.low)} to {signed(above.high)}"
     return (
-        f"{row.system} kept where the gap is above 0 ({percent(gap.taken)}%): {signed(above.delta)}, {interval}, by "
+        f"{system} kept where the gap is above 0 ({percent(gap.taken)}%): {signed(above.delta)}, {interval}, by "
         f"the truth; of {gap.pairs:,} rewrites that differ in truth the gap is right on {percent(gap.accuracy)}%, "
         f"correlation {number(gap.correlation)}"
     )
