@@ -272,6 +272,12 @@ def worth(prompt: str, answer: str) -> float:
     return float(len(answer.split()))
 
 
+def repeated(prompt: str, answer: str) -> list[str]:
+    """Flaws for random words: those that were said before."""
+    words = answer.split()
+    return [word for i, word in enumerate(words) if word in words[:i]]
+
+
 def finish(folder: StageFolder, digest: str = "") -> None:
     """Mark a stage finished that nobody has run, from the data and the ancestors that are there."""
     config = folder.run.config
@@ -325,7 +331,7 @@ def place(context: MakeContext, make_mesh: Any, monkeypatch: pytest.MonkeyPatch,
         return jax.device_put(drawn, param_sharding(drawn, context.mesh))
 
     monkeypatch.setattr(params, "restored", restored)
-    monkeypatch.setitem(WORLDS._values, NOTES.name, replace(NOTES, score=worth))
+    monkeypatch.setitem(WORLDS._values, NOTES.name, replace(NOTES, score=worth, flaws=repeated))
 
     def make(
         config: Config | None = None,

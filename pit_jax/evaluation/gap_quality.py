@@ -125,14 +125,14 @@ def measure(
     by_confidence = _by_confidence(half_N)
     return GapQuality(
         pairs=len(wl),
-        accuracies={f"{a}_{b}": _accuracy(by_name[a] - by_name[b]) for a, b in COMPARISONS},
+        accuracies={f"{a}_{b}": accuracy(by_name[a] - by_name[b]) for a, b in COMPARISONS},
         means=means,
         reference_share=reference / moved,
         candidate_share=candidate / moved,
         order=min(steps) / max(abs(means["wl"] - means["lw"]), _TINY),
         agreement=agreement(gaps),
         length_bias=_length_bias(half_N, length_N),
-        length_correlation=_correlation(half_N, length_N),
+        length_correlation=correlation(half_N, length_N),
         calibration_error=sum(b.pairs * abs(b.accuracy - b.expected) for b in by_confidence) / len(wl),
         by_confidence=by_confidence,
         by_length=_bins(
@@ -225,7 +225,8 @@ def _four(gaps: Mapping[str, np.ndarray]) -> list[np.ndarray]:
     return arrays
 
 
-def _accuracy(difference_N: np.ndarray) -> float:
+def accuracy(difference_N: np.ndarray) -> float:
+    """The share of differences [N] that are above 0; an exact tie counts as half."""
     return float(np.mean((difference_N > 0) + 0.5 * (difference_N == 0)))
 
 
@@ -237,7 +238,7 @@ def _sure(half_N: np.ndarray) -> np.ndarray:
 def _bins(half_N: np.ndarray, picks: Sequence[tuple[str, np.ndarray]]) -> tuple[Bin, ...]:
     """One bin for each mask or index that picks at least one pair; right is h > 0."""
     return tuple(
-        Bin(label, len(half_N[pick]), _accuracy(half_N[pick]), float(_sure(half_N[pick]).mean()))
+        Bin(label, len(half_N[pick]), accuracy(half_N[pick]), float(_sure(half_N[pick]).mean()))
         for label, pick in picks
         if half_N[pick].size
     )
@@ -271,10 +272,10 @@ def _length_bias(half_N: np.ndarray, length_N: np.ndarray) -> float | None:
     sides = half_N[length_N > 0], half_N[length_N < 0]
     if min(len(side) for side in sides) < SIDE_PAIRS:
         return None
-    return abs(_accuracy(sides[0]) - _accuracy(sides[1]))
+    return abs(accuracy(sides[0]) - accuracy(sides[1]))
 
 
-def _correlation(a_N: np.ndarray, b_N: np.ndarray) -> float:
-    """Pearson's; 0 where one of the two does not vary."""
+def correlation(a_N: np.ndarray, b_N: np.ndarray) -> float:
+    """Pearson's of two lists of numbers [N]; 0 where one of the two does not vary."""
     a_N, b_N = a_N - a_N.mean(), b_N - b_N.mean()
     return float((a_N * b_N).sum() / max(float(np.sqrt((a_N**2).sum() * (b_N**2).sum())), _TINY))

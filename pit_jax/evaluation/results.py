@@ -1,6 +1,6 @@
 """What is found out about answers: typed rows, as results.json holds them and reports read them."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,6 +12,7 @@ from pit_jax.errors import UserError
 from pit_jax.evaluation.failures import Failure
 from pit_jax.evaluation.gap_quality import GapQuality
 from pit_jax.evaluation.judges.judge import Judgement
+from pit_jax.evaluation.rewrites import RewriteRow
 from pit_jax.evaluation.stats.comparison import Comparison, compare, outcomes
 from pit_jax.evaluation.stats.length_control import control_length
 from pit_jax.evaluation.systems import Output, SystemId, SystemRow
@@ -66,6 +67,8 @@ class Results:
     rows: list[ComparisonRow]
     controls: list[ControlRow]
     systems: list[SystemRow]
+    rewrites: list[RewriteRow] = field(default_factory=list)
+    """Of the systems that improve; none in results that were written without them."""
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ from rich.text import Text
 
 from pit_jax.evaluation.gap_quality import Gate
 from pit_jax.evaluation.results import ComparisonRow, PaperResults, Results
-from pit_jax.evaluation.systems import POLICY
-from pit_jax.report.render import number, signed
+from pit_jax.evaluation.rewrites import GapCheck
+from pit_jax.evaluation.systems import POLICY, SystemId, pit
+from pit_jax.report.render import number, percent, signed
 from pit_jax.terminal import plain_text
 
 STYLES = {"good": "green", "bad": "red", "even": ""}
@@ -57,6 +58,38 @@ def summary_table(results: Results) -> Table:
             end_section=bool(following) and following[0].temperature != row.temperature,
         )
     return table
+
+
+def rewrites_table(results: Results) -> Table:
+    """What was kept and added at the headline temperature, and below it what the gap would have made of the first."""
+    rows = [row for row in results.rewrites if row.temperature == results.headline_temperature]
+    table = Table(
+        title=f"rewrites of the policy's answers at T {results.headline_temperature:g}, and their flaws",
+        title_justify="left",
+        caption=plain_text("\n".join(gap_line(pit(1), row.gap) for row in rows if row.system == pit(1) and row.gap)),
+        caption_justify="left",
+        caption_style="",
+        box=None,
+        padding=(0, 1, 0, 0),
+    )
+    for column in ("system", "words kept %", "words new %", "copies %", "mended/made/of"):
+        table.add_column(column, justify="left" if column == "system" else "right", no_wrap=True)
+    for row in rows:
+        shares = [f"{percent(of.mean)} [{percent(of.low)}, {percent(of.high)}]" for of in (row.kept, row.new)]
+        flaws = f"{row.flaws.mended:,}/{row.flaws.made:,}/{row.flaws.of:,}" if row.flaws else "–"
+        table.add_row(*map(plain_text, (str(row.system), *shares, percent(row.copied.mean), flaws)))
+    return table
+
+
+def gap_line(system: SystemId, gap: GapCheck) -> str:
+    """What keeping the rewrites with a gap above 0 gives, and how often the gap is right."""
+    above = gap.above_zero
+    interval = f"{signed(above.low)} to {signed(above.high)}"
+    return (
+        f"{system} kept where the gap is above 0 ({percent(gap.taken)}%): {signed(above.delta)}, {interval}, by "
+        f"the truth; of {gap.pairs:,} rewrites that differ in truth the gap is right on {percent(gap.accuracy)}%, "
+        f"correlation {number(gap.correlation)}"
+    )
 
 
 def control_lines(results: Results) -> Text:

@@ -28,6 +28,7 @@ from pit_jax.evaluation.results import (
     read_results,
     write_results,
 )
+from pit_jax.evaluation.rewrites import FlawCounts, RewriteRow, check_gap, rewrite_row
 from pit_jax.evaluation.systems import POLICY, Output, SystemId, describe, pit
 
 CONFIG = Config(evaluate=EvaluateConfig(tie_margin=1.0, resamples=200))
@@ -49,10 +50,18 @@ def row(judge: Judge = WORDS) -> ComparisonRow:
     return comparison_row(CONFIG, judge.name, judgement, (pit(1), LEFT), (POLICY, RIGHT), 0.8)
 
 
+def rewritten() -> list[RewriteRow]:
+    """One of data with a truth, and one of other data."""
+    gap = check_gap(CONFIG, np.array([1.0, -1.0]), np.array([2.0, 3.0]))
+    told = rewrite_row(CONFIG, pit(1), 0.8, LEFT.texts, RIGHT.texts, flaws=FlawCounts(3, 2, 1), gap=gap)
+    return [told, replace(told, flaws=None, gap=None)]
+
+
 def results() -> Results:
     described = [describe(system, 0.8, side, None) for system, side in ((pit(1), LEFT), (POLICY, RIGHT))]
     control = replace(row(), left=SystemId("control", source="copy"))
-    return Results(["words"], 0.8, None, [row(), row(FIRST)], [ControlRow(control, "ties", False)], described)
+    controls = [ControlRow(control, "ties", False)]
+    return Results(["words"], 0.8, None, [row(), row(FIRST)], controls, described, rewritten())
 
 
 def paper_results() -> PaperResults:
@@ -97,6 +106,13 @@ def test_what_was_written_is_read(tmp_path: Path, make: Callable[[], Any]) -> No
     write_results(path, make())
     assert read_results(path, type(make())) == make()
     assert read_results(tmp_path / "nowhere" / "results.json", type(make())) is None
+
+
+def test_results_from_before_rewrites_were_measured_are_read(tmp_path: Path) -> None:
+    content = asdict(results())
+    del content["rewrites"]
+    (tmp_path / "results.json").write_text(json.dumps(content))
+    assert read_results(tmp_path / "results.json", Results) == replace(results(), rewrites=[])
 
 
 Place = tuple[str | int, ...]
@@ -161,7 +177,10 @@ def test_the_results_of_another_stage_are_no_results(tmp_path: Path) -> None:
 
 def test_tables_over_seeds_get_names_for_people() -> None:
     found = by_name(results())
-    assert set(found) == {"judges", "rows", "controls", "systems"} and found["judges"] == []
+    assert (
+        set(found) == {"judges", "rows", "controls", "systems", "rewrites"}
+        and found["judges"] == found["rewrites"] == []
+    )
     assert [(row["left"], row["right"], row["delta"]) for row in found["rows"]] == [("PIT x1", "policy", 0.0)] * 2
     assert [row["left"] for row in found["controls"]] == ["copy"], "a control by its row"
     assert [row["name"] for row in found["systems"]] == ["PIT x1", "policy"]

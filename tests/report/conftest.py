@@ -11,8 +11,8 @@ import pytest
 from pit_jax.config import GatesConfig
 from pit_jax.evaluation.gap_quality import gates, measure
 from pit_jax.evaluation.results import ControlRow, Results, write_results
-from pit_jax.evaluation.systems import POLICY, SystemId, pit
-from tests.report.pages import compared, measured
+from pit_jax.evaluation.systems import POLICY, SFT_IMPROVER, SystemId, pit
+from tests.report.pages import compared, measured, rewritten
 
 HOSTILE = "<script>alert('x')</script> & \"quoted\""
 
@@ -110,7 +110,8 @@ def results() -> Results:
         for name, delta in (("longest", 12.5 if likes_length else -60.0), ("copy", 0.0), ("empty", -100.0)):
             row = compared(SystemId("control", source=name), POLICY, judge, 0.8, delta)
             controls.append(ControlRow(row, "does not win", not (likes_length and name == "longest")))
-    return Results(["rubric", "gap"], 0.8, 6.0, table, controls, systems)
+    rewrites = [rewritten(system, temperature) for temperature in (0.4, 0.8, 1.0) for system in (pit(1), SFT_IMPROVER)]
+    return Results(["rubric", "gap"], 0.8, 6.0, table, controls, systems, rewrites)
 
 
 @pytest.fixture

@@ -7,6 +7,9 @@ from typing import Any
 
 from pit_jax.config import Config
 from pit_jax.evaluation.results import ComparisonRow
+from pit_jax.evaluation.rewrites import FlawCounts, GapCheck, RewriteRow
+from pit_jax.evaluation.stats.comparison import Comparison
+from pit_jax.evaluation.stats.means import Estimate
 from pit_jax.evaluation.systems import POLICY, SystemId, SystemRow, pit
 from pit_jax.recipes.catalogue import catalogue
 from pit_jax.report import page
@@ -103,5 +106,19 @@ def measured(system: SystemId, temperature: float, **changes: Any) -> SystemRow:
         edit_distance=None,
         score_mean=5.2,
         score_std=0.8,
+    )
+    return dataclasses.replace(row, **changes)
+
+
+def rewritten(system: SystemId, temperature: float, **changes: Any) -> RewriteRow:
+    """A row: nine of ten words kept, one of eight new, two of five copies."""
+    row = RewriteRow(
+        system=system,
+        temperature=temperature,
+        kept=Estimate(0.9, 0.89, 0.91),
+        new=Estimate(0.125, 0.11, 0.14),
+        copied=Estimate(0.4, 0.38, 0.42),
+        flaws=FlawCounts(of=1507, mended=401, made=291),
+        gap=GapCheck(700, 0.8525, 0.714, 0.625, Comparison(40.0, 10.0, 50.0, 30.0, 28.0, 32.25, 1024)),
     )
     return dataclasses.replace(row, **changes)

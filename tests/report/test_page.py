@@ -57,6 +57,27 @@ def test_a_finished_run_fills_every_section(finished: Path) -> None:
     assert places == sorted(places)
 
 
+def test_what_was_kept_stands_below_the_deltas(finished: Path) -> None:
+    drop(finished)
+    words = built(finished).words
+    shares = "90.0 89.0 to 91.0 12.5 11.0 to 14.0 40.0 38.0 to 42.0"
+    for row in ("PIT x1 0.4", "SFT improver x1 1.0"):
+        assert f"{row} {shares} 401 / 291 / 1,507 85.2 of 700 0.71 62.5: +30.0 +28.0 to +32.2" in words
+    places = [words.index(title) for title in ("Win, lose and delta", "Kept and new", "Controls")]
+    assert places == sorted(places)
+
+
+def test_what_nobody_knows_of_rewrites_is_left_out(finished: Path) -> None:
+    """Flaws and gaps without a truth, and the section in results from before it."""
+    drop(finished)
+    rewrites = [replace(row, flaws=None, gap=None) for row in results_of(finished).rewrites]
+    change_results(finished, rewrites=rewrites)
+    words = built(finished).words
+    assert "PIT x1 0.4 90.0" in words and "mended" not in words and "gap judge" not in words
+    change_results(finished, rewrites=[])
+    assert "Kept and new" not in built(finished).words
+
+
 def test_the_chosen_answer_of_a_trail_is_marked(finished: Path) -> None:
     """The three prompts of the set chose round 2; the last row comes from a run without a choice."""
     drop(finished)
@@ -154,7 +175,8 @@ def test_hostile_text_is_escaped(finished: Path) -> None:
     rows = [replace(row, left=branch, judge=HOSTILE) for row in found.rows]
     systems = [replace(row, system=branch, name=str(branch)) for row in found.systems]
     controls = [replace(control, row=rows[0], expected=HOSTILE) for control in found.controls]
-    change_results(finished, judges=[HOSTILE], rows=rows, systems=systems, controls=controls)
+    rewrites = [replace(row, system=branch) for row in found.rewrites]
+    change_results(finished, judges=[HOSTILE], rows=rows, systems=systems, controls=controls, rewrites=rewrites)
     page = built(finished)
     assert "script" not in page.tags and "<script>" not in page.text
     assert f"{HOSTILE} x1 cannot be told apart" in page.words or f"{HOSTILE} x1 beats policy" in page.words

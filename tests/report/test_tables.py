@@ -10,7 +10,7 @@ from pit_jax.config import GatesConfig
 from pit_jax.evaluation.gap_quality import Gate, gates, measure
 from pit_jax.evaluation.results import Results
 from pit_jax.evaluation.systems import SystemId
-from pit_jax.report.tables import control_lines, gates_table, summary_table
+from pit_jax.report.tables import control_lines, gates_table, rewrites_table, summary_table
 from tests.report.conftest import results
 
 HOSTILE = "[red]x[/] [/b] [link=a]"
@@ -30,6 +30,28 @@ def test_the_summary_holds_the_deltas() -> None:
     assert "+8.0" in lines[1] and "+4.6 to +11.4" in lines[1] and "n = 1,024" in text
 
 
+def test_what_was_kept_is_told_at_the_headline_temperature() -> None:
+    """And what the gap would have made of the first improvement, once."""
+    lines = [" ".join(line.split()) for line in printed(rewrites_table(results())).splitlines()]
+    assert lines[0] == "rewrites of the policy's answers at T 0.8, and their flaws"
+    figures = "90.0 [89.0, 91.0] 12.5 [11.0, 14.0] 40.0 401/291/1,507"
+    assert lines[2:4] == [f"PIT x1 {figures}", f"SFT improver x1 {figures}"]
+    assert " ".join(lines[4:]) == (
+        "PIT x1 kept where the gap is above 0 (62.5%): +30.0, +28.0 to +32.2, by the truth; of 700 rewrites that "
+        "differ in truth the gap is right on 85.2%, correlation 0.71"
+    )
+
+
+def test_a_terminal_of_80_columns_holds_what_was_kept() -> None:
+    """Of data without a truth too."""
+    found = results()
+    whole = printed(rewrites_table(found), width=80)
+    assert "401/291/1,507" in whole and "…" not in whole
+    bare = [replace(row, flaws=None, gap=None) for row in found.rewrites]
+    lines = printed(rewrites_table(replace(found, rewrites=bare)), width=80).splitlines()
+    assert lines[2].split()[-2:] == ["40.0", "–"] and not any("gap" in line for line in lines)
+
+
 def test_the_terminal_names_what_does_not_hold() -> None:
     assert str(control_lines(results())).splitlines() == [
         "controls at T 0.8, rubric: longest −60.0, copy 0.0, empty −100.0",
@@ -42,9 +64,11 @@ def test_hostile_names_are_printed_as_they_are() -> None:
     found, branch = results(), SystemId("branch-improver", 1, HOSTILE)
     rows = [replace(row, judge=HOSTILE, left=branch) for row in found.rows]
     controls = [replace(control, row=replace(control.row, judge=HOSTILE)) for control in found.controls]
-    hostile = Results([HOSTILE], 0.8, 6.0, rows, controls, found.systems)
+    rewrites = [replace(row, system=branch) for row in found.rewrites]
+    hostile = Results([HOSTILE], 0.8, 6.0, rows, controls, found.systems, rewrites)
     text = printed(summary_table(hostile), width=200)
     assert text.count(f"{HOSTILE} x1 vs policy") == text.count(f" {HOSTILE} ") == len(rows)
+    assert f"{HOSTILE} x1" in printed(rewrites_table(hostile), width=200)
     assert f"controls at T 0.8, {HOSTILE}: longest" in printed(control_lines(hostile), width=200)
 
 

@@ -3,10 +3,14 @@
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
+
 from pit_jax.config import Config
-from pit_jax.data.sources import largest_truth
+from pit_jax.data.sources import known_flaws, known_truth, largest_truth
+from pit_jax.evaluation.judges.builtin import GAP as GAP_JUDGE
 from pit_jax.evaluation.judges.builtin import JUDGES, judges_of, truth_scores
 from pit_jax.evaluation.results import Results, read_results, write_results
+from pit_jax.evaluation.rewrites import RewriteRow, check_gap, count_flaws, rewrite_row
 from pit_jax.evaluation.systems import POLICY, POLICY_SFT, SFT_IMPROVER, Output, SystemId, describe, pit
 from pit_jax.files import digest_of, read_json, write_json
 from pit_jax.recipes.comparison.draw import Answering, heldout_prompts
@@ -14,7 +18,7 @@ from pit_jax.recipes.comparison.judging import Judging, Pair
 from pit_jax.recipes.comparison.outputs import GAP, measure_outputs
 from pit_jax.recipes.comparison.policies import other_policies, stages_of
 from pit_jax.report import page
-from pit_jax.report.tables import control_lines, summary_table
+from pit_jax.report.tables import control_lines, rewrites_table, summary_table
 from pit_jax.run.code import package_code
 from pit_jax.run.context import Context
 from pit_jax.run.provenance import StageId
@@ -79,12 +83,14 @@ def compared(context: Context, answering: Answering, judging: Judging) -> None:
     config, folder = context.config, context.folder_of(EVALUATE)
     lineage = folder.begin(config, data_fingerprint=context.data.fingerprint, package=package_code(), derived=True)
     headline, rounds = headline_temperature(config), config.improve.rounds
-    rows, controls, described = [], [], []
+    rows, controls, described, rewrites = [], [], [], []
     for temperature in config.evaluate.temperatures:
         outputs = outputs_at(answering, temperature)
         for system, output in outputs.items():
             scores_N = truth_scores(config, answering.prompts.texts, output.texts)
             described.append(describe(system, temperature, output, scores_N))
+            if system.improves:
+                rewrites.append(rewritten(answering, judging, system, outputs, temperature))
         rows += judging.rows(pairs_of(rounds, outputs), outputs, temperature)
         if temperature == headline:
             controls = judging.controls(POLICY, outputs, temperature)
@@ -95,9 +101,25 @@ def compared(context: Context, answering: Answering, judging: Judging) -> None:
         rows=rows,
         controls=controls,
         systems=described,
+        rewrites=rewrites,
     )
     write_results(folder.path / "results.json", results)
     folder.finish(round=rounds, digest=lineage["config"])
+
+
+def rewritten(
+    answering: Answering, judging: Judging, system: SystemId, outputs: Mapping[SystemId, Output], temperature: float
+) -> RewriteRow:
+    """What an improver did to the policy's answers, by all that this run can tell of it."""
+    config, prompts = answering.context.config, answering.prompts.texts
+    after, before = outputs[system].texts, outputs[POLICY].texts
+    flaws, truth, gap = known_flaws(config.data), known_truth(config.data), None
+    if truth is not None and GAP_JUDGE in judging.judges:
+        gaps_N = judging.judgement(GAP_JUDGE, (system, POLICY), outputs, temperature).scores_N
+        better_N = [truth(x, y) - truth(x, z) for x, y, z in zip(prompts, after, before, strict=True)]
+        gap = check_gap(config, gaps_N, np.array(better_N))
+    counted = flaws and count_flaws(flaws, prompts, after, before)
+    return rewrite_row(config, system, temperature, after, before, flaws=counted, gap=gap)
 
 
 def measure_gap_on_outputs(context: Context, answering: Answering) -> None:
@@ -122,6 +144,8 @@ def show(context: Context) -> None:
     results = read_results(context.folder_of(EVALUATE).path / "results.json", Results)
     if results is not None:
         context.screen.say(summary_table(results))
+        if results.rewrites:
+            context.screen.say(rewrites_table(results))
         context.screen.say(control_lines(results))
     context.screen.say(f"report: {path}")
 

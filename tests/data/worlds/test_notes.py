@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pit_jax.data.worlds import notes
-from pit_jax.data.worlds.notes import MAX_SCORE, Note, Request, draw_ideal, draw_request, parse_request, score
+from pit_jax.data.worlds.notes import MAX_SCORE, Note, Request, draw_ideal, draw_request, flaws, parse_request, score
 from pit_jax.errors import UserError
 
 REQUEST = Request(
@@ -65,6 +65,24 @@ HAND_WORKED = {
 def test_hand_worked_scores(name: str) -> None:
     text, expected = HAND_WORKED[name]
     assert score(REQUEST.prompt, text) == expected
+
+
+@pytest.mark.parametrize("name", HAND_WORKED)
+def test_every_lost_point_is_a_flaw(name: str) -> None:
+    text, expected = HAND_WORKED[name]
+    assert max(0, MAX_SCORE - len(flaws(REQUEST.prompt, text))) == expected
+
+
+def test_hand_worked_flaws() -> None:
+    assert flaws(REQUEST.prompt, IDEAL) == []
+    assert flaws(REQUEST.prompt, edited(("six", "nine"))) == ["time six", "we start at nine"]
+    assert flaws(REQUEST.prompt, edited(("anna", "ben"), ("book club", "chess night"), (" warm wishes", ""))) == [
+        "greeting",
+        "topic",
+        "closing",
+    ]
+    twice = edited(("warm", "you are always late. you are always late. warm"))
+    assert flaws(REQUEST.prompt, twice) == ["you are always late"] * 2
 
 
 def test_the_prompt_says_the_request_and_can_be_read_back() -> None:

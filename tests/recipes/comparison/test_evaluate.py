@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import pytest
 
 from pit_jax.config import Config, EvaluateConfig, ImproveConfig
 from pit_jax.evaluation.judges.judge import Judge
 from pit_jax.evaluation.results import Results, read_results
 from pit_jax.evaluation.systems import POLICY, POLICY_SFT, SFT_IMPROVER, pit
+from pit_jax.evaluation.texts import kept_and_new
+from pit_jax.files import read_jsonl
 from pit_jax.parallel import mesh as mesh_module
 from pit_jax.recipes import pipeline
 from pit_jax.recipes.catalogue import catalogue
@@ -89,8 +92,34 @@ def test_an_evaluation_is_answers_verdicts_and_typed_results(evaluated: Context)
     assert all(row.score_mean is not None for row in found.systems)
     copies = [control for control in found.controls if control.row.left.source == "copy"]
     assert len(found.controls) == 6 and [control.holds for control in copies] == [True, True]
+    assert [row.system for row in found.rewrites] == [pit(1), pit(2), SFT_IMPROVER]
+    assert all(row.temperature == 0.8 and row.flaws and row.gap for row in found.rewrites)
     done = evaluated.folder.done()
     assert done is not None and done["round"] == 2
+
+
+def test_rewrites_are_measured_against_the_policys_answers(evaluated: Context) -> None:
+    """Those of the second round too; what the policy wrote is no rewrite."""
+    found = {row.system: row for row in results_of(evaluated).rewrites}
+    first, second = found[pit(1)], found[pit(2)]
+    assert first.flaws and second.flaws and first.flaws.of == second.flaws.of
+    workdir = evaluated.run.workdir
+    rewrites = [row["drafts"][1]["text"] for row in read_jsonl(workdir / "answers" / "pit@0.8.jsonl")]
+    answers = [row["drafts"][0]["text"] for row in read_jsonl(workdir / "answers" / "policy@0.8.jsonl")]
+    kept_N, new_N = kept_and_new(rewrites, answers)
+    assert (second.kept.mean, second.new.mean) == pytest.approx((kept_N.mean(), new_N.mean()))
+    verdicts = read_jsonl(workdir / "verdicts" / "gap" / "pit-x2~policy@0.8.jsonl")
+    assert second.gap and second.gap.taken == np.mean([verdict["score"] > 0 for verdict in verdicts])
+
+
+def test_words_alone_are_counted_without_a_truth_and_no_gap_without_its_judge(
+    ready: MakeContext, mesh: Any, without_outputs: None, evaluated: Context
+) -> None:
+    evaluate.judge(without_devices(evaluated, "rubric"))
+    assert all(row.flaws and row.gap is None for row in results_of(evaluated).rewrites)
+    unknown = ready()
+    evaluate.run(unknown)
+    assert [(row.flaws, row.gap) for row in results_of(unknown).rewrites] == [(None, None)] * 3
 
 
 def test_answering_first_is_the_same(
@@ -129,7 +158,7 @@ def test_the_gap_models_rows_are_the_same_by_either_way(evaluated: Context, noth
     after = results_of(evaluated)
     assert after.rows == [row for row in before.rows if row.judge == "gap"]
     assert after.controls == [control for control in before.controls if control.row.judge == "gap"]
-    assert after.systems == before.systems
+    assert after.systems == before.systems and after.rewrites == before.rewrites
 
 
 @pytest.mark.parametrize("name", FILES)
