@@ -220,20 +220,29 @@ def test_figures_without_controls_are_measured_again(place: MakeContext) -> None
     assert read(context, "quality.json")["quality"]["controls"].keys() == SOUND.keys()
 
 
-def test_a_parent_run_keeps_its_own_verdict(place: MakeContext, tmp_path: Path) -> None:
-    """A branch with other limits judges the same figures, and writes nothing into the run that it branches off."""
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_parent_run_keeps_its_own_verdict(place: MakeContext, tmp_path: Path, whole: bool) -> None:
+    """A branch with other limits judges the same figures, and writes nothing into the run that it branches off; nor
+    where it must measure what its parent lacks."""
     parent = finish_parents(place())
     folder = parent.folder_of(GAP)
     folder.begin(parent.config, data_fingerprint=parent.data.fingerprint)
     for above in (SFT_IMPROVER, SFT_POLICY):
         parent.folder_of(above).begin(parent.config, data_fingerprint=parent.data.fingerprint)
     path = leave_quality(parent, 0.05)
-    before = path.read_text()
-    config = replace(with_gates(min_share=0.01), workdir=str(tmp_path / "branch"), parent_run=str(tmp_path))
+    if not whole:
+        content = json.loads(path.read_text())
+        del content["quality"]["controls"]
+        path.write_text(json.dumps(content))
+    before = {file: file.read_bytes() for file in folder.path.iterdir()}
+    config = replace(
+        with_gates(min_share=0.01, ignore_gates=True), workdir=str(tmp_path / "branch"), parent_run=str(tmp_path)
+    )
     config = replace(config, data=parent.config.data, transformer=parent.config.transformer)
     branch = replace(parent, config=config, run=replace(parent.run, config=config))
     assert branch.folder_of(GAP).path == folder.path
-    assert gap.require_gates(branch) == {} and path.read_text() == before
+    assert (gap.require_gates(branch) == {}) == whole
+    assert {file: file.read_bytes() for file in folder.path.iterdir()} == before
 
 
 def test_a_table_for_the_terminal_marks_what_failed(place: MakeContext) -> None:
