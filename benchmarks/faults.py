@@ -82,6 +82,13 @@ MUTANTS = (
         "model/test_attention.py",
     ),
     Mutant(
+        "gates: a control must win",
+        "evaluation/gap_quality.py",
+        "told.lose - told.win",
+        "told.win - told.lose",
+        "evaluation/test_gap_quality.py",
+    ),
+    Mutant(
         "scoring: values one slot late",
         "model/scoring.py",
         "[:, -slot - 1 : -1]\n\n\ndef end_scores",

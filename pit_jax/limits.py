@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from pit_jax.ranges import Limit, LimitOfMultiple, Share, ShareBelowOne
+from pit_jax.ranges import Limit, LimitOfMultiple, Share, ShareBelowOne, ShareDifference
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,16 @@ class GatesConfig:
     """Gate `weakest`: least of the five pairwise accuracies."""
     max_calibration_error: Limit = 0.2
     """Gate `calibration`: most expected calibration error of sigmoid((wl - lw) / 2)."""
+    min_longest: ShareDifference = -0.2
+    """Gate `longest`: least lose - win, as shares of held-out prompts, of the chosen answer with its longest sentence
+    said twice against itself. At -0.2 it wins 60 to 40, what `accuracy` asks of a taste that was learned, and further
+    from even than noise on a hundred prompts; -1 asks for nothing, here and below."""
+    min_empty: ShareDifference = 0.5
+    """Gate `empty`: least lose - win of an empty answer against the chosen one; 0.5 is 75 to 25."""
+    min_another: ShareDifference = 0.2
+    """Gate `another`: least lose - win of the chosen answer of another prompt. Who ignores prompts has 0."""
+    min_cut: ShareDifference = 0.2
+    """Gate `cut`: least lose - win of the chosen answer without the last quarter of its words."""
 
 
 @dataclass(frozen=True)

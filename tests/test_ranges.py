@@ -22,6 +22,7 @@ FITS: dict[str, tuple[list[Any], list[Any]]] = {  # what is in a range, and what
     "ShareAboveNone": ([0.001, 1.0], [0.0, 1.1, nan]),
     "ShareBetween": ([0.001, 0.999], [0.0, 1.0, nan]),
     "ShareBelowHalf": ([0.0, 0.499], [0.5, -0.1, nan]),
+    "ShareDifference": ([-1.0, 0.0, 1.0], [-1.001, 1.001, nan, inf]),
     "Positive": ([1e-30, 1e30, 3], [0.0, -1.0, nan, inf]),
     "NotNegative": ([0.0, 5.0], [-1e-9, nan, inf, -inf]),
     "Limit": ([1e-9, inf], [0.0, -1.0, nan, -inf]),

@@ -13,7 +13,7 @@ The symmetrised gap h = (wl - lw) / 2 is the gap asked in both orders; its sign 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -21,10 +21,11 @@ import numpy as np
 
 from pit_jax.config import GatesConfig
 from pit_jax.errors import UserError
+from pit_jax.evaluation.controls import Standing
 from pit_jax.objectives.gap import COMPARISONS
 
 NAMES = ("wl", "ww", "ll", "lw")
-SIDE_PAIRS = 30  # fewest pairs on either side of a comparison by length
+SIDE_PAIRS = 30  # fewest pairs on either side of a comparison by length, and fewest prompts that a control changes
 BIN_PAIRS, MOST_BINS = 50, 10  # of the calibration: a bin's share is then known to 14 points (two standard errors)
 _TINY = 1e-12  # the least divisor
 FAILURES = {
@@ -38,6 +39,10 @@ FAILURES = {
     "antisymmetry": "a over b and b over a do not add up to 0: the gap contradicts itself when two texts trade places",
     "order": "the four mean gaps are not ordered wl, then ww and ll, then lw",
     "weakest": "one of the five comparisons that the gap is trained on is not learned",
+    "longest": "a sentence said twice wins: the model likes length, or what is said again",
+    "empty": "an empty answer hardly loses: RL could learn to say nothing",
+    "another": "the answer of another prompt hardly loses: the model ignores the prompt",
+    "cut": "an answer without its end hardly loses: the model does not miss what is left out",
     "calibration": "the size of the gap says little about how often it is right: the model is far too sure, or too shy",
 }
 
@@ -79,6 +84,7 @@ class GapQuality:
     by_confidence: tuple[Bin, ...]
     by_length: tuple[Bin, ...]
     by_truth: tuple[Bin, ...]  # by |truth difference|, right = the sign of the truth; empty without a truth
+    controls: dict[str, Standing] = field(default_factory=dict)  # by name, against chosen answers; empty = not asked
 
 
 @dataclass(frozen=True)
@@ -169,9 +175,10 @@ def gates(quality: GapQuality, limits: GatesConfig) -> list[Gate]:
     """The conditions in the order in which a failure explains most: the first that fails names what is wrong.
 
     `direction` is the accuracy gate of the opposite gap. The limit of `accuracy` is never within two standard errors
-    of chance for this many pairs.
+    of chance for this many pairs. A control's figure is lose - win.
     """
     preferred, chance = quality.accuracies["wl_lw"], 0.5 + quality.pairs**-0.5
+    behind = {name: told.lose - told.win for name, told in quality.controls.items() if told.prompts >= SIDE_PAIRS}
     return [
         _most("length", quality.length_bias, limits.max_length_bias, "max-length-bias"),
         _most(
@@ -187,6 +194,10 @@ def gates(quality: GapQuality, limits: GatesConfig) -> list[Gate]:
         _most("antisymmetry", quality.agreement.antisymmetry, limits.max_asymmetry, "max-asymmetry"),
         _least("order", quality.order, 0.0, ""),
         _least("weakest", min(quality.accuracies.values()), limits.min_weakest, "min-weakest"),
+        _least("longest", behind.get("longest"), limits.min_longest, "min-longest"),
+        _least("empty", behind.get("empty"), limits.min_empty, "min-empty"),
+        _least("another", behind.get("another"), limits.min_another, "min-another"),
+        _least("cut", behind.get("cut"), limits.min_cut, "min-cut"),
         _most("calibration", quality.calibration_error, limits.max_calibration_error, "max-calibration-error"),
     ]
 
@@ -205,8 +216,9 @@ def verdict(gate: Gate) -> str:
     return f"{gate.name} {figure}, asked for at {'least' if gate.least else 'most'} {gate.limit:.3f}"
 
 
-def _least(name: str, figure: float, limit: float, knob: str) -> Gate:
-    return Gate(name, figure, limit, True, figure >= limit, knob and f"--rm.gates.{knob}", FAILURES[name])
+def _least(name: str, figure: float | None, limit: float, knob: str) -> Gate:
+    passed = figure is None or figure >= limit
+    return Gate(name, figure, limit, True, passed, knob and f"--rm.gates.{knob}", FAILURES[name])
 
 
 def _most(name: str, figure: float | None, limit: float, knob: str) -> Gate:

@@ -1,7 +1,7 @@
 """The gap model (PIT Eq. 2) over the improver's SFT weights, and a second one that RL is watched with."""
 
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any, TypedDict
 
@@ -14,14 +14,19 @@ from pit_jax.data.features import tree_slots
 from pit_jax.data.sources import known_truth
 from pit_jax.data.stream import sequential
 from pit_jax.errors import UserError
+from pit_jax.evaluation.controls import CONTROLS, Standing, standing
 from pit_jax.evaluation.gap_quality import NAMES, GapQuality, Gate, gates, measure, restore, verdict
+from pit_jax.evaluation.judges import builtin as judges
+from pit_jax.evaluation.judges.judge import Bench, ask
 from pit_jax.files import read_json, write_json
+from pit_jax.inference.texts import written
 from pit_jax.masked import Mean
 from pit_jax.model.networks import Params, ScalarModel
 from pit_jax.model.scoring import tree_gaps
 from pit_jax.objectives.gap import gap_loss, pair_gap_loss
 from pit_jax.parallel.hosts import whole
 from pit_jax.parallel.sharding import put_rows
+from pit_jax.recipes.comparison.draw import text_engine
 from pit_jax.report.tables import gates_table
 from pit_jax.run.context import Context
 from pit_jax.run.loads import Load, Loads
@@ -35,7 +40,8 @@ from pit_jax.training.step import Loss
 
 GAP = StageId("rm", "improver")
 SECOND = "second-gap"
-HELDOUT_PAIRS = 1024  # at most, of the distributions and of every figure
+HELDOUT_PAIRS = 1024  # at most, of the distributions and of every figure but those of controls
+CONTROL_PROMPTS = 256  # at most: each control takes two passes over a prompt, and shares are known to 6 points
 SECOND_SEED = 1_000_003  # beyond the seeds of any set of runs, whose gap models a second one must not repeat
 
 
@@ -92,10 +98,12 @@ def steps(config: Config, role: str) -> int:
 
 def measure_gates(context: Context, params: Params) -> list[Gate]:
     """Run the gap model over held-out pairs; gaps.json and quality.json in its folder, and the gates for a person."""
-    gaps, folder = heldout_gaps(context, params), context.folder_of(GAP)
+    gaps, folder = heldout_gaps(context, params), context.folder_of(GAP).path
     quality = measure(gaps, *known_differences(context, len(gaps["wl"])))
+    quality = replace(quality, controls=heldout_controls(context, params))
     checked_gates = gates(quality, context.config.rm.gates)
-    write_json(folder.path / "gaps.json", {name: gap_N.tolist() for name, gap_N in gaps.items()})
+    if _own(context):
+        write_json(folder / "gaps.json", {name: gap_N.tolist() for name, gap_N in gaps.items()})
     write_quality(context, quality, checked_gates)
     context.screen.say(gates_table(checked_gates))
     return checked_gates
@@ -112,6 +120,27 @@ def heldout_gaps(context: Context, params: Params) -> dict[str, np.ndarray]:
     return {name: np.concatenate([piece[name] for piece in pieces]) for name in NAMES}
 
 
+def heldout_controls(context: Context, params: Params) -> dict[str, Standing]:
+    """What the gap model says of each control against the chosen answers of the first held-out pairs, in both orders.
+
+    Answers that a control leaves as they are do not count. All others are asked at once: controls share the slots of
+    their prompts, so their programs.
+    """
+    texts, triples = text_engine(context), context.data.triples("heldout")[:CONTROL_PROMPTS]
+    changed = [
+        (control.name, triple, answer)
+        for control in CONTROLS
+        for triple, answer in zip(triples, control.answers([triple.chosen for triple in triples]), strict=True)
+        if answer != triple.chosen
+    ]
+    names_N = np.array([name for name, _, _ in changed], str)
+    prompts = [triple.prompt for _, triple, _ in changed]
+    answers = [written(texts.template, answer) for _, _, answer in changed]
+    originals = [written(texts.template, triple.chosen) for _, triple, _ in changed]
+    scores_N = ask(judges.GAP, prompts, answers, originals, Bench(texts, {GAP: params})).scores_N
+    return {control.name: standing(scores_N[names_N == control.name]) for control in CONTROLS}
+
+
 def known_differences(context: Context, count: int) -> tuple[np.ndarray, np.ndarray | None]:
     """Chosen minus rejected of the first held-out pairs: tokens, and the true score where a truth is known."""
     rows, truth = context.data.rows("heldout", "prompts").first(count), known_truth(context.config.data)
@@ -123,11 +152,15 @@ def known_differences(context: Context, count: int) -> tuple[np.ndarray, np.ndar
 
 
 def write_quality(context: Context, quality: GapQuality, checked_gates: list[Gate]) -> None:
-    """quality.json: the figures, and the gates under the limits of this run. A parent run keeps its own."""
-    folder = context.folder_of(GAP)
-    if folder.run.workdir == context.run.workdir:
+    """quality.json: the figures, and the gates under the limits of this run."""
+    if _own(context):
         content = {"quality": asdict(quality), "gates": [asdict(gate) for gate in checked_gates]}
-        write_json(folder.path / "quality.json", content)
+        write_json(context.folder_of(GAP).path / "quality.json", content)
+
+
+def _own(context: Context) -> bool:
+    """Whether the gap model is this run's: into a parent run nothing is written."""
+    return context.folder_of(GAP).run.workdir == context.run.workdir
 
 
 class _Quality(TypedDict):
@@ -152,10 +185,10 @@ def require_gates(context: Context) -> dict[str, str]:
         UserError: a gate failed; names the first one, its figure, its limit and what it means.
     """
     folder, figures = context.folder_of(GAP).path, read_quality(context)
-    if figures is None:
+    quality = None if figures is None else restore(figures)
+    if quality is None or not quality.controls:
         checked_gates = measure_gates(context, Models(context).load(GAP))
     else:
-        quality = restore(figures)
         checked_gates = gates(quality, context.config.rm.gates)
         write_quality(context, quality, checked_gates)
     failed = [gate for gate in checked_gates if not gate.passed]

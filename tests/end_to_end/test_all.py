@@ -112,7 +112,7 @@ def test_the_trails_and_the_table_are_written(finished: tuple[Path, str]) -> Non
         assert 0.0 <= row["lc_low"] <= row["lc_high"] <= 100.0 and 0.0 <= row["lc_win_rate"] <= 100.0
     assert {row["judge"] for row in results["rows"]} == {"rubric", "gap"}
     copies = [control["row"] for control in results["controls"] if control["row"]["left"]["source"] == "copy"]
-    assert len(results["controls"]) == 6 and [row["tie"] for row in copies] == [100.0, 100.0]
+    assert len(results["controls"]) == 10 and [row["tie"] for row in copies] == [100.0, 100.0]
     improved = [row for row in results["systems"] if row["name"].startswith("PIT")]
     assert len(improved) == 2 and all(0.0 <= row["edit_distance"] <= 1 - row["copy_rate"] for row in improved)
     page = (workdir / "report" / "index.html").read_text()

@@ -1,24 +1,29 @@
 """The controls: what they make of an answer, and which judges they catch."""
 
 from collections.abc import Sequence
+from random import Random
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pit_jax.batch import Answer
-from pit_jax.evaluation.controls import CONTROLS, Control, said_twice
+from pit_jax.evaluation.controls import CONTROLS, Control, Standing, said_twice, standing, without_end
 from pit_jax.evaluation.judges.judge import Judge, ask
 from pit_jax.evaluation.stats.comparison import Comparison, compare
 
 Texts = Sequence[str]
 
 BY_NAME = {control.name: control for control in CONTROLS}
-ORIGINALS = [f"dear anna. we meet on day {i}. bring {'a cake and ' * (i % 3)}tea. bye" for i in range(40)]
+PROMPTS = [f"day {i} please" for i in range(40)]
+ORIGINALS = [f"dear anna. we meet on day {i} . bring {'a cake and ' * (i % 3)}tea. bye" for i in range(40)]
 
 
 def verdict(judge: Judge, control: Control) -> Comparison:
-    answers, originals = ([Answer(text, (1,)) for text in side] for side in (map(control.answer, ORIGINALS), ORIGINALS))
-    scores_N = ask(judge, ["p"] * len(ORIGINALS), answers, originals).scores_N
+    sides = control.answers(ORIGINALS), ORIGINALS
+    answers, originals = ([Answer(text, (1,)) for text in side] for side in sides)
+    scores_N = ask(judge, PROMPTS, answers, originals).scores_N
     return compare(scores_N, np.zeros(len(scores_N)), tie_margin=0.0, resamples=200, seed=0)
 
 
@@ -37,30 +42,82 @@ def test_the_longest_sentence_is_said_twice(text: str, expected: str) -> None:
     assert said_twice(text) == expected
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("one two three four five six seven eight", "one two three four five six"),
+        ("one two three four five six seven", "one two three four five six"),
+        ("a. b.\n\nc  d \n", "a. b.\n\nc"),
+        ("one two", "one"),
+        ("one", "one"),
+        (" one\n", " one\n"),
+        ("", ""),
+        (" \n", " \n"),
+    ],
+)
+def test_the_last_quarter_of_the_words_is_cut(text: str, expected: str) -> None:
+    assert without_end(text) == expected
+
+
 def test_copy_is_the_text_itself_and_empty_is_nothing() -> None:
-    assert BY_NAME["copy"].answer(" a  b\n") == " a  b\n"
-    assert BY_NAME["empty"].answer("a b") == ""
+    assert BY_NAME["copy"].answers((" a  b\n", "")) == [" a  b\n", ""]
+    assert BY_NAME["empty"].answers(("a b", "")) == ["", ""]
+
+
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [("abcd", "cdab"), ("abc", "bca"), ("ab", "ba"), ("a", "a"), ("aaa", "aaa"), ("", ""), ("aabb", "bbaa")],
+)
+def test_another_answer_is_half_the_list_away(texts: str, expected: str) -> None:
+    """Neighbours may share a prompt. One answer, and answers that are all alike, stay as they are."""
+    assert BY_NAME["another"].answers(list(texts)) == list(expected)
+
+
+@given(st.lists(st.text(), max_size=9), st.randoms(use_true_random=False))
+def test_a_control_has_an_answer_for_every_prompt(texts: list[str], random: Random) -> None:
+    """In their order, whatever it is; of all the answers `another` loses none."""
+    order = random.sample(range(len(texts)), len(texts))
+    shuffled = [texts[i] for i in order]
+    for name, control in BY_NAME.items():
+        answers = control.answers(texts)
+        if name == "another":
+            assert sorted(answers) == sorted(texts)
+        else:
+            assert control.answers(shuffled) == [answers[i] for i in order]
+
+
+def test_a_standing_by_hand() -> None:
+    """A win, a tie and two losses; with the sides swapped the win and the losses trade places."""
+    scores_N = np.array([2.0, -1.0, 0.0, -3.0])
+    assert standing(scores_N) == standing(scores_N[::-1]) == Standing(4, win=0.25, lose=0.5)
+    assert standing(-scores_N) == Standing(4, win=0.5, lose=0.25)
+    assert standing(np.zeros(0)) == Standing(0, 0.0, 0.0)
 
 
 def words(prompts: Texts, answers: Texts) -> np.ndarray:
     return np.array([len(answer.split()) for answer in answers], float)
 
 
-def different_words(prompts: Texts, answers: Texts) -> np.ndarray:
-    return np.array([len(set(answer.split())) for answer in answers], float)
+def content(prompts: Texts, answers: Texts) -> np.ndarray:
+    """Different words, those of the prompt ten times."""
+    pairs = [(set(answer.split()), set(prompt.split())) for prompt, answer in zip(prompts, answers, strict=True)]
+    return np.array([len(said) + 9 * len(said & asked) for said, asked in pairs], float)
 
 
 @pytest.mark.parametrize("name", BY_NAME)
 def test_a_judge_of_content_holds_every_control(name: str) -> None:
-    assert BY_NAME[name].holds(verdict(Judge("different words", different_words), BY_NAME[name]))
+    assert BY_NAME[name].holds(verdict(Judge("content", content), BY_NAME[name]))
 
 
 @pytest.mark.parametrize(
     ("judge", "broken"),
     [
-        (Judge("words", words), {"longest"}),
-        (Judge("short", lambda prompts, answers: -words(prompts, answers)), {"empty"}),
-        (Judge("first", lambda prompts, firsts, seconds: np.ones(len(prompts)), kind="verdict"), {"empty"}),
+        (Judge("words", words), {"longest", "another"}),
+        (Judge("short", lambda prompts, answers: -words(prompts, answers)), {"empty", "another", "cut"}),
+        (
+            Judge("first", lambda prompts, firsts, seconds: np.ones(len(prompts)), kind="verdict"),
+            {"empty", "another", "cut"},
+        ),
     ],
     ids=lambda value: getattr(value, "name", None),
 )

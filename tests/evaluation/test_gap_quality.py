@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pit_jax.config import GatesConfig
+from pit_jax.evaluation.controls import Standing
 from pit_jax.evaluation.gap_quality import NAMES, Agreement, Bin, agreement, gates, measure, oriented, restore, verdict
 
 Gaps = dict[str, np.ndarray]
@@ -214,6 +215,57 @@ def test_length_on_one_side_only_leaves_the_correlation() -> None:
     assert "length-correlation" not in failures(by_effects(np.ones(400), np.ones(400)), length_N)
 
 
+SOUND = {
+    "longest": Standing(256, win=0.1, lose=0.9),
+    "copy": Standing(0, 0.0, 0.0),
+    "empty": Standing(256, win=0.0, lose=1.0),
+    "another": Standing(256, win=0.2, lose=0.8),
+    "cut": Standing(256, win=0.3, lose=0.6),
+}
+
+
+def refused(controls: dict[str, Standing], limits: GatesConfig) -> list[str]:
+    """The gates that fail for a healthy model that takes the controls as said, and the others as a sound one."""
+    _, length_N, seen_N = pairs(1000, 0)
+    quality = replace(measure(by_effects(seen_N, seen_N), length_N), controls=SOUND | controls)
+    return [gate.name for gate in gates(quality, limits) if not gate.passed]
+
+
+@pytest.mark.parametrize(
+    ("controls", "failed"),
+    [
+        ({}, []),
+        ({"longest": Standing(256, win=1.0, lose=0.0)}, ["longest"]),
+        ({"longest": Standing(256, win=0.55, lose=0.45)}, []),  # as even as noise leaves it
+        ({"longest": Standing(256, win=0.0, lose=0.0)}, []),  # all ties: nothing is counted
+        ({"empty": Standing(256, win=0.3, lose=0.7)}, ["empty"]),
+        ({"another": Standing(256, win=0.45, lose=0.55)}, ["another"]),
+        ({"cut": Standing(256, win=0.5, lose=0.5)}, ["cut"]),
+        ({name: Standing(29, win=1.0, lose=0.0) for name in SOUND}, []),
+        ({name: Standing(30, win=1.0, lose=0.0) for name in SOUND}, ["longest", "empty", "another", "cut"]),
+        ({name: Standing(256, win=0.0, lose=0.0) for name in SOUND}, ["empty", "another", "cut"]),
+    ],
+)
+def test_controls_are_gates(controls: dict[str, Standing], failed: list[str]) -> None:
+    """Too few prompts that a control changes say nothing."""
+    assert refused(controls, GatesConfig()) == failed
+
+
+def test_a_control_that_nobody_asked_is_not_measurable() -> None:
+    quality = measure(four((1, 1, 0, 0)), np.zeros(1))
+    for controls in ({}, {name: Standing(29, 0.0, 0.0) for name in SOUND}):
+        found = {gate.name: gate for gate in gates(replace(quality, controls=controls), GatesConfig())}
+        assert all(found[name].figure is None and found[name].passed for name in SOUND if name != "copy")
+
+
+@pytest.mark.parametrize("name", ["longest", "empty", "another", "cut"])
+def test_the_limit_of_a_control_can_be_moved_either_way(name: str) -> None:
+    worst = {name: Standing(256, win=1.0, lose=0.0)}
+    assert refused(worst, replace(GatesConfig(), **{f"min_{name}": -1.0})) == []
+    best = {name: Standing(256, win=0.05, lose=0.95)}
+    assert refused(best, replace(GatesConfig(), **{f"min_{name}": 0.95})) == [name]
+
+
 @pytest.mark.parametrize(("count", "limit"), [(25, 0.7), (100, 0.6), (10_000, 0.6)])
 def test_few_pairs_need_a_higher_accuracy(count: int, limit: float) -> None:
     """Two standard errors over chance: 0.5 + 1 / sqrt(25) = 0.7."""
@@ -247,7 +299,7 @@ def test_a_verdict_says_figure_and_limit() -> None:
 
 def test_measurements_survive_json() -> None:
     true_N, length_N, seen_N = pairs(200, 0)
-    before = measure(by_effects(seen_N, seen_N), length_N, true_N)
+    before = replace(measure(by_effects(seen_N, seen_N), length_N, true_N), controls=SOUND)
     assert len(before.by_truth) == 4
     assert restore(json.loads(json.dumps(asdict(before), allow_nan=False))) == before
 

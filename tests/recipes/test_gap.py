@@ -1,11 +1,14 @@
 """The gap model in a run: its gates, who is refused and told what, and the second one that RL is watched with."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -14,8 +17,9 @@ from pit_jax.config import Config, GatesConfig
 from pit_jax.data.features import Example
 from pit_jax.data.stream import Stream
 from pit_jax.errors import UserError
+from pit_jax.evaluation.controls import CONTROLS, Standing, standing
 from pit_jax.evaluation.gap_quality import NAMES, gates, measure, restore
-from pit_jax.model.scoring import tree_gaps
+from pit_jax.model.scoring import end_scores, tree_gaps
 from pit_jax.recipes import gap
 from pit_jax.recipes.catalogue import GAP, SFT_IMPROVER, SFT_POLICY
 from pit_jax.report.tables import gates_table
@@ -24,7 +28,7 @@ from pit_jax.run.context import Context
 from pit_jax.run.params import Models
 from pit_jax.run.provenance import StageId
 from pit_jax.run.supervised import Task
-from tests.world import MakeContext, World, finish_parents
+from tests.world import EOS, SUFFIX, MakeContext, World, finish_parents
 
 CONFIG = replace(Config(), rl=replace(Config().rl, batch_size=16, heldout_prompts=24))
 SECOND = StageId("rm", "second-gap")
@@ -40,12 +44,15 @@ def read(context: Context, name: str) -> Any:
     return json.loads((context.folder_of(GAP).path / name).read_text())
 
 
-def leave_quality(context: Context, reference_share: float) -> Path:
+SOUND = {control.name: Standing(200, win=0.1, lose=0.9) for control in CONTROLS}
+
+
+def leave_quality(context: Context, reference_share: float, **controls: Standing) -> Path:
     """quality.json of 400 pairs that are ranked well, with an effect of the reference or without one."""
     spread_N = np.where(np.arange(400) % 5 == 0, -1.0, 1.0) * 2 * np.log(4)  # right, and sure, 8 times in 10
     reference_N = spread_N * reference_share
     gaps = {"wl": spread_N, "ww": spread_N - reference_N, "ll": reference_N, "lw": 0 * spread_N}
-    quality = measure(gaps, np.zeros(400))
+    quality = replace(measure(gaps, np.zeros(400)), controls=SOUND | controls)
     gap.write_quality(context, quality, gates(quality, context.config.rm.gates))
     return context.folder_of(GAP).path / "quality.json"
 
@@ -67,10 +74,84 @@ def test_the_gap_model_is_measured_on_the_heldout_pairs(place: MakeContext, worl
     examples = data.folds["heldout"]
     lengths_N = np.array([len(e.chosen) - len(e.rejected) for e in examples])
     expected = measure({name: np.array(gap) for name, gap in written.items()}, lengths_N, lengths_N if truth else None)
+    expected = replace(expected, controls=gap.heldout_controls(context, model))
     assert found == gates(expected, GatesConfig()) and bool(expected.by_truth) == truth
     content = {"quality": asdict(expected), "gates": [asdict(gate) for gate in found]}
     assert read(context, "quality.json") == json.loads(json.dumps(content))
     assert gap.read_quality(context) == json.loads(json.dumps(asdict(expected)))
+
+
+def test_controls_are_asked_in_both_orders_of_one_program_a_slot(
+    place: MakeContext, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against the chosen answers as training tokenises them: each pair of orders, one row at a time, says the same.
+
+    An answer of four words or more said twice does not fit a slot of 8 with its end: those share a second program.
+    """
+    context = finish_parents(place())
+    model, texts = Models(context).load(GAP), gap.text_engine(context)
+    monkeypatch.setattr(gap, "text_engine", lambda context: texts)
+    found = gap.heldout_controls(context, model)
+    assert texts._gap._cache_size() == 2
+    data: Any = context.data
+    examples = data.folds["heldout"]
+
+    def score(example: Example, candidate: Sequence[int], reference: Sequence[int]) -> float:
+        row_BL = jnp.array([[3, *example.prompt, *reference, *SUFFIX, *candidate, EOS]], jnp.int32)
+        return float(end_scores(world.scalar, model, row_BL, jnp.ones_like(row_BL))[0])
+
+    for control in CONTROLS:
+        answers = control.answers([triple.chosen for triple in data.triples("heldout")])
+        sides = [
+            (e, list(map(int, answer.split())), list(e.chosen)) for e, answer in zip(examples, answers, strict=True)
+        ]
+        h_N = np.array([score(e, new, old) - score(e, old, new) for e, new, old in sides if new != old])
+        assert found[control.name] == standing(h_N), control.name
+    assert found["copy"].prompts == 0 < found["cut"].prompts < found["empty"].prompts
+
+
+def test_controls_of_answers_that_none_of_them_changes(place: MakeContext) -> None:
+    """Nothing is asked, and nothing is refused."""
+    context = finish_parents(place())
+    data: Any = context.data
+    data.folds["heldout"] = [replace(example, chosen=[]) for example in data.folds["heldout"]]
+    found = gap.heldout_controls(context, Models(context).load(GAP))
+    assert found == {control.name: Standing(0, 0.0, 0.0) for control in CONTROLS}
+
+
+@pytest.mark.parametrize(
+    ("taste", "failed"),
+    [
+        (lambda prompt, answer: len(answer.ids), ["longest", "another"]),
+        (lambda prompt, answer: -len(answer.ids), ["empty", "another", "cut"]),
+        (lambda prompt, answer: 0, ["empty", "another", "cut"]),
+        (lambda prompt, answer: 9 * (prompt in answer.text) + len(set(answer.ids)), []),
+    ],
+    ids=["length", "brevity", "nothing", "content"],
+)
+def test_what_a_gap_model_likes_decides_its_controls(
+    place: MakeContext, monkeypatch: pytest.MonkeyPatch, taste: Any, failed: list[str]
+) -> None:
+    """Sixty answers that say their prompt first, then "7"; RL is refused by the first gate that fails."""
+    context = place()
+    data: Any = context.data
+    words = [[10 + i % 30, 11 + i // 30, 7] for i in range(60)]
+    data.folds["heldout"] = [Example(ids[:2], [3, *ids[:2]], ids, [8]) for ids in words]
+
+    def gaps(params: Any, prompts: Any, candidates: Any, references: Any) -> list[float]:
+        rows = zip(prompts, candidates, references, strict=True)
+        return [1.0 + taste(prompt, a) - taste(prompt, b) for prompt, a, b in rows]
+
+    engine = SimpleNamespace(template=context.data.template, gaps=gaps)
+    monkeypatch.setattr(gap, "text_engine", lambda context: engine)
+    leave_quality(context, 0.5, **gap.heldout_controls(context, {}))
+    if failed:
+        with pytest.raises(
+            UserError, match=f"gate {failed[0]} -?[01].[0-9]+, asked for at least .*{', '.join(failed[1:])}"
+        ):
+            gap.require_gates(context)
+    written = read(context, "quality.json")["gates"]
+    assert [gate["name"] for gate in written if not gate["passed"]] == failed
 
 
 def test_rl_refuses_a_gap_model_that_fails_a_gate(place: MakeContext, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,20 +209,40 @@ def test_a_gap_model_that_nobody_measured_is_measured_first(place: MakeContext) 
     assert read(context, "quality.json")["quality"]["pairs"] == 24
 
 
-def test_a_parent_run_keeps_its_own_verdict(place: MakeContext, tmp_path: Path) -> None:
-    """A branch with other limits judges the same figures, and writes nothing into the run that it branches off."""
+def test_figures_without_controls_are_measured_again(place: MakeContext) -> None:
+    """quality.json of a gap model that met none."""
+    context = finish_parents(place(with_gates(ignore_gates=True)))
+    path = leave_quality(context, 0.5)
+    content = json.loads(path.read_text())
+    del content["quality"]["controls"]
+    path.write_text(json.dumps(content))
+    gap.require_gates(context)
+    assert read(context, "quality.json")["quality"]["controls"].keys() == SOUND.keys()
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_parent_run_keeps_its_own_verdict(place: MakeContext, tmp_path: Path, whole: bool) -> None:
+    """A branch with other limits judges the same figures, and writes nothing into the run that it branches off; nor
+    where it must measure what its parent lacks."""
     parent = finish_parents(place())
     folder = parent.folder_of(GAP)
     folder.begin(parent.config, data_fingerprint=parent.data.fingerprint)
     for above in (SFT_IMPROVER, SFT_POLICY):
         parent.folder_of(above).begin(parent.config, data_fingerprint=parent.data.fingerprint)
     path = leave_quality(parent, 0.05)
-    before = path.read_text()
-    config = replace(with_gates(min_share=0.01), workdir=str(tmp_path / "branch"), parent_run=str(tmp_path))
+    if not whole:
+        content = json.loads(path.read_text())
+        del content["quality"]["controls"]
+        path.write_text(json.dumps(content))
+    before = {file: file.read_bytes() for file in folder.path.iterdir()}
+    config = replace(
+        with_gates(min_share=0.01, ignore_gates=True), workdir=str(tmp_path / "branch"), parent_run=str(tmp_path)
+    )
     config = replace(config, data=parent.config.data, transformer=parent.config.transformer)
     branch = replace(parent, config=config, run=replace(parent.run, config=config))
     assert branch.folder_of(GAP).path == folder.path
-    assert gap.require_gates(branch) == {} and path.read_text() == before
+    assert (gap.require_gates(branch) == {}) == whole
+    assert {file: file.read_bytes() for file in folder.path.iterdir()} == before
 
 
 def test_a_table_for_the_terminal_marks_what_failed(place: MakeContext) -> None:

@@ -1,7 +1,7 @@
 """A working folder as the stages leave it, with numbers drawn from a seed."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from pit_jax.config import GatesConfig
+from pit_jax.evaluation.controls import Standing
 from pit_jax.evaluation.gap_quality import gates, measure
 from pit_jax.evaluation.results import ControlRow, Results, write_results
 from pit_jax.evaluation.systems import POLICY, SFT_IMPROVER, SystemId, pit
@@ -75,6 +76,7 @@ def write_evaluation(root: Path, rng: np.random.Generator) -> None:
     gaps = {name: rng.normal(center, 1.1, 800) for name, center in centers.items()}
     write_json(root / "rm-improver" / "gaps.json", {name: gap.tolist() for name, gap in gaps.items()})
     quality = measure(gaps, np.random.default_rng(1).integers(-5, 6, 800), np.linspace(1, 4, 800))
+    quality = replace(quality, controls={"longest": Standing(256, win=0.1, lose=0.8)})
     rows = [asdict(gate) for gate in gates(quality, GatesConfig())]
     write_json(root / "rm-improver" / "quality.json", {"quality": asdict(quality), "gates": rows})
     output = {"pairs": 256, "copies": 0.1, "gap": 0.4, "agreement": asdict(quality.agreement)}

@@ -111,13 +111,14 @@ def test_the_gates_of_the_gap_model_are_shown_with_what_a_failure_means(finished
     drop(finished, "rl-policy", "rm-policy", "sft-policy", "sft-improver")
     path = finished / "rm-improver" / "quality.json"
     content = json.loads(path.read_text())
-    assert len(content["gates"]) == 10
+    assert len(content["gates"]) == 14
     content["gates"][4] |= {"figure": 0.0213, "limit": 0.2, "passed": False}
     content["gates"][0] |= {"figure": None}
     path.write_text(json.dumps(content))
     words = built(finished).words
     assert f"reference 0.021 ≥ 0.200 failed: {FAILURES['reference']}" in words
     assert "length – ≤ 0.500 passed" in words and words.count("failed:") == 1
+    assert "longest 0.700 ≥ -0.200 passed" in words and "empty – ≥ 0.500 passed" in words
     for group in ("by how sure it is", "by length", "by the true difference", "on outputs"):
         assert group in words
     by_length = content["quality"]["by_length"][0]

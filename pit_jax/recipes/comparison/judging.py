@@ -64,7 +64,7 @@ class Judging:
         source = outputs[original]
         made = {}
         for control in CONTROLS:
-            written = self._answering.chosen([control.answer(text) for text in source.texts])
+            written = self._answering.chosen(control.answers(source.texts))
             # An unchanged text is the very answer: tokenised anew it could be other tokens, and no copy.
             pairs = zip(written.answers, source.answers, strict=True)
             answers = [old if new.text == old.text else new for new, old in pairs]

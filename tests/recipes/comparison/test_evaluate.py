@@ -91,7 +91,7 @@ def test_an_evaluation_is_answers_verdicts_and_typed_results(evaluated: Context)
     assert [row.system for row in found.systems] == [POLICY, pit(1), pit(2), SFT_IMPROVER, POLICY_SFT]
     assert all(row.score_mean is not None for row in found.systems)
     copies = [control for control in found.controls if control.row.left.source == "copy"]
-    assert len(found.controls) == 6 and [control.holds for control in copies] == [True, True]
+    assert len(found.controls) == 10 and [control.holds for control in copies] == [True, True]
     assert [row.system for row in found.rewrites] == [pit(1), pit(2), SFT_IMPROVER]
     assert all(row.temperature == 0.8 and row.flaws and row.gap for row in found.rewrites)
     done = evaluated.folder.done()

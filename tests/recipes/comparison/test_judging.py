@@ -179,7 +179,10 @@ def test_a_forks_judge_with_needs_gets_its_models(
 def test_the_controls_tell_what_a_judge_likes(
     answering: Make, declare: Callable[[Judge], Judge], tmp_path: Path
 ) -> None:
-    """Three words said twice are three tokens longer; a judge of length is caught, one of content is not."""
+    """Three words said twice are three tokens longer; a judge of length is caught, one of content is not.
+
+    Answers that are all alike make a copy of `another`, which no judge can tell.
+    """
     declare(Judge("content", content))
     declare(Judge("words", words))
     asked = answering(["7"] * 20, config=replace(CONFIG, evaluate=EvaluateConfig(judges=("content", "words"))))
@@ -188,14 +191,20 @@ def test_the_controls_tell_what_a_judge_likes(
         ("content", "longest", 0.0, True),
         ("content", "copy", 0.0, True),
         ("content", "empty", -100.0, True),
+        ("content", "another", 0.0, False),
+        ("content", "cut", -100.0, True),
         ("words", "longest", 100.0, False),
         ("words", "copy", 0.0, True),
         ("words", "empty", -100.0, True),
+        ("words", "another", 0.0, False),
+        ("words", "cut", -100.0, True),
     ]
-    rows = [each.row for each in controls[:3]]
-    assert [(row.left_tokens, row.right_tokens) for row in rows] == [(7.0, 4.0), (4.0, 4.0), (1.0, 4.0)]
+    rows = [each.row for each in controls[:5]]
+    assert [(row.left_tokens, row.right_tokens) for row in rows] == [
+        (tokens, 4.0) for tokens in (7.0, 4.0, 1.0, 4.0, 3.0)
+    ]
     assert sorted(path.name for path in (tmp_path / "verdicts" / "words").iterdir()) == [
-        f"control-{name}~policy@0.8.jsonl" for name in ("copy", "empty", "longest")
+        f"control-{name}~policy@0.8.jsonl" for name in ("another", "copy", "cut", "empty", "longest")
     ]
 
 
