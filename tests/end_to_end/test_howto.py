@@ -22,7 +22,7 @@ REAL = ROOT / "docs" / "howto" / "real_model.md"  # downloads a model
 NOT_HERE = (EXPORT, POD, REAL)
 LEFT = {  # what a page leaves behind, in the folder where its commands were run
     "improve_my_answers": ("runs/mine/improve/trails.jsonl",),
-    "own_data": ("runs/mixed/inspect/index.html", "runs/ranked/inspect/index.html"),
+    "own_data": ("runs/mixed/inspect/index.html", "runs/own/inspect/index.html", "runs/ranked/inspect/index.html"),
     "own_judge": ("runs/micro/verdicts/overlap",),
     "own_objective": ("runs/hinge/hinge-policy/done.json", "runs/hinge/rl-policy/done.json", "runs/hinge/report"),
     "own_reward": ("runs/short/rl-improver/done.json",),

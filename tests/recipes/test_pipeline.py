@@ -1,6 +1,7 @@
 """One command: what is refused before anything compiles, and which stages are run, skipped or made again."""
 
 import io
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -234,3 +235,38 @@ def test_a_summary_of_the_data_names_drops_and_folds() -> None:
         "data: more: 1 read, 1 kept; dropped: none",
         "data: folds sft 3, rl 1",
     ]
+
+
+def left_open(workdir: Path, stage: str) -> Config:
+    base = Config()
+    return replace(
+        base,
+        stage=stage,
+        workdir=str(workdir),
+        data=replace(base.data, world_pairs=120, prompt_length=64, response_length=0),
+        sft=replace(base.sft, policy_steps=0),
+    )
+
+
+def test_what_the_pairs_decide_is_said_and_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In run.json, from which a run is opened again, and in what the check of a later command compares."""
+    config = left_open(tmp_path, "data")
+    pipeline.run(config)
+    said = capsys.readouterr().out
+    assert "sft.policy_steps = 300: no fewer than 300; 2 passes over " in said
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["sft"]["policy_steps"] == 300 and 20 < record["data"]["response_length"] < 120
+    found, choices = pipeline.settle(config, None)
+    assert [choice.knob for choice in choices] == ["data.response_length", "sft.policy_steps"]
+    folder = Run(found, catalogue()).folder(SFT_POLICY)
+    folder.begin(found, data_fingerprint="d")
+    assert pipeline.check(replace(config, stage="sft", model="policy")), "the numbers of the first command count"
+    more = replace(config, stage="sft", model="policy", sft=replace(config.sft, policy_epochs=2000.0))
+    assert "(sft.policy_steps: 300 -> " in message(pipeline.check, more)
+
+
+def test_a_stage_without_pairs_needs_numbers(tmp_path: Path) -> None:
+    assert message(pipeline.check, left_open(tmp_path / "new", "plan")) == (
+        "--stage=plan reads no pairs, which would decide --data.response-length, --sft.policy-steps; prepare them "
+        "first, with --stage=data in this workdir, or give the numbers"
+    )

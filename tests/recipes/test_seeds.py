@@ -37,7 +37,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
         found.append(("run", config, data_folder))
         evaluated(config, 2.0 + config.seed)
 
-    monkeypatch.setattr(pipeline, "check", lambda config: found.append(("check", config, None)))
+    monkeypatch.setattr(pipeline, "check", lambda config, data: found.append(("check", config, data)))
     monkeypatch.setattr(pipeline, "run", run)
     return found
 
@@ -52,14 +52,14 @@ def test_every_seed_is_an_ordinary_run_on_the_same_data(config: Config, calls: C
     root = Path(config.workdir)
     wanted = [replace(config, seed=seed, seeds=(), workdir=str(root / f"seed-{seed}")) for seed in (3, 0)]
     whole = replace(config, seed=3, workdir=str(root / "seed-3"))  # a stage may refuse seeds
-    checked = [("check", one, None) for one in (whole, *wanted)]
+    checked = [("check", one, root / "data") for one in (whole, *wanted)]
     assert calls == checked + [("run", one, root / "data") for one in wanted]
 
 
 def test_nothing_runs_before_every_seed_is_checked(
     config: Config, calls: Calls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def check(one: Config) -> None:
+    def check(one: Config, data: Path) -> None:
         if one.seed == 0 and not one.seeds:
             raise ValueError("the last seed is refused")
 
