@@ -256,6 +256,10 @@ class StandInData:
         tokens = ragged([getattr(example, name) for example in examples for name in FEATURES])
         return StoredRows(kind, self.layout, tokens, margins, np.arange(len(examples)))
 
+    def rows_of(self, kind: str, triples: Sequence[Triple]) -> StoredRows:
+        examples = [self.template.example(triple) for triple in triples]
+        return replace(StandInData(self.world, {"": examples}).rows("", kind), layout=self.layout)
+
     def triples(self, fold: str) -> list[Triple]:
         texts = [[" ".join(map(str, ids)) for ids in (e.prompt, e.chosen, e.rejected)] for e in self.folds[fold]]
         return [Triple(prompt, chosen, rejected) for prompt, chosen, rejected in texts]
