@@ -1,15 +1,17 @@
 """The gap model in a run: its gates, who is refused and told what, and the second one that RL is watched with."""
 
 import json
+from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
-from pit_jax.batch import GapBatch
+from pit_jax.batch import NODE_LL, NODE_WW, GapBatch
 from pit_jax.config import Config, GatesConfig
 from pit_jax.data.features import Example
 from pit_jax.data.stream import Stream
@@ -17,7 +19,7 @@ from pit_jax.errors import UserError
 from pit_jax.evaluation.gap_quality import NAMES, gates, measure, restore
 from pit_jax.model.scoring import tree_gaps
 from pit_jax.recipes import gap
-from pit_jax.recipes.catalogue import GAP, SFT_IMPROVER, SFT_POLICY
+from pit_jax.recipes.catalogue import GAP, SFT_IMPROVER, SFT_POLICY, catalogue
 from pit_jax.report.tables import gates_table
 from pit_jax.run import params
 from pit_jax.run.context import Context
@@ -204,7 +206,7 @@ def test_a_second_gap_model_has_another_head_and_another_order(
     terms: list[str] = []
     monkeypatch.setattr(gap, "make_loss", lambda model, how, slots: terms.append(how))
     base = Config()
-    config = replace(base, rm=replace(base.rm, improver_steps=7, second_gap_steps=5, gap_loss="pair"))
+    config = replace(base, rm=replace(base.rm, improver_steps=7, second_gap_steps=5, gap_loss="pair", negatives=0.5))
     for stage in (GAP, SECOND):
         context = finish_parents(place(config, stage))
         context.folder.path.mkdir(exist_ok=True)
@@ -214,11 +216,47 @@ def test_a_second_gap_model_has_another_head_and_another_order(
     assert (first.steps, second.steps) == (7, 5) and terms == ["pair", "five"]
     assert measured == [("rm-improver", None)], "before it is finished; the second one has no gates"
     assert second.score is first.score
+    assert min(len(first.rows), len(second.rows)) > 24 == len(first.heldout) == len(second.heldout), "none is held out"
     heads = [np.asarray(start.pop("head")["kernel"]) for start in (first_start, second_start)]
     assert np.abs(heads[0] - heads[1]).min() > 0
     for a, b in zip(jax.tree.leaves(first_start), jax.tree.leaves(second_start), strict=True):
         np.testing.assert_array_equal(a, b)
-    rows = [
-        np.concatenate([Stream(t.rows, batch_size=4, seed=t.seed).rows(i) for i in range(6)]) for t in (first, second)
-    ]
+    rows = [Stream(t.rows, batch_size=len(t.rows), seed=t.seed).rows(0) for t in (first, second)]
     assert sorted(rows[0]) == sorted(rows[1]) and (rows[0] != rows[1]).any()
+
+
+def with_negatives(*kinds: str) -> Config:
+    return replace(CONFIG, rm=replace(CONFIG.rm, negatives=0.5, negative_kinds=kinds))
+
+
+def test_negatives_stand_behind_the_pairs(place: MakeContext) -> None:
+    """Alike for both gap models, and each time; a line tells how many there are of which kind, and how many are not."""
+    lines: list[str] = []
+    screen: Any = SimpleNamespace(say=lines.append)
+    contexts = [replace(place(with_negatives("repeated", "cut"), stage), screen=screen) for stage in (GAP, GAP, SECOND)]
+    found = [gap.training_rows(context) for context in contexts]
+    data: Any = contexts[0].data
+    made = found[0].picked(np.arange(24, len(found[0]))).whole()
+    for rows in found:
+        for name, array in data.rows("rm", "gap").whole().items():
+            np.testing.assert_array_equal(rows.whole()[name], np.concatenate([array, made[name]]), err_msg=name)
+    answers = {text for pair in data.triples("rm") for text in (pair.chosen, pair.rejected)}
+    counts = Counter[str]()
+    for tokens_L, nodes_L in zip(made["tokens_BL"], made["nodes_BL"], strict=True):
+        answer, negative = (data.texts(tokens_L[None, nodes_L == node])[0] for node in (NODE_WW, NODE_LL))
+        assert answer in answers
+        counts["repeated" if negative == f"{answer} {answer}" else "cut"] += 1
+    told = f"{counts['repeated']} repeated, {counts['cut']} cut"
+    assert min(counts.values()) > 2
+    assert lines[0].startswith(f"rm-improver: {len(found[0]) - 24} negatives beside 24 pairs ({told}); ")
+    assert lines[0] == lines[1] == lines[2].replace("second-gap", "improver")
+
+
+def test_without_negatives_the_rows_are_the_pairs(place: MakeContext) -> None:
+    assert len(gap.training_rows(place(CONFIG, GAP))) == 24
+
+
+def test_a_kind_that_nobody_makes_is_named_before_anything_starts() -> None:
+    for stage in (GAP, SECOND):
+        with pytest.raises(UserError, match=r"no kind of negatives 'nosy'; did you mean noisy\?"):
+            catalogue()[stage].check(with_negatives("cut", "nosy"))
