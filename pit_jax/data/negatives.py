@@ -83,11 +83,11 @@ NEGATIVES = Table(
 def negative_pairs(
     triples: Sequence[Triple], *, share: float, kinds: Sequence[str], seed: int
 ) -> list[tuple[str, Triple]]:
-    """(kind, (prompt, an answer, a negative of it)) so many that they are `share` of these pairs and the given ones.
+    """(kind, (prompt, an answer, a negative of it)): on average `share` of all pairs, the given ones included.
 
-    The answer is the chosen one half of the time and the rejected one the other half: were it always the better one, a
-    model could learn that good answers have faultless sentences, and not that a fault makes any answer worse. The
-    other answer is of the same side of another row, so that its quality does not tell it.
+    The answer is the chosen one half of the time and the rejected one the other half, so that faults are learned at
+    every quality: were it always the better one, telling good answers from bad ones, as the given pairs teach, could
+    do. What comes from another row comes from the same side of it, so that its quality does not tell it.
 
     Which negatives a row has depends on (seed, its number, how many rows there are) and, but for what is taken from
     another answer, on its own texts. A kind that can make none gives way to the next one; a negative never is empty,

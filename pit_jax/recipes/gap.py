@@ -81,8 +81,8 @@ def training_rows(context: Context) -> StoredRows:
     counts = Counter(made[number][0] for number in negatives.numbers)
     context.screen.say(
         f"{context.stage.id}: {len(negatives):,} negatives beside {len(rows):,} pairs ("
-        f"{', '.join(f'{counts[kind]:,} {kind}' for kind in dict.fromkeys(kinds))}); {len(made) - len(negatives):,} "
-        "more are left out: too long, or the same to the tokenizer"
+        f"{', '.join(f'{counts[kind]:,} {kind}' for kind in dict.fromkeys(kinds))}); left out, too long or the same to "
+        f"the tokenizer: {len(made) - len(negatives):,}"
     )
     return rows.joined(negatives)
 
