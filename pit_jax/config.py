@@ -91,6 +91,12 @@ class RmConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     gap_loss: Literal["five", "pair"] = "five"
     """Terms of the gap loss: the five of the paper, or wl > lw alone (an ablation)."""
+    negatives: ranges.ShareBelowOne = 0.0
+    """Share of the gap models' training pairs whose worse answer is made from the better one by a fault; 0 = the
+    paper's. Held-out pairs are never made."""
+    negative_kinds: ranges.Names = ("repeated", "cut", "shuffled", "another", "noisy")
+    """Faults of those, drawn evenly: a sentence said twice, an end cut off, sentences in another order, what was said
+    to another prompt, a word lost, doubled, swapped or foreign."""
     gates: GatesConfig = field(default_factory=GatesConfig)
 
 

@@ -17,9 +17,9 @@ import pytest
 from jax.sharding import Mesh
 from rich.console import Console
 
-from pit_jax.batch import DecodeSpec, Experience, RolloutPrompts, SftBatch, Triple
+from pit_jax.batch import DecodeSpec, Experience, RolloutPrompts, Triple
 from pit_jax.config import Config, TransformerConfig
-from pit_jax.data.features import FEATURES, KINDS, Example, Layout, build, right_padded, row_lengths
+from pit_jax.data.features import FEATURES, KINDS, Example, Layout, build, row_lengths
 from pit_jax.data.ragged import Ragged
 from pit_jax.data.rows import StoredRows
 from pit_jax.data.worlds.builtin import WORLDS
@@ -139,34 +139,6 @@ class World:
         return Experience(**columns)
 
 
-def four_sequences(examples: Sequence[Example]) -> dict[str, np.ndarray]:
-    """The sequences [prefix + reference + suffix + candidate EOS] of the gap tree, written out one by one.
-
-    `tokens_ab_BL` and `end_ab_B` for candidate a given reference b (w = chosen, l = rejected).
-    """
-    arrays: dict[str, np.ndarray] = {}
-    for name in ("wl", "ww", "ll", "lw"):
-        rows = []
-        for example in examples:
-            candidate, reference = (example.chosen if letter == "w" else example.rejected for letter in name)
-            rows.append([*example.prefix, *reference, *SUFFIX, *candidate, EOS])
-        arrays[f"tokens_{name}_BL"], _ = right_padded(rows, max(map(len, rows)), PAD)
-        arrays[f"end_{name}_B"] = np.array([len(row) - 1 for row in rows], np.int32)
-    return arrays
-
-
-def with_junk(batch: SftBatch) -> SftBatch:
-    """The same rows with other tokens, targets and positions wherever nothing may read them."""
-    padding = batch.segments_BL == 0
-    assert padding.any()
-    changes: dict[str, Any] = {
-        "tokens_BL": np.where(padding, 33, batch.tokens_BL),
-        "targets_BL": np.where(batch.mask_BL, batch.targets_BL, 17),
-        "positions_BL": np.where(padding, 9, batch.positions_BL),
-    }
-    return replace(batch, **changes)
-
-
 @pytest.fixture(scope="session")
 def world() -> World:
     return World()
@@ -255,6 +227,10 @@ class StandInData:
         margins = np.array([example.margin for example in examples], np.float32)
         tokens = ragged([getattr(example, name) for example in examples for name in FEATURES])
         return StoredRows(kind, self.layout, tokens, margins, np.arange(len(examples)))
+
+    def rows_of(self, kind: str, triples: Sequence[Triple]) -> StoredRows:
+        examples = [self.template.example(triple) for triple in triples]
+        return replace(StandInData(self.world, {"": examples}).rows("", kind), layout=self.layout)
 
     def triples(self, fold: str) -> list[Triple]:
         texts = [[" ".join(map(str, ids)) for ids in (e.prompt, e.chosen, e.rejected)] for e in self.folds[fold]]

@@ -64,6 +64,11 @@ class Ragged:
     def __getitem__(self, row: int) -> np.ndarray:
         return self.values[self.offsets[row] : self.offsets[row + 1]]
 
+    def joined(self, other: "Ragged") -> "Ragged":
+        """These rows, then the other ones, whose values fit the dtype of these: a copy of both."""
+        values = np.concatenate([self.values, other.values.astype(self.values.dtype)])
+        return Ragged(values, np.concatenate([self.offsets, self.offsets[-1] + other.offsets[1:]]))
+
     def neighbours(self, firsts: np.ndarray, count: int) -> list[list[np.ndarray]]:
         """The `count` rows from each of `firsts` on; all are looked up at once."""
         ends = self.offsets[np.asarray(firsts, np.int64)[:, None] + np.arange(count + 1)].tolist()

@@ -71,6 +71,20 @@ class StoredRows:
         """These rows alone."""
         return replace(self, numbers=self.numbers[rows])
 
+    def fitting(self) -> "StoredRows":
+        """Those that the layout holds: the width of its rows, and its slot for an answer and its EOS."""
+        lengths, layout = self.feature_lengths, self.layout
+        lengths_N = row_lengths(self.kind, lengths, len(layout.suffix))
+        answers_N = lengths[:, FEATURES.index("chosen") :].max(axis=1)
+        fits_N = (lengths_N <= layout.row_lengths[self.kind]) & (answers_N < layout.response_slot)
+        return self.picked(np.flatnonzero(fits_N))
+
+    def joined(self, other: "StoredRows") -> "StoredRows":
+        """These rows, then others of their kind that fit their layout: a copy of both in memory."""
+        numbers = np.concatenate([self.numbers, len(self.margins) + other.numbers])
+        margins = np.concatenate([self.margins, other.margins])
+        return replace(self, tokens=self.tokens.joined(other.tokens), margins=margins, numbers=numbers)
+
     def tokens_of(self, name: str) -> np.ndarray:
         """[rows] tokens of one of the FEATURES."""
         lengths: np.ndarray = self.feature_lengths[:, FEATURES.index(name)]

@@ -6,7 +6,7 @@ asked for (rows.py).
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from pit_jax.batch import Triple
 from pit_jax.config import DataConfig, TokenizerConfig, flatten
 from pit_jax.data import tasks
 from pit_jax.data.features import Layout
@@ -25,6 +26,7 @@ from pit_jax.data.text.sentencepiece import model_file
 from pit_jax.data.text.stored import Texts, Triples
 from pit_jax.data.text.templates import Template
 from pit_jax.data.text.tokenizers import WEIGHTS, Tokenizer, load_tokenizer
+from pit_jax.data.tokens import Tokeniser
 from pit_jax.data.worlds.world import pairs
 from pit_jax.errors import UserError
 from pit_jax.files import content_digest, read_json, whole_folder
@@ -57,6 +59,15 @@ class Prepared:
         if fold not in self.filled:
             raise UserError(self._why_empty(fold))
         return StoredRows(kind, self.layout, self.tokens, self._margins, self._numbers(fold))
+
+    def rows_of(self, kind: str, triples: Sequence[Triple]) -> StoredRows:
+        """Rows of pairs that the data do not hold; `numbers` are those of the pairs, without those that have no tokens
+        or whose answers are the same to the tokenizer. The layout is the data's: whether it holds them is not asked."""
+        tokens, lengths, refusals = Tokeniser(self.template)(triples)
+        kept = np.flatnonzero([why is None for why in refusals])
+        return StoredRows(
+            kind, self.layout, Ragged.of(tokens, lengths.ravel()), np.zeros(len(triples), np.float32), kept
+        )
 
     def texts(self, tokens_NT: Any) -> list[str]:
         """One text a row of answer tokens, special tokens left out."""

@@ -145,7 +145,7 @@ STAGES: Table[Stage] = Table(
         help="the reward model: Bradley-Terry",
         parents=of(SFT_POLICY),
         init_from=SFT_POLICY,
-        knobs=knobs("rm", "improver_", "policy_epochs", "second_gap_", "gap_loss", "gates"),
+        knobs=knobs("rm", "improver_", "policy_epochs", "second_gap_", "gap_loss", "negative", "gates"),
         leaves="scalar",
     ),
     built_in(

@@ -1,5 +1,6 @@
 """The gap model (PIT Eq. 2) over the improver's SFT weights, and a second one that RL is watched with."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from functools import partial
@@ -11,6 +12,8 @@ import numpy as np
 from pit_jax.batch import GapBatch, TreeSlots
 from pit_jax.config import Config
 from pit_jax.data.features import tree_slots
+from pit_jax.data.negatives import NEGATIVES, negative_pairs
+from pit_jax.data.rows import StoredRows
 from pit_jax.data.sources import known_truth
 from pit_jax.data.stream import sequential
 from pit_jax.errors import UserError
@@ -53,7 +56,7 @@ def run(context: Context) -> None:
     shares too (arXiv 2312.09244). Its loss has all five terms, whatever rm.gap_loss says: ablations share it.
     """
     config, models, second = context.config.rm, Models(context), context.stage.role == SECOND
-    rows, terms = context.data.rows("rm", "gap"), terms_of(context.config, context.stage.role)
+    rows, terms = training_rows(context), terms_of(context.config, context.stage.role)
     task = Task(
         loss=make_loss(context.scalar_model, terms, tree_slots(rows.layout)),
         make_batch=GapBatch,
@@ -71,6 +74,24 @@ def run(context: Context) -> None:
     if not second:
         measure_gates(context, models.own(round))
     context.folder.finish(round=round, digest=digest)
+
+
+def training_rows(context: Context) -> StoredRows:
+    """The pairs of the fold and, behind them, the negatives that rm.negatives asks for: from the seed, so that a
+    resumed training meets the same ones. Those that are longer than the rows of real pairs may be are left out."""
+    config, data, rows = context.config.rm, context.data, context.data.rows("rm", "gap")
+    if not config.negatives:
+        return rows
+    share, kinds, seed = config.negatives, config.negative_kinds, context.config.seed
+    made = negative_pairs(data.triples("rm"), share=share, kinds=kinds, seed=seed)
+    negatives = data.rows_of("gap", [triple for _, triple in made]).fitting()
+    counts = Counter(made[number][0] for number in negatives.numbers)
+    context.screen.say(
+        f"{context.stage.id}: {len(negatives):,} negatives beside {len(rows):,} pairs ("
+        f"{', '.join(f'{counts[kind]:,} {kind}' for kind in dict.fromkeys(kinds))}); left out, too long or the same to "
+        f"the tokenizer: {len(made) - len(negatives):,}"
+    )
+    return rows.joined(negatives)
 
 
 def terms_of(config: Config, role: str) -> str:
@@ -227,4 +248,10 @@ def batches(config: Config, role: str) -> Iterator[Batch]:
     yield "--rm.batch-size", config.rm.batch_size, config.rm.accumulate
 
 
-RECIPE = Recipe(run=run, batches=batches, programs=programs, loads=loads)
+def check(config: Config, role: str) -> None:
+    """UserError for kinds of negatives that nobody makes."""
+    for kind in config.rm.negative_kinds:
+        _ = NEGATIVES[kind]
+
+
+RECIPE = Recipe(run=run, check=check, batches=batches, programs=programs, loads=loads)

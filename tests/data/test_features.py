@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pit_jax import batch
 from pit_jax.data.features import FEATURES, KINDS, Example, Layout, build, row_lengths
-from tests.world import four_sequences
+from tests.sequences import four_sequences
 
 PAD, EOS, SUFFIX = 0, 1, (4, 5)
 tokens = st.lists(st.integers(6, 99), max_size=7)

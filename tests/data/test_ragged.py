@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pit_jax.data.ragged import RaggedFiles, RaggedWriter, utf8
+from pit_jax.data.ragged import Ragged, RaggedFiles, RaggedWriter, utf8
 from pit_jax.data.text.stored import TEXTS, Texts, Triples
 
 rows = st.lists(st.lists(st.integers(0, 65535), max_size=5), max_size=6)
@@ -30,6 +30,17 @@ def test_what_is_appended_is_read_back(tmp_path_factory: pytest.TempPathFactory,
     values, offsets = files.read(len(everything) // 2, len(everything))
     parts = [values[a:b].tolist() for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
     assert parts == everything[len(everything) // 2 :] and offsets[0] == 0
+
+
+@given(first=rows, then=rows)
+def test_rows_behind_rows(first: list[list[int]], then: list[list[int]]) -> None:
+    """In the dtype of the first ones."""
+    parts = [
+        Ragged.of(np.array([value for row in some for value in row], dtype), np.array([len(row) for row in some], int))
+        for some, dtype in ((first, np.uint16), (then, np.int32))
+    ]
+    joined = parts[0].joined(parts[1])
+    assert [joined[i].tolist() for i in range(len(joined))] == first + then and joined.values.dtype == np.uint16
 
 
 def test_texts_are_read_when_they_are_asked_for(tmp_path: Path) -> None:

@@ -101,6 +101,22 @@ def test_a_shard_s_rows_are_read_and_no_others(data: StandInData, make_mesh: Any
         np.testing.assert_array_equal(array, rows.whole()[name][picked])
 
 
+def test_rows_that_fit_behind_the_rows_of_a_fold(data: StandInData, world: World, examples: list[Example]) -> None:
+    """What is too long for the slot of an answer, or for a row, is left out; what is given is what both give."""
+    own = data.rows("rm", "gap")
+    long, longer = replace(examples[0], chosen=[7] * 8), replace(examples[0], chosen=[7] * 7, rejected=[8] * 7)
+    further = [long, *examples[:3], longer, examples[5]]
+    layout = replace(own.layout, row_lengths={"gap": len(longer.prefix) + 3 * 14 + 7})
+    rows = replace(StandInData(world, {"rl": further}).rows("rl", "gap"), layout=layout).fitting()
+    assert rows.numbers.tolist() == [1, 2, 3, 5]
+    joined = own.joined(rows)
+    picked = np.array([1, COUNT + 3, COUNT, 0])
+    expected = build("gap", [examples[i] for i in (1, 5, 0, 0)], own.layout)
+    assert len(joined) == COUNT + 4
+    for name, array in joined.batch(picked).items():
+        np.testing.assert_array_equal(np.asarray(array), expected[name], err_msg=name)
+
+
 def test_columns_beside_the_rows(data: StandInData) -> None:
     rows, extra = data.rows("rm", "reward"), np.arange(COUNT) / 2
     joined = JoinedRows(rows, {"extra_B": extra}, without=("margin_B",))

@@ -46,12 +46,15 @@ def write_pairs(path: Path, count: int, **changes: str) -> Path:
 
 def test_arrays_and_texts_are_row_aligned(prepared: Prepared) -> None:
     for fold, kinds in FOLD_KINDS.items():
-        examples = [prepared.template.example(triple) for triple in prepared.triples(fold)]
+        triples = prepared.triples(fold)
+        examples = [prepared.template.example(triple) for triple in triples]
         for kind in kinds:
             expected, arrays = build(kind, examples, prepared.layout), prepared.rows(fold, kind).whole()
-            assert arrays.keys() == expected.keys()
+            given = prepared.rows_of(kind, triples).whole()
+            assert arrays.keys() == expected.keys() == given.keys()
             for name, array in expected.items():
                 np.testing.assert_array_equal(arrays[name], array, err_msg=f"{fold} {kind} {name}")
+                np.testing.assert_array_equal(given[name], array, err_msg=f"{fold} {kind} {name}")
 
 
 def test_every_pair_lands_in_the_fold_of_its_prompt(prepared: Prepared) -> None:

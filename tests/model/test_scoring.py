@@ -15,7 +15,7 @@ from pit_jax.batch import DpoBatch, PromptBatch, Responses, SftBatch
 from pit_jax.data.features import Example
 from pit_jax.model import scoring
 from pit_jax.objectives.sft import token_loss
-from tests.world import with_junk
+from tests.sequences import with_junk
 
 SHARED = [Example([9, 8], [3], [10, 11, 12], [10, 11]), Example([9], [3], [7, 7], [6, 7]), Example([9], [3], [], [7])]
 PROMPT, SLOT = 6, 5

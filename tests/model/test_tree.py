@@ -18,7 +18,7 @@ from pit_jax.model.flops import slots_that_pay
 from pit_jax.model.rows import by_slots
 from pit_jax.model.scoring import end_scores, tree_gaps
 from pit_jax.objectives.gap import gap_loss
-from tests.world import four_sequences
+from tests.sequences import four_sequences
 
 NAMES = ("wl", "ww", "ll", "lw")
 WINDOWS = {"window": 5, "windowed": (True, False), "window_rope_theta": 50.0}  # positions count along a branch

@@ -23,7 +23,8 @@ from pit_jax.run.params import Models
 from pit_jax.run.screen import Screen
 from pit_jax.run.supervised import Task
 from tests.model import plain_forward as plain
-from tests.world import MakeContext, StandInData, World, finish_parents, with_junk
+from tests.sequences import with_junk
+from tests.world import MakeContext, StandInData, World, finish_parents
 
 KEY = jax.random.key(0)
 

@@ -72,6 +72,11 @@ def test_a_second_gap_model_serves_a_gap_model_with_another_loss() -> None:
     assert changed_by(replace(CONFIG, rm=replace(CONFIG.rm, gap_loss="pair"))) == {GAP}
 
 
+def test_negatives_are_a_matter_of_both_gap_models() -> None:
+    for knobs in (replace(CONFIG.rm, negatives=0.3), replace(CONFIG.rm, negative_kinds=("cut",))):
+        assert changed_by(replace(CONFIG, rm=knobs)) == {GAP, SECOND}
+
+
 def test_the_limits_of_gates_may_change_without_training_again() -> None:
     gates = replace(CONFIG.rm.gates, min_accuracy=0.1)
     changed = replace(CONFIG, rm=replace(CONFIG.rm, gates=gates), rl=replace(CONFIG.rl, ignore_gates=True))

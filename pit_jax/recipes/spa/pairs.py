@@ -17,11 +17,9 @@ from pit_jax.batch import Triple
 from pit_jax.data.features import row_lengths
 from pit_jax.data.layouts import pairs
 from pit_jax.data.packing import widths_of
-from pit_jax.data.ragged import Ragged
 from pit_jax.data.rows import StoredRows
 from pit_jax.data.text.chat import Refusal
 from pit_jax.data.text.row import Unusable
-from pit_jax.data.tokens import Tokeniser
 from pit_jax.errors import UserError
 from pit_jax.evaluation.answers import AnswerFile, AnswerRow
 from pit_jax.evaluation.systems import SystemId
@@ -112,14 +110,12 @@ def training_rows(context: Context, triples: Sequence[Triple], folder: Path) -> 
 
     Pairs whose answers are the same to the tokenizer are left out. UserError where none is left.
     """
-    data = context.data
-    tokens, lengths, refusals = Tokeniser(data.template)(triples)
-    kept = np.flatnonzero([why is None for why in refusals])
-    if not len(kept):
+    rows = context.data.rows_of("reward", triples)
+    if not len(rows):
         raise UserError(f"{folder}: none of {len(triples):,} pairs can be trained on; raise --spa.temperature")
-    widths = widths_of(row_lengths("reward", lengths[kept], len(data.layout.suffix)), context.config.data.buckets)
+    lengths_N = row_lengths("reward", rows.feature_lengths, len(rows.layout.suffix))
+    widths = widths_of(lengths_N, context.config.data.buckets)
     layout = replace(
-        data.layout, row_lengths={"reward": widths[-1]}, buckets={"reward": widths[:-1]} if widths[1:] else {}
+        rows.layout, row_lengths={"reward": widths[-1]}, buckets={"reward": widths[:-1]} if widths[1:] else {}
     )
-    margins = np.zeros(len(triples), np.float32)
-    return StoredRows("reward", layout, Ragged.of(tokens, lengths.ravel()), margins, kept), kept
+    return replace(rows, layout=layout), rows.numbers
