@@ -18,14 +18,14 @@ from pit_jax.parallel.sharding import batch_sharding, replicated
 from pit_jax.recipes.gap import require_gates
 from pit_jax.recipes.rl_shapes import batches, programs
 from pit_jax.rl.algorithms import ALGORITHMS, algorithm_of, check_algorithm, samples_of
-from pit_jax.rl.curriculum import Place, advance, check_curriculum, every_provider
+from pit_jax.rl.curriculum import Place, advance, check_curriculum, every_provider, is_settled
 from pit_jax.rl.heldout import HeldoutChunk, heldout_chunks, measure
 from pit_jax.rl.loads import loads, residents, round_flops
 from pit_jax.rl.monitors import STEP, Monitor, Watch, check_monitors, unwatched
 from pit_jax.rl.offload import Offload
 from pit_jax.rl.references import REFERENCES
 from pit_jax.rl.rewards import TEXT_REWARDS, TextScorer, reward_of, scorer_of, text_rewards_of
-from pit_jax.rl.roles import Roles, load_roles, parents_of, rounds_of
+from pit_jax.rl.roles import Roles, curriculum_of, load_roles, parents_of, rounds_of
 from pit_jax.rl.rollout import make_loss, make_score
 from pit_jax.rl.screen import RlScreen
 from pit_jax.rl.supply import Supply
@@ -51,22 +51,27 @@ def run(context: Context) -> None:
     notes = require_gates(context) if scorer_of(config, role).role == "improver" else {}
     fingerprint = context.data.fingerprint
     context.folder.begin(config, data_fingerprint=fingerprint, package=package_code(), notes=notes)
-    best, over = train(context, load_roles(Models(context), config, role))
+    best, over, ended = train(context, load_roles(Models(context), config, role))
     if best is None:
         raise UserError(
             f"no checkpoint of {context.folder.name} kept its KL under --rl.select-kl={config.rl.select_kl} nats; "
             "raise --rl.kl-coef, lower the learning rate, or raise --rl.select-kl"
         )
-    context.folder.finish(round=best[0], digest=best[1], monitors=[asdict(monitor) for monitor in over])
+    if ended:
+        context.screen.say(f"{context.folder.name} ends here: {ended}")
+    monitors = [asdict(monitor) for monitor in over]
+    context.folder.finish(round=best[0], digest=best[1], monitors=monitors, ended=ended)
 
 
-def train(context: Context, roles: Roles) -> tuple[tuple[int, str] | None, list[Monitor]]:
+def train(context: Context, roles: Roles) -> tuple[tuple[int, str] | None, list[Monitor], str]:
     """From the newest checkpoint, or from the SFT model (and the scorer as value model), to the last round or monitor.
 
-    Returns (round, digest) of the selected checkpoint, and the monitors that were over their limit.
+    Returns (round, digest) of the selected checkpoint, the monitors over their limit, and why it ended before its last
+    round where no monitor did.
     """
     config, role, mesh = context.config.rl, context.stage.role, context.mesh
-    rounds, offload = rounds_of(config, role), Offload.of(config.offload, mesh)
+    rounds, offload, ended = rounds_of(config, role), Offload.of(config.offload, mesh), ""
+    phases = curriculum_of(config, role)
     read, truth = context.data.texts, known_truth(context.config.data)
     optimizer = make_rl_optimizer(config, rounds, critic=roles.value is not None)
     extras = begin_extras(config, role, roles, rounds)
@@ -117,8 +122,11 @@ def train(context: Context, roles: Roles) -> tuple[tuple[int, str] | None, list[
                 watch.look(session.state.extras["watched"], done, figures)
                 allowed = figures["objective/kl"] <= config.select_kl and not watch.stops
                 session.evaluated(done, figures, score=gap if allowed else None)
-            progress = advance(config.curriculum, Place.read(session.state.extras["curriculum"]), done, gap)
-            if done == rounds or watch.stops or is_settled(context, progress, done):
+            progress = advance(phases, Place.read(session.state.extras["curriculum"]), done, gap)
+            if done == rounds or watch.stops:
+                break
+            if is_settled(phases, progress, config.patience):
+                ended = f"no better held-out score in {config.patience} evaluations, after {done} of {rounds} rounds"
                 break
             session.heed_notice(done)
             screen.rollout()
@@ -133,20 +141,7 @@ def train(context: Context, roles: Roles) -> tuple[tuple[int, str] | None, list[
             extras, extra_metrics = trainer.next_extras(session.state, progress, anchor, metrics)
             extras["watched"] = watch.stepped(session.totals)
             session.end_round(done, metrics=metrics | extra_metrics, extras=extras)
-        return session.best(), watch.over
-
-
-def is_settled(context: Context, progress: Place, round: int) -> bool:
-    """Whether RL ends here, which is then said: `patience` evaluations of its last phase brought no better score."""
-    config, role = context.config.rl, context.stage.role
-    in_last = role == "policy" or progress.phase + 1 == len(config.curriculum.references)
-    settled = in_last and 0 < config.patience <= progress.stale
-    if settled:
-        context.screen.say(
-            f"{context.folder.name}: no better held-out score in {config.patience} evaluations; RL ends after {round} "
-            f"of {rounds_of(config, role)} rounds"
-        )
-    return settled
+        return session.best(), watch.over, ended
 
 
 def learn(

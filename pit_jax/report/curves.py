@@ -104,6 +104,7 @@ def reinforcement(model: str, rows: list[Row], done: Row | None) -> Section:
     )
     note = f"Proxy and truth must rise together. A proxy that rises while the truth falls is over-optimisation.{truth}"
     note += "".join(f" {_told(monitor)}" for monitor in over)
+    note += f" Ended early: {ended}." if (ended := (done or {}).get("ended")) else ""
     svg = _figure(panels, xlabel="round", marks=marks)
     where = f"--stage=rl --model={model}", f"rl-{model}/metrics.jsonl"
     return Section(f"RL of the {model}", note if svg else "", *where, svg=svg)

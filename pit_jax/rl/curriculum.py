@@ -88,6 +88,11 @@ def advance(config: CurriculumConfig, progress: Place, round: int, heldout_gap: 
     return progress
 
 
+def is_settled(config: CurriculumConfig, place: Place, patience: int) -> bool:
+    """Whether the last phase has met `patience` evaluations in a row without a better held-out gap; 0 = never."""
+    return place.phase + 1 == len(config.references) and 0 < patience <= place.stale
+
+
 def _is_over(config: CurriculumConfig, progress: Place, round: int) -> bool:
     if round - progress.entered >= config.rounds[progress.phase]:
         return True

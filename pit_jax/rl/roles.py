@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pit_jax.config import Config, RlConfig
+from pit_jax.config import Config, CurriculumConfig, RlConfig
 from pit_jax.model.networks import Params
 from pit_jax.parallel.sharding import abstract
 from pit_jax.rl.algorithms import algorithm_of
@@ -96,5 +96,13 @@ def abstract_roles(shapes: Shapes, role: str) -> Roles:
     return Roles(shapes.partition(policy, str(StageId("rl", role))), value, frozen, {})
 
 
+def curriculum_of(config: RlConfig, role: str) -> CurriculumConfig:
+    """The phases of an RL; the policy's is one, and draws no reference."""
+    if role == "improver":
+        return config.curriculum
+    return replace(config.curriculum, references=("none",), rounds=(config.policy_rounds,))
+
+
 def rounds_of(config: RlConfig, role: str) -> int:
-    return config.policy_rounds if role == "policy" else sum(config.curriculum.rounds)
+    """Of all phases."""
+    return sum(curriculum_of(config, role).rounds)

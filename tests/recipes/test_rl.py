@@ -164,14 +164,15 @@ def without_time(rows: dict[int, dict[str, float]]) -> list[dict[str, float]]:
 
 
 def test_rl_ends_where_nothing_gets_better(start: Any) -> None:
-    """Two evaluations after the best one of the last phase, and at the last round where there is no such place."""
+    """At the first evaluation that is no better than one before it."""
     config = config_of(action="warn")
     context = start(config)
     run(context)
     gaps = [row["objective/scores"] for row in evaluated(context).values()]
     shutil.rmtree(context.folder.path)
-    late = [round for round in range(ROUNDS + 1) if round - int(np.argmax(gaps[: round + 1])) >= 2]
-    context = start(replace(config, rl=replace(config.rl, patience=2)))
+    late = [round for round in range(ROUNDS + 1) if int(np.argmax(gaps[: round + 1])) < round]
+    context = start(replace(config, rl=replace(config.rl, patience=1)))
     done = run(context)
-    assert list(evaluated(context)) == list(range((late[0] if late else ROUNDS) + 1)), gaps
+    assert late[0] < ROUNDS and list(evaluated(context)) == list(range(late[0] + 1)), gaps
+    assert done["ended"] == f"no better held-out score in 1 evaluations, after {late[0]} of {ROUNDS} rounds"
     assert done["round"] == int(np.argmax([row["objective/scores"] for row in evaluated(context).values()]))

@@ -203,7 +203,7 @@ def evaluated(ended: Ended) -> list[int]:
 def train(context: Context) -> Ended:
     """From the newest checkpoint to the end."""
     with jax.set_mesh(context.mesh):
-        best, over = rl.train(context, roles_of(context))
+        best, over, _ = rl.train(context, roles_of(context))
     return Ended(rows_of(context), best, over)
 
 

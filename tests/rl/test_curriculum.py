@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pit_jax.config import CurriculumConfig
 from pit_jax.errors import UserError
-from pit_jax.rl.curriculum import Place, advance, check_curriculum, every_provider, providers_of
+from pit_jax.rl.curriculum import Place, advance, check_curriculum, every_provider, is_settled, providers_of
 
 THREE = CurriculumConfig(references=("rejected+chosen", "policy-sft", "policy-rl"), rounds=(2, 3, 4))
 
@@ -107,3 +107,10 @@ def test_groups_are_what_providers_share() -> None:
 def test_every_provider_is_named_once_in_the_order_in_which_it_is_met() -> None:
     config = replace(THREE, references=("rejected+chosen", "policy-rl+rejected", "chosen"))
     assert every_provider(config) == ("rejected", "chosen", "policy-rl")
+
+
+def test_a_curriculum_is_settled_in_its_last_phase_alone() -> None:
+    """After two evaluations that are not better, of which those of an earlier phase do not count."""
+    assert not is_settled(THREE, Place(phase=1, stale=9), 2)
+    assert [is_settled(THREE, Place(phase=2, stale=stale), 2) for stale in (1, 2, 3)] == [False, True, True]
+    assert not is_settled(THREE, Place(phase=2, stale=9), 0), "without patience never"
