@@ -91,7 +91,9 @@ def test_monitors_are_marked_and_told(finished: Path) -> None:
     before = built(finished).text
     assert "monitor" not in before.lower() and "second gap model" not in before
     over = {"name": "second-gap", "round": 50, "figure": 0.31, "limit": 0.1, "meaning": f"two models {HOSTILE} differ"}
-    (finished / "rl-improver" / "done.json").write_text(json.dumps({"round": 45, "digest": "d", "monitors": [over]}))
+    (finished / "rl-improver" / "done.json").write_text(
+        json.dumps({"round": 45, "digest": "d", "monitors": [over], "ended": "no better score, after 45 of 60 rounds"})
+    )
     path = finished / "rl-improver" / "metrics.jsonl"
     watched = '"second-gap/scores": 0.5, "objective/entropy": 0.2, "val/repetition": 0.1, "a"'
     path.write_text(path.read_text().replace('"val/eos_rate"', watched))
@@ -104,7 +106,10 @@ def test_monitors_are_marked_and_told(finished: Path) -> None:
     ):
         assert words in page.text
     assert "script" not in page.tags
-    assert f"Monitor second-gap at round 50: 0.31, limit 0.1 (two models {HOSTILE} differ)." in "".join(page.pieces)
+    assert (
+        f"Monitor second-gap at round 50: 0.31, limit 0.1 (two models {HOSTILE} differ). Ended early: no better score, "
+        "after 45 of 60 rounds."
+    ) in "".join(page.pieces)
 
 
 def test_the_gates_of_the_gap_model_are_shown_with_what_a_failure_means(finished: Path) -> None:
