@@ -65,6 +65,7 @@ RATES = (
     Rate("rl.optimizer.learning_rate", 2e-4, 32, lambda config: config.rl.batch_size // config.rl.minibatches),
     Rate("rl.value_learning_rate", 5e-4, 32, lambda config: config.rl.batch_size // config.rl.minibatches),
     Rate("dpo.optimizer.learning_rate", 1e-4, 32, lambda config: config.dpo.batch_size),
+    Rate("spa.optimizer.learning_rate", 1e-4, 32, lambda config: config.spa.batch_size),
 )
 LIMITS, EVERY = ("data.prompt_length", "data.response_length"), "checkpoint.every"
 OPEN = (*LIMITS, *(training.steps for training in TRAININGS), *(rate.knob for rate in RATES), EVERY)

@@ -16,8 +16,12 @@ def schedule(config: OptimizerConfig, num_steps: int, *, learning_rate: float | 
     Warm-up is W = round(warmup * num_steps) updates long: update s < W gets peak * (s + 1) / (W + 1), update W the
     peak. Then, with t = (s - W) / (num_steps - W): constant stays at the peak, linear goes to `final` times the peak
     in a straight line, cosine along half a cosine; updates past num_steps stay at the end value.
+
+    Raises UserError for a peak of 0, with which nothing would be learned.
     """
     peak = config.learning_rate if learning_rate is None else learning_rate
+    if not peak > 0:
+        raise UserError("a learning rate of 0 gets its number from recipes/choices.py, which has none here; give one")
     warmup_steps = round(config.warmup * num_steps)
 
     def rate(step: Any) -> jax.Array:

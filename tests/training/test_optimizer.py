@@ -135,3 +135,8 @@ def test_other_top_level_keys_are_refused() -> None:
     optimizer = make_actor_critic_optimizer(OptimizerConfig(), 10, value_learning_rate=1e-3)
     with pytest.raises(UserError, match=r"needs params with keys policy and value, found \['head', 'trunk'\]"):
         optimizer.init({"trunk": jnp.zeros(1), "head": jnp.zeros(1)})
+
+
+def test_a_rate_of_nothing_is_refused() -> None:
+    with pytest.raises(UserError, match="a learning rate of 0 gets its number from recipes/choices.py"):
+        make_optimizer(OptimizerConfig(learning_rate=0.0), 10)
