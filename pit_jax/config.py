@@ -202,7 +202,8 @@ class ImproveConfig:
     rounds: ranges.Count = 3
     """Improvements K after the first answer."""
     stop: Literal["rounds", "threshold", "best"] = "rounds"
-    """Answer returned: the last of K; the last before a centred gap below stop_threshold; the best by chained gaps."""
+    """Answer returned, and compared as PIT's: the last of K; the last before a centred gap below stop_threshold; the
+    best by chained gaps, which is the original where no gap is above 0."""
     stop_threshold: ranges.Threshold = 0.0
     """Least centred gap over the answer before with which a row goes on; only under stop=threshold."""
     temperature: ranges.NotNegative = 0.8

@@ -15,7 +15,7 @@ from pit_jax.table import Table
 SFT_POLICY, SFT_IMPROVER = StageId("sft", "policy"), StageId("sft", "improver")
 REWARD, GAP = StageId("rm", "policy"), StageId("rm", "improver")
 RL_POLICY, RL_IMPROVER = StageId("rl", "policy"), StageId("rl", "improver")
-DRAWN = ("improve.rounds", "improve.temperature", "improve.top_k", "improve.top_p")
+DRAWN = tuple(f"improve.{knob}" for knob in ("rounds", "stop", "stop_threshold", "temperature", "top_k", "top_p"))
 OF_IMPROVER_RL = ("improver_", "curriculum", "reward", "center_gap", "monitors.max_second", "monitors.max_dis")
 
 

@@ -54,6 +54,7 @@ def build(run: Run) -> Path:
         headline=headline(first) if first else None,
         groups=by_temperature(rows),
         bar=Bar(rows),
+        stop=run.config.improve.stop,
         rewrites=results.rewrites if results else [],
         controls=results.controls if results else [],
         headline_temperature=results.headline_temperature if results else None,

@@ -21,6 +21,7 @@ from pit_jax.inference.best_of_n import best_of_n
 from pit_jax.inference.engine import Engine
 from pit_jax.inference.improve import Trail, extend
 from pit_jax.inference.sampling import Sampling
+from pit_jax.inference.stopping import chosen_round, goes_on
 from pit_jax.inference.texts import Chunk, TextEngine, written
 from pit_jax.model.networks import Params
 from pit_jax.parallel.preemption import check
@@ -119,24 +120,38 @@ class Answering:
         return self._answers(system, temperature, source, system.stem)
 
     def trail(self, temperature: float, rounds: int) -> list[Output]:
-        """The policy's answers and PIT's improvements of them, with their gaps: rounds + 1 outputs."""
+        """The policy's answers, and what PIT makes of them in 1, 2, .. rounds: rounds + 1 outputs.
+
+        Of a prompt's trail that is the answer which --improve.stop returns.
+        """
         return self.improved_by(pit(0), temperature, rounds, self.source(IMPROVER_RL), gaps=True)
 
     def improved_by(
         self, system: SystemId, temperature: float, rounds: int, improver: Source, *, gaps: bool = False
     ) -> list[Output]:
-        """The policy's answers and their improvements by an improver: rounds + 1 outputs."""
-        original = self.policy(temperature)
+        """The policy's answers and their improvements by an improver: rounds + 1 outputs.
+
+        The last drafts, or with `gaps` those that --improve.stop chooses among the drafts so far and the original.
+        """
+        original, knobs = self.policy(temperature), self.context.config.improve
         rows = self.trail_rows(system, temperature, rounds, improver, gaps=gaps)
+        stop, limit = (knobs.stop, knobs.stop_threshold) if gaps else ("rounds", 0.0)
         outputs = [original]
-        for round in range(rounds):
+        for round in range(1, rounds + 1):
+            chosen = [chosen_round(row.gaps, stop, rounds=round, threshold=limit) for row in rows]
+            drawn = [stop != "threshold" or goes_on(row.gaps[: round - 1], limit) for row in rows]
             before = outputs[-1]
             outputs.append(
                 Output(
-                    answers=[row.drafts[round] for row in rows],
-                    keys=[f"{row.key}/{round + 1}" for row in rows],
-                    drawn_N=before.drawn_N + np.array([row.tokens[round] for row in rows]),
-                    replies=before.replies + 1,
+                    answers=[
+                        [first, *row.drafts][k] for first, row, k in zip(original.answers, rows, chosen, strict=True)
+                    ],
+                    keys=[
+                        f"{row.key}/{k}" if k else key for key, row, k in zip(original.keys, rows, chosen, strict=True)
+                    ],
+                    drawn_N=before.drawn_N
+                    + np.array([row.tokens[round - 1] * on for row, on in zip(rows, drawn, strict=True)]),
+                    replies=before.replies + float(np.mean(drawn)),
                     reference=before,
                 )
             )

@@ -13,6 +13,7 @@ from pit_jax.evaluation.results import Results, read_results, write_results
 from pit_jax.evaluation.rewrites import RewriteRow, check_gap, count_flaws, rewrite_row
 from pit_jax.evaluation.systems import POLICY, POLICY_SFT, SFT_IMPROVER, Output, SystemId, describe, pit
 from pit_jax.files import digest_of, read_json, write_json
+from pit_jax.inference.stopping import check_stop
 from pit_jax.recipes.comparison.draw import Answering, heldout_prompts
 from pit_jax.recipes.comparison.judging import Judging, Pair
 from pit_jax.recipes.comparison.outputs import GAP, measure_outputs
@@ -143,6 +144,8 @@ def show(context: Context) -> None:
     path: Path = page.build(context.run)
     results = read_results(context.folder_of(EVALUATE).path / "results.json", Results)
     if results is not None:
+        if (stop := context.config.improve.stop) != "rounds":
+            context.screen.say(f"PIT's answers are those that --improve.stop={stop} chooses among drafts and original")
         context.screen.say(summary_table(results))
         if results.rewrites:
             context.screen.say(rewrites_table(results))
@@ -151,7 +154,8 @@ def show(context: Context) -> None:
 
 
 def check(config: Config, role: str) -> None:
-    """UserError for judges and policies that nobody knows."""
+    """UserError for judges and policies that nobody knows, and a threshold that the rule does not read."""
+    check_stop(config.improve.stop, config.improve.stop_threshold)
     judges_of(config)
     stages_of(config)
 

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from pit_jax.batch import Answer
+from pit_jax.evaluation.answers import AnswerFile
 from pit_jax.evaluation.systems import DPO, POLICY_SFT, SFT_IMPROVER, Output, SystemId, pit
 from pit_jax.files import read_jsonl
 from pit_jax.inference.best_of_n import n_for_budget
+from pit_jax.inference.stopping import chosen_round
 from pit_jax.recipes.comparison import draw
 from pit_jax.recipes.comparison.draw import IMPROVER_RL, Answering, heldout_prompts
 from pit_jax.run.params import Models
@@ -122,6 +124,26 @@ def test_every_improver_rewrites_the_same_originals_and_pays_for_them(answering:
     for round, output in enumerate(trail):
         np.testing.assert_array_equal(output.drawn_N, sum(before.lengths_N for before in trail[: round + 1]))
         assert output.replies == round + 1
+
+
+@pytest.mark.parametrize(("stop", "threshold"), [("best", 0.0), ("threshold", 0.05)])
+def test_a_rule_chooses_among_the_same_drafts(
+    answering: Make, mesh: Any, tmp_path: Path, stop: Any, threshold: float
+) -> None:
+    """By the gaps that are on disk; what a trail that is over would have drawn is not paid for."""
+    knobs = replace(CONFIG.improve, stop=stop, stop_threshold=threshold)
+    usual = answering(PROMPTS).trail(1.0, 2)
+    ruled = answering(PROMPTS, config=replace(CONFIG, improve=knobs)).trail(1.0, 2)
+    rows = read_jsonl(AnswerFile(tmp_path / "answers", pit(0).trail, 1.0).path)
+    chosen = [[chosen_round(row["gaps"], stop, rounds=k, threshold=threshold) for row in rows] for k in range(3)]
+    assert len({*chosen[2]}) > 1 and chosen[0] == [0] * len(PROMPTS)
+    for round, output in enumerate(ruled):
+        assert tokens(output) == [tokens(usual[k])[row] for row, k in enumerate(chosen[round])]
+        assert output.keys == [usual[k].keys[row] for row, k in enumerate(chosen[round])]
+    over = [stop == "threshold" and row["gaps"][0] < threshold for row in rows]
+    saved_N = (usual[2].drawn_N - ruled[2].drawn_N).tolist()
+    assert saved_N == [tokens_N * off for tokens_N, off in zip(usual[2].lengths_N, over, strict=True)]
+    assert any(over) == (stop == "threshold") and ruled[2].replies == 3 - np.mean(over)
 
 
 def test_temperatures_draw_apart_and_greedily_without_luck(answering: Make, mesh: Any) -> None:
