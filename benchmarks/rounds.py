@@ -55,7 +55,7 @@ def rounds(shape: TransformerConfig, config: RlConfig, prompt: int, answer: int)
     )
     once_BP = jax.random.randint(key, (config.batch_size // samples, prompt), 5, VOCABULARY)
     nothing_BT = jnp.zeros((len(once_BP), answer), jnp.int32)
-    prompts = in_groups(RolloutPrompts(*(once_BP, once_BP > 0) * 2, nothing_BT, nothing_BT > 0), samples)
+    prompts = in_groups(RolloutPrompts(*(once_BP, once_BP > 0) * 3, nothing_BT, nothing_BT > 0), samples)
     state, begun = plan.begin(roles.trainable, extras), 0
 
     def round_of() -> Any:

@@ -63,7 +63,7 @@ def get_config() -> Config:
             ),
             temperature=1.0,  # unknown; ours
             kl_coef=0.05,  # unknown; ours, that of the TL;DR reproduction (arXiv 2403.17031)
-            center_gap=True,  # ours; the paper uses the gap as it is
+            gap="centred",  # ours; the paper uses the gap as it is
             evaluate_every=10,
             heldout_prompts=128,  # checkpoints are chosen on 128 held-out examples [M]
             optimizer=replace(base.rl.optimizer, learning_rate=1e-5),  # [M]

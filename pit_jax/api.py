@@ -100,13 +100,16 @@ class Pit:
         return [answer.text for answer in self._drawn(asked_N, draw, seed)]
 
     def gap(self, prompts: Sequence[Text], candidates: Sequence[Text], references: Sequence[Text]) -> list[float]:
-        """By how much each candidate is better than its reference, by the gap model; a copy scores exactly 0."""
+        """By how much each candidate is better than its reference: what the gap model says in both orders, halved.
+
+        A copy scores exactly 0, and two texts that change places the opposite.
+        """
         params, asked_N = self._model(GAP), self._asked(prompts)
         better = self._answers(asked_N, candidates, "candidates")
         worse = self._answers(asked_N, references, "references")
         with jax.set_mesh(self._context.mesh):
             texts = self._engine(len(asked_N))
-            gaps_N = texts.gaps(params, asked_N, better, worse) - texts.gaps(params, asked_N, worse, worse)
+            gaps_N = (texts.gaps(params, asked_N, better, worse) - texts.gaps(params, asked_N, worse, better)) / 2
         return [float(gap) for gap in gaps_N]
 
     def reward(self, prompts: Sequence[Text], answers: Sequence[Text]) -> list[float]:

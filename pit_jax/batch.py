@@ -189,6 +189,8 @@ class RolloutPrompts:
     prompt_mask_BP: jax.Array  # bool
     plain_BP: jax.Array  # int32, prompt(x) in either case
     plain_mask_BP: jax.Array  # bool
+    prefix_BP: jax.Array  # int32, prompt(x, y_ref) up to the reference; prompt(x) where it holds none
+    prefix_mask_BP: jax.Array  # bool
     reference_BT: jax.Array  # int32, right-padded, its EOS included
     reference_mask_BT: jax.Array  # bool
 

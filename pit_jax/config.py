@@ -173,8 +173,9 @@ class RlConfig:
     """Subtracted from the score of an answer that did not end, which counts as 0 if it is above."""
     reward: Literal["gap", "difference"] = "gap"
     """The improver's reward: the gap model, or r(x, y) - r(x, y_ref) of the policy's reward model (an ablation)."""
-    center_gap: bool = True
-    """Subtract r(x, y_ref, y_ref) of the gap, so that copying the reference earns 0; off = paper-literal."""
+    gap: Literal["centred", "both-orders", "plain"] = "centred"
+    """The gap that is the reward: less r(x, y_ref, y_ref), so that copying the reference earns 0; the mean of both
+    orders, (r(x, y, y_ref) - r(x, y_ref, y)) / 2, where it does, too; or r(x, y, y_ref), the paper's."""
     ignore_gates: bool = False
     """Train the improver on a gap model that fails its gates (rm.gates.*); lineage.json says so."""
     stop_kl: ranges.NotNegative = 0.1
@@ -202,10 +203,10 @@ class ImproveConfig:
     rounds: ranges.Count = 3
     """Improvements K after the first answer."""
     stop: Literal["rounds", "threshold", "best"] = "rounds"
-    """Answer returned, and compared as PIT's: the last of K; the last before a centred gap below stop_threshold; the
+    """Answer returned, and compared as PIT's: the last of K; the last before a gap below stop_threshold; the
     best by chained gaps, which is the original where no gap is above 0."""
     stop_threshold: ranges.Threshold = 0.0
-    """Least centred gap over the answer before with which a row goes on; only under stop=threshold."""
+    """Least gap over the answer before, asked in both orders, with which a row goes on; only under stop=threshold."""
     temperature: ranges.NotNegative = 0.8
     """Sampling temperature of the answer and of every improvement; 0 = greedy."""
     top_k: ranges.CountOrNone = 0

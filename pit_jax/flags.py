@@ -173,13 +173,13 @@ def _checked(argument: str, following: str, flags: dict[str, tuple[str, ...]]) -
 
 
 def _positive(flag: str) -> str:
-    """--rl.no-center-gap -> --rl.center-gap."""
+    """--transformer.no-tied -> --transformer.tied."""
     head, dot, last = flag.removeprefix("--").rpartition(".")
     return f"--{head}{dot}{last.removeprefix('no-')}"
 
 
 def _negative(flag: str) -> str:
-    """--rl.center-gap -> --rl.no-center-gap."""
+    """--transformer.tied -> --transformer.no-tied."""
     head, dot, last = flag.removeprefix("--").rpartition(".")
     return f"--{head}{dot}no-{last}"
 

@@ -110,12 +110,14 @@ class World:
         lengths_B1 = rng.integers(1, self.prompt_slot + 1, (rows, 1))
         ends_B1 = rng.integers(0, self.slot, (rows, 1))
         reference_BT = np.where(np.arange(self.slot) == ends_B1, EOS, rng.integers(6, self.vocab, (rows, self.slot)))
-        prompt_BP, plain_BP = rng.integers(6, self.vocab, (2, rows, self.prompt_slot)).astype(np.int32)
+        prompt_BP, plain_BP, prefix_BP = rng.integers(6, self.vocab, (3, rows, self.prompt_slot)).astype(np.int32)
         columns: dict[str, Any] = {
             "prompt_BP": prompt_BP,
             "prompt_mask_BP": np.arange(self.prompt_slot)[::-1] < lengths_B1,
             "plain_BP": plain_BP,
             "plain_mask_BP": np.arange(self.prompt_slot)[::-1] < lengths_B1[::-1],
+            "prefix_BP": prefix_BP,
+            "prefix_mask_BP": np.arange(self.prompt_slot)[::-1] < lengths_B1,
             "reference_BT": reference_BT.astype(np.int32),
             "reference_mask_BT": np.arange(self.slot) <= ends_B1,
         }

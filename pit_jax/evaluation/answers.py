@@ -22,7 +22,9 @@ class AnswerRow:
     drafts: list[Answer] = field(default_factory=list)  # of an improver y_1 .. y_K, else the one answer
     tokens: list[int] = field(default_factory=list)  # drawn for each draft, reviews and discarded answers included
     replies: list[int] = field(default_factory=list)  # how many they make
-    gaps: list[float] = field(default_factory=list)  # centred, of each draft over the answer before; empty if unasked
+    gaps: list[float] = field(
+        default_factory=list
+    )  # of each draft over the answer before, in both orders; empty if unasked
 
     def add(self, draft: Answer, *, tokens: int | None = None, replies: int = 1) -> None:
         """One more draft; its own tokens are what was drawn for it, if nothing else is said."""

@@ -117,8 +117,7 @@ def check_gap(config: Config, gaps_N: np.ndarray, truth_N: np.ndarray) -> GapChe
     reference, a tie: delta 25 - 25 = 0.
 
     Args:
-        gaps_N: [N] the judge's, of each rewrite over its reference in both orders; --improve.stop reads the centred
-            gap of one order.
+        gaps_N: [N] the judge's, of each rewrite over its reference in both orders.
         truth_N: [N] true score of the rewrite minus that of its reference.
 
     Raises:

@@ -110,12 +110,19 @@ def unplaced(program: Callable[..., Any]) -> Callable[..., Any]:
 
 def improver_prompt(rows: PromptBatch, reference: Responses, *, spec: DecodeSpec) -> tuple[jax.Array, jax.Array]:
     """prompt(x, y_ref) of improver and gap model, left-padded: tokens and mask [B, P + T + suffix]; no EOS of y_ref."""
+    return with_reference(rows.prefix_BP, rows.prefix_mask_BP, reference, spec=spec)
+
+
+def with_reference(
+    prefix_BP: jax.Array, prefix_mask_BP: jax.Array, reference: Responses, *, spec: DecodeSpec
+) -> tuple[jax.Array, jax.Array]:
+    """`improver_prompt`, from the part of it that stands before the reference."""
     mask_BT = reference.mask_BT & (reference.tokens_BT != spec.eos_id)
-    batch = rows.prefix_BP.shape[0]
+    batch = prefix_BP.shape[0]
     suffix_BX = jnp.broadcast_to(jnp.asarray(spec.suffix, jnp.int32)[None], (batch, len(spec.suffix)))
-    suffix_mask_BX = jnp.broadcast_to(jnp.any(rows.prefix_mask_BP, axis=1)[:, None], suffix_BX.shape)
-    tokens_BL = jnp.concatenate([rows.prefix_BP, reference.tokens_BT, suffix_BX], axis=1)
-    return left_pack(tokens_BL, jnp.concatenate([rows.prefix_mask_BP, mask_BT, suffix_mask_BX], axis=1))
+    suffix_mask_BX = jnp.broadcast_to(jnp.any(prefix_mask_BP, axis=1)[:, None], suffix_BX.shape)
+    tokens_BL = jnp.concatenate([prefix_BP, reference.tokens_BT, suffix_BX], axis=1)
+    return left_pack(tokens_BL, jnp.concatenate([prefix_mask_BP, mask_BT, suffix_mask_BX], axis=1))
 
 
 def left_pack(tokens_BL: jax.Array, mask_BL: jax.Array) -> tuple[jax.Array, jax.Array]:

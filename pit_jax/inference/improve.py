@@ -13,7 +13,7 @@ from pit_jax.inference.texts import Chunk, TextEngine
 from pit_jax.model.networks import Params
 
 Gap = Callable[[Sequence[str], Sequence[Answer], Sequence[Answer]], np.ndarray]
-"""gap(prompts, candidates, references) -> gap_N, not centred."""
+"""gap(prompts, candidates, references) -> gap_N, as the model says it, in one order."""
 
 
 @dataclass
@@ -24,7 +24,7 @@ class Trail:
     original: Answer
     drafts: list[Answer] = field(default_factory=list)
     gaps: list[float] = field(default_factory=list)
-    """r(x, y_k, y_{k-1}) - r(x, y_{k-1}, y_{k-1}) of each draft: a copy gains exactly 0. Empty without a gap model."""
+    """(r(x, y_k, y_{k-1}) - r(x, y_{k-1}, y_k)) / 2 of each draft: a copy gains exactly 0. Empty without a model."""
 
     @property
     def answers(self) -> list[Answer]:
@@ -63,7 +63,8 @@ def extend(
             trails[i].drafts.append(drafts[i])
         if gap is not None:
             prompts, old = [trails[i].prompt for i in live], [before[i] for i in live]
-            gained_N = gap(prompts, [drafts[i] for i in live], old) - gap(prompts, old, old)
+            new = [drafts[i] for i in live]
+            gained_N = (gap(prompts, new, old) - gap(prompts, old, new)) / 2
             for i, gained in zip(live, gained_N.tolist(), strict=True):
                 trails[i].gaps.append(gained)
         drew = True

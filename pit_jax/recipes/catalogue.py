@@ -16,7 +16,7 @@ SFT_POLICY, SFT_IMPROVER = StageId("sft", "policy"), StageId("sft", "improver")
 REWARD, GAP = StageId("rm", "policy"), StageId("rm", "improver")
 RL_POLICY, RL_IMPROVER = StageId("rl", "policy"), StageId("rl", "improver")
 DRAWN = tuple(f"improve.{knob}" for knob in ("rounds", "stop", "stop_threshold", "temperature", "top_k", "top_p"))
-OF_IMPROVER_RL = ("improver_", "curriculum", "reward", "center_gap", "monitors.max_second", "monitors.max_dis")
+OF_IMPROVER_RL = ("improver_", "curriculum", "reward", "gap", "monitors.max_second", "monitors.max_dis")
 
 
 def _data() -> Recipe:

@@ -212,7 +212,7 @@ def make_trainer(context: Context, roles: Roles) -> Trainer:
         config,
         algorithm,
         samples=samples,
-        reward=reward_of(config, role),
+        reward=reward_of(config, role, context.decode_spec),
     )
     supply = Supply(
         engine=engine,

@@ -52,7 +52,7 @@ def programs(shapes: Shapes, role: str) -> Iterator[Program]:
         each = weights, prompts.prompt_BP, prompts.prompt_mask_BP, key, sampling, 0
         yield Program("draw, held-out", engine.complete, each)
     drawn = jax.tree.map(lambda x: shapes.array(x.shape, x.dtype), completions)
-    reward = reward_of(config, role)
+    reward = reward_of(config, role, shapes.decode_spec)
     scored = SharedJit(make_score(policy, scalar, config, algorithm, samples=samples, reward=reward))
     scoring = params, frozen, prompts, drawn, shapes.array((rows,), jnp.float32), shapes.scalar()
     yield Program("score", scored, scoring)

@@ -26,7 +26,7 @@ def loads(shapes: Shapes, role: str) -> Loads:
     """rounds * [references + draw + score + epochs * minibatches * update], and evaluations on held-out prompts.
 
     All T slots are decoded: a batch goes on until its longest answer has ended. The anchor reads all rows, and so do
-    the scorer, twice when the gap is centred, twice without the reference for a difference of scores; a second gap
+    the scorer, twice unless the gap is plain, twice without the reference for a difference of scores; a second gap
     model as often as it; and a critic. A reference is drawn once for all responses to it. A round that stops on
     rl.stop_kl and a run that a monitor ends cost less than is counted here; a phase that is over early leaves its
     rounds to the last, whose references may cost more.
@@ -105,7 +105,7 @@ def _scored(shapes: Shapes, role: str) -> Work:
     plain = passes.score(layout.prompt_slot + layout.response_slot)
     if role == "policy":
         return plain
-    gap = (1 + config.center_gap) * passes.score(shapes.improver_slot + layout.response_slot)
+    gap = (1 if config.gap == "plain" else 2) * passes.score(shapes.improver_slot + layout.response_slot)
     both = 1 + (shapes.config.rm.second_gap_steps > 0)
     return both * (2 * plain if config.reward == "difference" else gap)
 

@@ -65,10 +65,10 @@ class Monitor:
 def check_monitors(config: Config) -> None:
     """UserError for a second gap model that is asked for and not there."""
     monitors, steps = config.rl.monitors, config.rm.second_gap_steps
-    if monitors.worst_case and not (steps > 0 and config.rl.center_gap):
+    if monitors.worst_case and (steps == 0 or config.rl.gap == "plain"):
         raise UserError(
             f"--rl.monitors.worst-case compares the gap with a second one, found --rm.second-gap-steps={steps} and "
-            f"--rl.center-gap={config.rl.center_gap}; train a second gap model, and centre both gaps: else each has "
+            f"--rl.gap={config.rl.gap}; train a second gap model, and take no plain gap, of which each model has "
             "its own zero"
         )
     if steps > 0 and config.rl.reward == "difference":

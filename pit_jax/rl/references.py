@@ -87,7 +87,7 @@ def policy_prompts(rows: PromptBatch) -> RolloutPrompts:
     """Prompts of the policy's RL: without references."""
     nothing = jnp.zeros_like(rows.chosen_BR)
     prompt = rows.prompt_BP, rows.prompt_mask_BP
-    return RolloutPrompts(*prompt, *prompt, nothing, nothing.astype(bool))
+    return RolloutPrompts(*prompt, *prompt, *prompt, nothing, nothing.astype(bool))
 
 
 def improver_prompts(engine: Engine, rows: PromptBatch, references: Sequence[Responses]) -> RolloutPrompts:
@@ -95,7 +95,8 @@ def improver_prompts(engine: Engine, rows: PromptBatch, references: Sequence[Res
     repeated, reference = _stacked(rows, list(references))
     prompt_BP, mask_BP = engine.improver_prompt(repeated, reference)
     plain = repeated.prompt_BP, repeated.prompt_mask_BP
-    return RolloutPrompts(prompt_BP, mask_BP, *plain, reference.tokens_BT, reference.mask_BT)
+    prefix = repeated.prefix_BP, repeated.prefix_mask_BP
+    return RolloutPrompts(prompt_BP, mask_BP, *plain, *prefix, reference.tokens_BT, reference.mask_BT)
 
 
 @jax.jit

@@ -3,15 +3,17 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pit_jax.batch import Completions, Responses, RolloutPrompts, Triple
+from pit_jax.batch import Completions, DecodeSpec, Responses, RolloutPrompts, Triple
 from pit_jax.config import Config, RlConfig
 from pit_jax.errors import UserError
+from pit_jax.inference.engine import with_reference
 from pit_jax.masked import Mean
 from pit_jax.model.networks import Params, ScalarModel
 from pit_jax.model.scoring import response_scores
@@ -34,6 +36,21 @@ def centered_gap(model: ScalarModel, params: Params, prompts: RolloutPrompts, re
     return plain_score(model, params, prompts, responses) - plain_score(model, params, prompts, reference)
 
 
+def gap_of_both_orders(
+    model: ScalarModel, params: Params, prompts: RolloutPrompts, responses: Responses, *, spec: DecodeSpec
+) -> jax.Array:
+    """score_B = (r(x, y, y_ref) - r(x, y_ref, y)) / 2, the mean of what is said of two texts in either place.
+
+    Copying earns 0, and a bias towards either place is gone: it is in both terms.
+    """
+    prefix, reference = (
+        (prompts.prefix_BP, prompts.prefix_mask_BP),
+        Responses(prompts.reference_BT, prompts.reference_mask_BT),
+    )
+    exchanged = with_reference(*prefix, responses, spec=spec)
+    return (plain_score(model, params, prompts, responses) - response_scores(model, params, *exchanged, reference)) / 2
+
+
 def score_difference(model: ScalarModel, params: Params, prompts: RolloutPrompts, responses: Responses) -> jax.Array:
     """score_B = r(x, y) - r(x, y_ref) of a reward model that reads one answer at a time (ablation of PIT Sec. 4.5)."""
     reference = Responses(prompts.reference_BT, prompts.reference_mask_BT)
@@ -41,13 +58,18 @@ def score_difference(model: ScalarModel, params: Params, prompts: RolloutPrompts
     return response_scores(model, params, *plain, responses) - response_scores(model, params, *plain, reference)
 
 
-def reward_of(config: RlConfig, role: str) -> ModelReward:
+def reward_of(config: RlConfig, role: str, spec: DecodeSpec) -> ModelReward:
     """What the scorer's parameters make of a rollout in a model's RL."""
     if role == "policy":
         return plain_score
     if config.reward == "difference":
         return score_difference
-    return centered_gap if config.center_gap else plain_score
+    gaps: dict[str, ModelReward] = {
+        "both-orders": partial(gap_of_both_orders, spec=spec),
+        "centred": centered_gap,
+        "plain": plain_score,
+    }
+    return gaps[config.gap]
 
 
 def scorer_of(config: Config, role: str) -> StageId:

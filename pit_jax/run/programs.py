@@ -133,7 +133,7 @@ class Shapes:
 
         answer = self.responses(rows)
         plain = prompt(self.layout.prompt_slot)
-        return RolloutPrompts(*prompt(prompt_slot), *plain, answer.tokens_BT, answer.mask_BT)
+        return RolloutPrompts(*prompt(prompt_slot), *plain, *plain, answer.tokens_BT, answer.mask_BT)
 
     def step(
         self,

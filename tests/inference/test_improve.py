@@ -30,7 +30,7 @@ def model_gap(bench: Any, compiled: TextEngine) -> Gap:
 
 
 class HashedGap:
-    """A gap that looks random: the offset of a prompt, which centring takes away, and the difference of two hashes."""
+    """A gap that looks random: the offset of a prompt, which the other order takes away, and a difference of hashes."""
 
     def __init__(self) -> None:
         self.asked = list[int]()
@@ -115,10 +115,10 @@ def test_gaps_change_no_draft(trails: Any) -> None:
     assert all(len(trail.gaps) == ROUNDS for trail in scored)
 
 
-def test_gaps_are_centred_on_the_answer_before(trails: Any) -> None:
-    """gap(x, new, old) - gap(x, old, old) = hash(new) - hash(old), up to the rounding of the offset."""
+def test_gaps_are_of_both_orders_over_the_answer_before(trails: Any) -> None:
+    """(gap(x, new, old) - gap(x, old, new)) / 2 = 1.25 (hash(new) - hash(old)) / 2, but for the offset's rounding."""
     for trail in trails(ROUNDS, gap=HashedGap()):
-        expected = np.diff([hashed(answer) for answer in trail.answers])
+        expected = 0.625 * np.diff([hashed(answer) for answer in trail.answers])
         np.testing.assert_allclose(trail.gaps, expected, atol=1e-4)
 
 
@@ -127,7 +127,7 @@ def test_gaps_are_the_gap_models(bench: Any, texts: TextEngine, trails: Any, mod
     for trail in found:
         olds, news = trail.answers[:-1], trail.answers[1:]
         gap = partial(model_gap, [trail.prompt] * ROUNDS)
-        np.testing.assert_allclose(trail.gaps, gap(news, olds) - gap(olds, olds), atol=1e-5)
+        np.testing.assert_allclose(trail.gaps, (gap(news, olds) - gap(olds, news)) / 2, atol=1e-5)
     assert np.abs([trail.gaps for trail in found]).max() > 0.05
 
 

@@ -48,7 +48,8 @@ def test_a_rollout_is_read_by_anchor_scorer_and_critic(
     """Without a critic nobody reads values."""
     critic = ALGORITHMS[algorithm].critic
     tokens = ints(BATCH, PROMPT), ints(BATCH, PLAIN), ints(BATCH, SLOT)
-    prompts = RolloutPrompts(*[part for each in tokens for part in (each, each > 0)])
+    held, alone, reference = [(each, each > 0) for each in tokens]
+    prompts = RolloutPrompts(*held, *alone, *alone, *reference)
     drawn = Completions(ints(BATCH, SLOT), ints(BATCH, SLOT) > 0, floats(BATCH, SLOT), ints(BATCH) > 0)
     score = make_score(LANGUAGE, SCALAR, Config().rl, ALGORITHMS[algorithm], samples=2, reward=reward)
     params = {"policy": params_of(LANGUAGE), "value": params_of(SCALAR)}
@@ -179,9 +180,9 @@ def test_a_reference_is_drawn_once_for_a_group() -> None:
     assert improver_flops(config) - improver_flops(grouped) == 3 * 3248 + critic
 
 
-def test_a_gap_that_is_not_centred_is_read_once() -> None:
+def test_a_plain_gap_is_read_once() -> None:
     config = small(references=("chosen",), rounds=(1,))
-    literal = replace(config, rl=replace(config.rl, center_gap=False))
+    literal = replace(config, rl=replace(config.rl, gap="plain"))
     assert improver_flops(config) - improver_flops(literal) == 4 * Passes(HAND, 10).score(8).flops
 
 

@@ -93,7 +93,7 @@ def test_updates_in_parts(shapes_on: MakeShapes) -> None:
     assert "while" in check(shapes, program), "a loop over the parts"
 
 
-@pytest.mark.parametrize("reward", [{"reward": "difference"}, {"center_gap": False}], ids=["difference", "plain"])
+@pytest.mark.parametrize("reward", [{"reward": "difference"}, {"gap": "plain"}, {"gap": "both-orders"}])
 def test_the_other_rewards(shapes_on: MakeShapes, reward: dict[str, Any]) -> None:
     base = Config()
     shapes = shapes_on((2, 2, 2), pod=True, config=replace(base, rl=replace(base.rl, **reward)))

@@ -49,6 +49,17 @@ def centered_gap(world: World, params: Any, prompts: RolloutPrompts, drawn: Comp
     return plain_score(world, params, prompts, drawn) - before
 
 
+def gap_of_both_orders(world: World, params: Any, prompts: RolloutPrompts, drawn: Completions) -> np.ndarray:
+    """The rows that are read the other way round, written out: prefix, response without its EOS, suffix, reference."""
+    prefixes = real(prompts.prefix_BP, prompts.prefix_mask_BP)
+    turned = [
+        [*prefix, *(token for token in response if token != world.eos_id), *world.suffix]
+        for prefix, response in zip(prefixes, responses(drawn), strict=True)
+    ]
+    references = real(prompts.reference_BT, prompts.reference_mask_BT)
+    return (plain_score(world, params, prompts, drawn) - scores(world, params, turned, references)) / 2
+
+
 def score_difference(world: World, params: Any, prompts: RolloutPrompts, drawn: Completions) -> np.ndarray:
     alone, references = (
         real(prompts.plain_BP, prompts.plain_mask_BP),

@@ -193,9 +193,9 @@ def test_a_monitor_is_one_line_said_once(action: str, what: str) -> None:
 
 
 def config_of(steps: int = 0, **knobs: Any) -> Config:
-    """A config with rm.second_gap_steps, rl.center_gap and rl.reward, and other knobs of rl.monitors."""
+    """A config with rm.second_gap_steps, rl.gap and rl.reward, and other knobs of rl.monitors."""
     base = Config()
-    of_rl = {name: knobs.pop(name) for name in ("center_gap", "reward") if name in knobs}
+    of_rl = {name: knobs.pop(name) for name in ("gap", "reward") if name in knobs}
     rl = replace(base.rl, monitors=replace(base.rl.monitors, **knobs), **of_rl)
     return replace(base, rl=rl, rm=replace(base.rm, second_gap_steps=steps))
 
@@ -205,9 +205,9 @@ def config_of(steps: int = 0, **knobs: Any) -> Config:
     [
         (
             config_of(worst_case=True),
-            "--rm.second-gap-steps=0 and --rl.center-gap=True; train a second gap model",
+            "--rm.second-gap-steps=0 and --rl.gap=centred; train a second gap model",
         ),
-        (config_of(5, worst_case=True, center_gap=False), "--rm.second-gap-steps=5 and --rl.center-gap=False"),
+        (config_of(5, worst_case=True, gap="plain"), "--rm.second-gap-steps=5 and --rl.gap=plain"),
         (
             config_of(5, reward="difference"),
             "no gap model that a second one could watch, found --rm.second-gap-",

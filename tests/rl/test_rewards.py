@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from pit_jax.batch import Completions, RolloutPrompts, Triple
+from pit_jax.batch import Completions, DecodeSpec, RolloutPrompts, Triple
 from pit_jax.config import Config, RlConfig
 from pit_jax.errors import UserError
 from pit_jax.parallel.sharding import batch_sharding, put
@@ -195,11 +195,11 @@ def test_rewards_that_cannot_be(declared: None, asked: tuple[str, ...], message:
 
 def test_what_rewards_a_rollout() -> None:
     """The gap model the improver, centred unless the run says otherwise; the reward model the policy."""
-    base = Config()
-    difference, plain = (replace(base, rl=replace(base.rl, **c)) for c in ({"reward": "difference"}, {"center_gap": 0}))
-    found = [
-        rewards.reward_of(config.rl, role) for config in (base, difference, plain) for role in ("policy", "improver")
-    ]
+    base, spec = Config(), DecodeSpec(8, 1, 0, (4,))
+    knobs: tuple[dict[str, Any], ...] = ({}, {"reward": "difference"}, {"gap": "plain"})
+    configs = [replace(base, rl=replace(base.rl, **changes)) for changes in knobs]
+    difference = configs[1]
+    found = [rewards.reward_of(config.rl, role, spec) for config in configs for role in ("policy", "improver")]
     both = rewards.plain_score, rewards.centered_gap
     assert found == [*both, rewards.plain_score, rewards.score_difference, rewards.plain_score, rewards.plain_score]
     assert [scorer_of(base, "policy"), scorer_of(base, "improver")] == [REWARD, GAP]

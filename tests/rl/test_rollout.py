@@ -1,6 +1,7 @@
 """A rollout, recomputed plainly in NumPy, and what PPO may count on at its first minibatch."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -9,7 +10,9 @@ import numpy as np
 import optax
 import pytest
 
+from pit_jax.batch import Responses, RolloutPrompts
 from pit_jax.config import MonitorsConfig
+from pit_jax.inference.engine import with_reference
 from pit_jax.inference.repetition import repeated_ngrams
 from pit_jax.rl import rewards
 from pit_jax.rl.algorithms import ALGORITHMS
@@ -25,6 +28,7 @@ PLAIN = {
     rewards.centered_gap: plain.centered_gap,
     rewards.plain_score: plain.plain_score,
     rewards.score_difference: plain.score_difference,
+    partial(rewards.gap_of_both_orders, spec=World().spec): plain.gap_of_both_orders,
 }
 
 
@@ -103,7 +107,7 @@ def test_the_rows_hold_what_was_drawn(world: World, roll: Rolling, rolled: Rolle
     np.testing.assert_allclose(metrics["val/repetition"].value, repeated_B.mean(), rtol=1e-6)
 
 
-@pytest.mark.parametrize("reward", PLAIN, ids=lambda reward: reward.__name__)
+@pytest.mark.parametrize("reward", PLAIN, ids=lambda reward: getattr(reward, "func", reward).__name__)
 def test_advantages_and_returns_equal_a_plain_recomputation(world: World, roll: Rolling, reward: Any) -> None:
     run = roll if reward is rewards.centered_gap else replace(roll, score=score_program(world, reward=reward))
     found = run()
@@ -283,3 +287,26 @@ def test_junk_in_padded_slots_changes_neither_loss_nor_gradient(
     clean, dirty = gradient(roll.params, experience), gradient(roll.params, junk)
     for found, expected in zip(jax.tree.leaves(dirty), jax.tree.leaves(clean), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-7)
+
+
+def test_a_copy_gains_nothing_in_both_orders(world: World, roll: Rolling, rolled: Rolled) -> None:
+    """And of two texts that change places, the gap changes its sign."""
+    reward = partial(rewards.gap_of_both_orders, spec=world.spec)
+    prompts, scorer = roll.prompts, roll.frozen["scorer"]
+    reference, drawn = Responses(prompts.reference_BT, prompts.reference_mask_BT), rolled.drawn.responses
+    turned = replace(prompts, reference_BT=drawn.tokens_BT, reference_mask_BT=drawn.mask_BT)
+    turned = replace(turned, **dict(zip(("prompt_BP", "prompt_mask_BP"), assembled(world, turned), strict=True)))
+    whole = replace(prompts, **dict(zip(("prompt_BP", "prompt_mask_BP"), assembled(world, prompts), strict=True)))
+    np.testing.assert_array_equal(gap_of(world, reward, scorer, whole, reference), 0.0)
+    there, back = gap_of(world, reward, scorer, whole, drawn), gap_of(world, reward, scorer, turned, reference)
+    np.testing.assert_allclose(there, -back, atol=1e-6)
+    assert np.abs(there).max() > 0.01
+
+
+def assembled(world: World, prompts: RolloutPrompts) -> Any:
+    reference = Responses(prompts.reference_BT, prompts.reference_mask_BT)
+    return with_reference(prompts.prefix_BP, prompts.prefix_mask_BP, reference, spec=world.spec)
+
+
+def gap_of(world: World, reward: Any, params: Any, prompts: RolloutPrompts, responses: Responses) -> np.ndarray:
+    return np.asarray(jax.jit(partial(reward, world.scalar))(params, prompts, responses))
