@@ -132,8 +132,8 @@ class Shapes:
             return self.array((rows, slot), jnp.int32), self.array((rows, slot), jnp.bool)
 
         answer = self.responses(rows)
-        plain = prompt(self.layout.prompt_slot)
-        return RolloutPrompts(*prompt(prompt_slot), *plain, *plain, answer.tokens_BT, answer.mask_BT)
+        plain, prefix = (prompt(self.layout.prompt_slot) for _ in range(2))
+        return RolloutPrompts(*prompt(prompt_slot), *plain, *prefix, answer.tokens_BT, answer.mask_BT)
 
     def step(
         self,

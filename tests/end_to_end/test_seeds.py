@@ -14,7 +14,7 @@ def repeated(once: Callable[..., tuple[Path, str]], execute: Callable[..., str])
     """The workdir of the policy's SFT over two seeds."""
     flags = ("--stage=sft", "--model=policy", "--seeds=0,1", "--sft.policy-steps=3")
     workdir, output = once("repeated", lambda folder: execute(folder, *flags))
-    assert output.count("data: reading notes") == 1
+    assert output.count("data: reading world:notes") == 1
     return workdir
 
 
