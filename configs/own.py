@@ -26,7 +26,9 @@ def get_config() -> Config:
         data=replace(base.data, prompt_length=0, response_length=0),
         sft=replace(base.sft, policy_steps=0, improver_steps=0, patience=3, optimizer=by_rule(base.sft.optimizer)),
         rm=replace(base.rm, policy_steps=0, improver_steps=0, patience=3, optimizer=by_rule(base.rm.optimizer)),
-        rl=replace(base.rl, patience=6, value_learning_rate=0.0, optimizer=by_rule(base.rl.optimizer)),
+        rl=replace(
+            base.rl, gap="both-orders", patience=6, value_learning_rate=0.0, optimizer=by_rule(base.rl.optimizer)
+        ),
         # A rewrite that the gap model does not prefer to the answer before is not taken.
         improve=replace(base.improve, stop="best"),
         dpo=replace(base.dpo, steps=0, optimizer=by_rule(base.dpo.optimizer)),
