@@ -3,7 +3,7 @@
 Command   python launch/tpu_run.py --stage=data --config=configs/own.py --data.sources pairs:pairs.jsonl
           python launch/tpu_run.py --stage=all --config=configs/own.py --data.sources pairs:pairs.jsonl
 Model     that of configs/tiny.py, from a random start: two layers, width 64, a tokenizer trained on the pairs.
-Hardware  two CPU cores, 3 GiB: a quarter of an hour for 50,000 pairs of a sentence or two.
+Hardware  two CPU cores, 3 GiB, as that; how long it takes follows from the pairs.
 Expect    the gap model's figures on held-out pairs, and PIT x1 against the policy, in the report.
 """
 
