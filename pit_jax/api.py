@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from pit_jax.data.store import Prepared, open_data
 from pit_jax.data.text.row import Unusable
 from pit_jax.errors import UserError
 from pit_jax.forks import config_class, load_forks
+from pit_jax.inference.improve import in_both_orders
 from pit_jax.inference.prompts import check_length, check_texts
 from pit_jax.inference.sampling import Sampling, check_sampling
 from pit_jax.inference.texts import Chunk, TextEngine, written
@@ -109,7 +110,7 @@ class Pit:
         worse = self._answers(asked_N, references, "references")
         with jax.set_mesh(self._context.mesh):
             texts = self._engine(len(asked_N))
-            gaps_N = (texts.gaps(params, asked_N, better, worse) - texts.gaps(params, asked_N, worse, better)) / 2
+            gaps_N = in_both_orders(partial(texts.gaps, params), asked_N, better, worse)
         return [float(gap) for gap in gaps_N]
 
     def reward(self, prompts: Sequence[Text], answers: Sequence[Text]) -> list[float]:

@@ -59,9 +59,14 @@ def out_of_range(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, str]
             yield name, value, asked
 
 
+def flag_of(name: str) -> str:
+    """The flag of a knob: rl.batch_size -> --rl.batch-size."""
+    return f"--{name.replace('_', '-')}"
+
+
 def _shown(name: str, value: Any) -> str:
     """The flag as it is written: --rl.batch-size=0, --evaluate.temperatures 0.4 -1.0."""
-    flag = f"--{name.replace('_', '-')}"
+    flag = flag_of(name)
     if isinstance(value, tuple):
         return " ".join([flag, *(str(element) or "''" for element in value)])
     return f"{flag}={value!s}"

@@ -16,6 +16,13 @@ Gap = Callable[[Sequence[str], Sequence[Answer], Sequence[Answer]], np.ndarray]
 """gap(prompts, candidates, references) -> gap_N, as the model says it, in one order."""
 
 
+def in_both_orders(
+    gap: Gap, prompts: Sequence[str], candidates: Sequence[Answer], references: Sequence[Answer]
+) -> np.ndarray:
+    """(gap(a over b) - gap(b over a)) / 2, [N]: 0 for a copy, the opposite where two texts change places."""
+    return (gap(prompts, candidates, references) - gap(prompts, references, candidates)) / 2
+
+
 @dataclass
 class Trail:
     """One prompt, its original y_0 and what was drawn from it: y_1 .. y_K, each a rewrite of the one before."""
@@ -63,8 +70,7 @@ def extend(
             trails[i].drafts.append(drafts[i])
         if gap is not None:
             prompts, old = [trails[i].prompt for i in live], [before[i] for i in live]
-            new = [drafts[i] for i in live]
-            gained_N = (gap(prompts, new, old) - gap(prompts, old, new)) / 2
+            gained_N = in_both_orders(gap, prompts, [drafts[i] for i in live], old)
             for i, gained in zip(live, gained_N.tolist(), strict=True):
                 trails[i].gaps.append(gained)
         drew = True

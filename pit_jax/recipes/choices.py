@@ -15,6 +15,7 @@ from typing import Any
 
 from pit_jax.config import Config, flatten
 from pit_jax.errors import UserError
+from pit_jax.ranges import flag_of
 
 FEWEST_STEPS = 300  # of a training: from a random start the demo's models learn next to nothing in fewer
 EVALUATIONS = 10  # of the longest training
@@ -96,19 +97,15 @@ def check_rules(config: Config) -> None:
     left_open = open_knobs(config)
     if config.base and (rates := [rate.knob for rate in RATES if rate.knob in left_open]):
         raise UserError(
-            f"{', '.join(map(_flag, rates))} = 0 follow from the width of a model that is trained from a random start; "
-            f"beside --base={config.base} give rates"
+            f"{', '.join(map(flag_of, rates))} = 0 follow from the width of a model that is trained from a random "
+            f"start; beside --base={config.base} give rates"
         )
     passes = [training.steps for training in TRAININGS if training.fold == "sft" and training.steps in left_open]
     if config.sft.packed_width and passes:
         raise UserError(
-            f"{', '.join(map(_flag, passes))} = 0 counts examples, and a row of --sft.packed-width="
+            f"{', '.join(map(flag_of, passes))} = 0 counts examples, and a row of --sft.packed-width="
             f"{config.sft.packed_width} holds several; give the updates"
         )
-
-
-def _flag(knob: str) -> str:
-    return f"--{knob.replace('_', '-')}"
 
 
 def _choices(config: Config, report: Mapping[str, Any]) -> Iterator[Choice]:

@@ -15,7 +15,7 @@ from pit_jax.parallel import hosts, preemption
 from pit_jax.parallel.lock import owned
 from pit_jax.parallel.mesh import check_batch, make_mesh
 from pit_jax.paths import resolved, to_path
-from pit_jax.ranges import check_ranges
+from pit_jax.ranges import check_ranges, flag_of
 from pit_jax.recipes.catalogue import catalogue, selected
 from pit_jax.recipes.choices import Choice, check_rules, open_knobs, settled
 from pit_jax.run.context import Context
@@ -101,7 +101,7 @@ def check(config: Config, data: Path | None = None) -> list[Stage]:
 def check_open(config: Config, stages: list[Stage]) -> None:
     """UserError for what no pairs can decide: those of a stage that reads none, and what no rule covers."""
     if (left_open := open_knobs(config)) and not any(stage.needs_data for stage in stages):
-        asked = ", ".join(f"--{knob.replace('_', '-')}" for knob in left_open)
+        asked = ", ".join(map(flag_of, left_open))
         raise UserError(
             f"--stage={config.stage} reads no pairs, which would decide {asked}; prepare them first, with --stage=data "
             "in this workdir, or give the numbers"

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from pit_jax.config import Config
-from pit_jax.data.sources import known_flaws, known_truth, largest_truth
+from pit_jax.data.sources import known_flaws, largest_truth
 from pit_jax.evaluation.judges.builtin import GAP as GAP_JUDGE
 from pit_jax.evaluation.judges.builtin import JUDGES, judges_of, truth_scores
 from pit_jax.evaluation.results import Results, read_results, write_results
@@ -87,11 +87,13 @@ def compared(context: Context, answering: Answering, judging: Judging) -> None:
     rows, controls, described, rewrites = [], [], [], []
     for temperature in config.evaluate.temperatures:
         outputs = outputs_at(answering, temperature)
+        truths = {
+            system: truth_scores(config, answering.prompts.texts, output.texts) for system, output in outputs.items()
+        }
         for system, output in outputs.items():
-            scores_N = truth_scores(config, answering.prompts.texts, output.texts)
-            described.append(describe(system, temperature, output, scores_N))
+            described.append(describe(system, temperature, output, truths[system]))
             if system.improves:
-                rewrites.append(rewritten(answering, judging, system, outputs, temperature))
+                rewrites.append(rewritten(answering, judging, system, outputs, truths, temperature))
         rows += judging.rows(pairs_of(rounds, outputs), outputs, temperature)
         if temperature == headline:
             controls = judging.controls(POLICY, outputs, temperature)
@@ -109,16 +111,20 @@ def compared(context: Context, answering: Answering, judging: Judging) -> None:
 
 
 def rewritten(
-    answering: Answering, judging: Judging, system: SystemId, outputs: Mapping[SystemId, Output], temperature: float
+    answering: Answering,
+    judging: Judging,
+    system: SystemId,
+    outputs: Mapping[SystemId, Output],
+    truths: Mapping[SystemId, np.ndarray | None],
+    temperature: float,
 ) -> RewriteRow:
-    """What an improver did to the policy's answers, by all that this run can tell of it."""
+    """What an improver did to the policy's answers, by all that this run can tell of it; `truths` are true scores."""
     config, prompts = answering.context.config, answering.prompts.texts
     after, before = outputs[system].texts, outputs[POLICY].texts
-    flaws, truth, gap = known_flaws(config.data), known_truth(config.data), None
-    if truth is not None and GAP_JUDGE in judging.judges:
+    flaws, gap, truth_N, before_N = known_flaws(config.data), None, truths[system], truths[POLICY]
+    if truth_N is not None and before_N is not None and GAP_JUDGE in judging.judges:
         gaps_N = judging.judgement(GAP_JUDGE, (system, POLICY), outputs, temperature).scores_N
-        better_N = [truth(x, y) - truth(x, z) for x, y, z in zip(prompts, after, before, strict=True)]
-        gap = check_gap(config, gaps_N, np.array(better_N))
+        gap = check_gap(config, gaps_N, truth_N - before_N)
     counted = flaws and count_flaws(flaws, prompts, after, before)
     return rewrite_row(config, system, temperature, after, before, flaws=counted, gap=gap)
 

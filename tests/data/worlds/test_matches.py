@@ -1,13 +1,11 @@
 """World `matches`: hand-worked scores of reports, and what each of its faults costs an ideal one."""
 
-import random
-from collections import Counter
-
 import pytest
 
 from pit_jax.data.worlds import matches
 from pit_jax.data.worlds.matches import MATCHES, flaws, parse, score
-from pit_jax.data.worlds.sentences import Fault, dropped, noisy, repeated, sentences_of, text_of
+from pit_jax.data.worlds.sentences import Fault, dropped, noisy, repeated
+from tests.data.worlds.costs import costs_of
 
 PROMPT = "report the sad match reds against lions in oslo: abel for lions, tina for reds, hans for lions, crowd small"
 IDEAL = (
@@ -69,10 +67,5 @@ COSTS: dict[Fault, set[int]] = {
 
 @pytest.mark.parametrize("fault", [fault for fault, _ in matches.FAULTS], ids=lambda fault: fault.__name__)
 def test_a_fault_costs_what_it_should(fault: Fault) -> None:
-    costs = Counter[float]()
-    for seed in range(300):
-        rng = random.Random(seed)
-        prompt = MATCHES.prompt(rng)
-        answer = sentences_of(MATCHES.ideal(prompt, rng))
-        costs[MATCHES.max_score - score(prompt, text_of(fault(prompt, answer, rng)))] += 1
+    costs = costs_of(MATCHES, fault)
     assert set(costs) <= COSTS[fault] and costs[0] < 0.1 * costs.total()

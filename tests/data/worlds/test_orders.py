@@ -1,15 +1,15 @@
 """World `orders`: hand-worked scores of replies, and what each of its faults costs an ideal one."""
 
 import random
-from collections import Counter
 
 import pytest
 
 from pit_jax.data.text.transcripts import messages_of
 from pit_jax.data.worlds import orders
 from pit_jax.data.worlds.orders import ORDERS, flaws, parse, score
-from pit_jax.data.worlds.sentences import Fault, dropped, noisy, repeated, sentences_of, text_of
+from pit_jax.data.worlds.sentences import Fault, dropped, noisy, repeated
 from pit_jax.errors import UserError
+from tests.data.worlds.costs import costs_of
 
 
 def prompt_with(change: str) -> str:
@@ -89,10 +89,5 @@ COSTS: dict[Fault, set[int]] = {
 
 @pytest.mark.parametrize("fault", [fault for fault, _ in orders.FAULTS], ids=lambda fault: fault.__name__)
 def test_a_fault_costs_what_it_should(fault: Fault) -> None:
-    costs = Counter[float]()
-    for seed in range(300):
-        rng = random.Random(seed)
-        prompt = ORDERS.prompt(rng)
-        answer = sentences_of(ORDERS.ideal(prompt, rng))
-        costs[ORDERS.max_score - score(prompt, text_of(fault(prompt, answer, rng)))] += 1
+    costs = costs_of(ORDERS, fault)
     assert set(costs) <= COSTS[fault] and costs[0] < 0.1 * costs.total()

@@ -1,13 +1,11 @@
 """World `plans`: hand-worked scores, and what each of its faults costs an ideal list."""
 
-import random
-from collections import Counter
-
 import pytest
 
 from pit_jax.data.worlds import plans
 from pit_jax.data.worlds.plans import PLANS, flaws, parse, score
-from pit_jax.data.worlds.sentences import Fault, dropped, noisy, repeated, sentences_of, text_of
+from pit_jax.data.worlds.sentences import Fault, dropped, noisy, repeated
+from tests.data.worlds.costs import costs_of
 
 PROMPT = "plan the monday of alma: chess at nine, quiz at six, walk at noon, nap at seven"
 IDEAL = "the monday of alma. first quiz at six. then nap at seven. after that chess at nine. last walk at noon."
@@ -66,10 +64,5 @@ COSTS: dict[Fault, set[int]] = {
 
 @pytest.mark.parametrize("fault", [fault for fault, _ in plans.FAULTS], ids=lambda fault: fault.__name__)
 def test_a_fault_costs_what_it_should(fault: Fault) -> None:
-    costs = Counter[float]()
-    for seed in range(300):
-        rng = random.Random(seed)
-        prompt = PLANS.prompt(rng)
-        answer = sentences_of(PLANS.ideal(prompt, rng))
-        costs[PLANS.max_score - score(prompt, text_of(fault(prompt, answer, rng)))] += 1
+    costs = costs_of(PLANS, fault)
     assert set(costs) <= COSTS[fault] and costs[0] < 0.1 * costs.total()
