@@ -20,7 +20,9 @@ def get_config() -> Config:
     base = shipped("tiny")
     return replace(
         base,
-        rl=replace(base.rl, curriculum=replace(base.rl.curriculum, rounds=(30, 90))),
+        # As in the paper: the gap is less that of a copy, and the last draft is the answer.
+        rl=replace(base.rl, gap="centred", curriculum=replace(base.rl.curriculum, rounds=(30, 90))),
+        improve=replace(base.improve, stop="rounds"),
         evaluate=replace(base.evaluate, prompts=1024, temperatures=(0.4, 0.6, 0.8, 1.0)),
         paper=replace(base.paper, ablations=("first-only", "second-only", "direct-rlhf", "score-difference")),
     )

@@ -10,6 +10,7 @@ Expect    the gap model's figures on held-out pairs, and PIT x1 against the poli
 from dataclasses import replace
 
 from pit_jax.config import Config, OptimizerConfig
+from pit_jax.limits import MonitorsConfig
 from pit_jax.shipped import shipped
 
 
@@ -24,13 +25,33 @@ def get_config() -> Config:
         base,
         workdir="runs/own",
         data=replace(base.data, prompt_length=0, response_length=0),
-        sft=replace(base.sft, policy_steps=0, improver_steps=0, patience=3, optimizer=by_rule(base.sft.optimizer)),
-        rm=replace(base.rm, policy_steps=0, improver_steps=0, patience=3, optimizer=by_rule(base.rm.optimizer)),
-        rl=replace(
-            base.rl, gap="both-orders", patience=6, value_learning_rate=0.0, optimizer=by_rule(base.rl.optimizer)
+        sft=replace(
+            base.sft,
+            policy_steps=0,
+            policy_epochs=8.0,
+            improver_steps=0,
+            improver_epochs=6.0,
+            patience=3,
+            optimizer=by_rule(base.sft.optimizer),
         ),
-        # A rewrite that the gap model does not prefer to the answer before is not taken.
-        improve=replace(base.improve, stop="best"),
+        rm=replace(
+            base.rm,
+            pairs="all",
+            policy_steps=0,
+            policy_epochs=1.0,
+            improver_steps=0,
+            improver_epochs=1.5,
+            patience=3,
+            optimizer=by_rule(base.rm.optimizer),
+        ),
+        # How far an update may go without harm is another on every set: these limits are those of every config.
+        rl=replace(
+            base.rl,
+            patience=6,
+            value_learning_rate=0.0,
+            optimizer=by_rule(base.rl.optimizer),
+            monitors=MonitorsConfig(),
+        ),
         dpo=replace(base.dpo, steps=0, optimizer=by_rule(base.dpo.optimizer)),
         spa=replace(base.spa, optimizer=by_rule(base.spa.optimizer)),
         checkpoint=replace(base.checkpoint, every=0),

@@ -37,6 +37,7 @@ def get_config() -> Config:
             policy_rounds=25,
             accumulate=2,
             curriculum=replace(base.rl.curriculum, rounds=(30, 70)),
+            gap="both-orders",
             kl_coef=0.2,
             select_kl=2.5,
             monitors=replace(base.rl.monitors, max_step_kl=0.005, max_kl=5.0),
@@ -52,6 +53,8 @@ def get_config() -> Config:
             rate_decay=0.5,
             optimizer=replace(base.spa.optimizer, learning_rate=1e-4),
         ),
-        improve=replace(base.improve, temperature=1.0),  # where the policy scores 60 to 80% of the rubric
+        # 1.0 is where the policy scores 60 to 80% of the rubric. A rewrite that the gap model does not prefer to the
+        # answer before is not taken.
+        improve=replace(base.improve, temperature=1.0, stop="best"),
         evaluate=replace(base.evaluate, prompts=1536),
     )

@@ -84,6 +84,8 @@ class RmConfig:
     """Evaluations in a row without a better held-out accuracy that end these trainings; 0 = never."""
     second_gap_steps: ranges.CountOrNone = 0
     """Updates of a second gap model, with its own head and order of pairs, that RL is watched with; 0 = none."""
+    pairs: Literal["fold", "all"] = "fold"
+    """Pairs that these models train on: those of their own fold, as in the paper, or those of every training fold."""
     batch_size: ranges.Count = 64
     """Pairs per update."""
     accumulate: ranges.Count = 1
@@ -91,6 +93,8 @@ class RmConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     gap_loss: Literal["five", "pair"] = "five"
     """Terms of the gap loss: the five of the paper, or wl > lw alone (an ablation)."""
+    label_smoothing: ranges.ShareBelowHalf = 0.0
+    """How often the five-term gap loss takes a label to be wrong; 0 = never, the paper's."""
     negatives: ranges.ShareBelowOne = 0.0
     """Share of the gap models' training pairs whose worse answer is made from the better one by a fault; 0 = the
     paper's. Held-out pairs are never made."""

@@ -20,6 +20,7 @@ from rich.console import Console
 from pit_jax.batch import DecodeSpec, Experience, RolloutPrompts, Triple
 from pit_jax.config import Config, TransformerConfig
 from pit_jax.data.features import FEATURES, KINDS, Example, Layout, build, row_lengths
+from pit_jax.data.folds import PAIR_FOLDS
 from pit_jax.data.ragged import Ragged
 from pit_jax.data.rows import StoredRows
 from pit_jax.data.worlds.builtin import WORLDS
@@ -229,6 +230,13 @@ class StandInData:
         margins = np.array([example.margin for example in examples], np.float32)
         tokens = ragged([getattr(example, name) for example in examples for name in FEATURES])
         return StoredRows(kind, self.layout, tokens, margins, np.arange(len(examples)))
+
+    def pairs(self, kind: str, which: str) -> StoredRows:
+        own, *others = PAIR_FOLDS[which]
+        rows = self.rows(own, kind)
+        for fold in others:
+            rows = rows.joined(self.rows(fold, kind))
+        return rows
 
     def rows_of(self, kind: str, triples: Sequence[Triple]) -> StoredRows:
         examples = [self.template.example(triple) for triple in triples]

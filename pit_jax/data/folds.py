@@ -7,6 +7,7 @@ from pit_jax.errors import UserError
 
 TRAINING_FOLDS = ("sft", "rm", "rl")
 FOLDS = (*TRAINING_FOLDS, "heldout")
+PAIR_FOLDS = {"fold": ("rm",), "all": ("rm", "sft", "rl")}  # of the models that score, by --rm.pairs
 
 
 def point_of(prompt: str, salt: str = "") -> float:

@@ -7,7 +7,7 @@ asked for (rows.py).
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from pit_jax.batch import Triple
 from pit_jax.config import DataConfig, TokenizerConfig, flatten
 from pit_jax.data import tasks
 from pit_jax.data.features import Layout
+from pit_jax.data.folds import PAIR_FOLDS
 from pit_jax.data.preparation import FOLD_KINDS, REPORT, build, by_fold
 from pit_jax.data.ragged import Ragged, RaggedFiles, mapped
 from pit_jax.data.rows import StoredRows
@@ -59,6 +60,14 @@ class Prepared:
         if fold not in self.filled:
             raise UserError(self._why_empty(fold))
         return StoredRows(kind, self.layout, self.tokens, self._margins, self._numbers(fold))
+
+    def pairs(self, kind: str, which: str) -> StoredRows:
+        """The rows that a model which scores trains on, by --rm.pairs: those of its fold, and behind them those of the
+        other folds that their layout holds. UserError as `rows`."""
+        own, *others = PAIR_FOLDS[which]
+        rows = self.rows(own, kind)
+        numbers = [replace(rows, numbers=self._numbers(fold)).fitting().numbers for fold in others]
+        return replace(rows, numbers=np.concatenate([rows.numbers, *numbers])) if others else rows
 
     def rows_of(self, kind: str, triples: Sequence[Triple]) -> StoredRows:
         """Rows of pairs that the data do not hold; `numbers` are those of the pairs, without those that have no tokens

@@ -10,23 +10,29 @@ from pit_jax.objectives.shapes import check
 COMPARISONS = (("wl", "ww"), ("wl", "ll"), ("wl", "lw"), ("ww", "lw"), ("ll", "lw"))
 
 
-def gap_loss(wl_B: jax.Array, ww_B: jax.Array, ll_B: jax.Array, lw_B: jax.Array) -> tuple[jax.Array, dict[str, Mean]]:
+def gap_loss(
+    wl_B: jax.Array, ww_B: jax.Array, ll_B: jax.Array, lw_B: jax.Array, *, label_smoothing: float = 0.0
+) -> tuple[jax.Array, dict[str, Mean]]:
     """Mean over pairs of the sum of five logistic terms (PIT Eq. 2, arXiv 2310.00898).
 
         L = - mean_b [ log s(wl - ww) + log s(wl - ll) + log s(wl - lw) + log s(ww - lw) + log s(ll - lw) ]
 
     with s the sigmoid and ab = r(x, y_a, y_b), the gap of candidate a over reference b (w chosen, l rejected).
-    It asks for the order wl >= ww ~ ll >= lw (Eq. 1).
+    It asks for the order wl >= ww ~ ll >= lw (Eq. 1). With label_smoothing = e every log s(d) becomes
+    (1 - e) log s(d) + e log s(-d): a label that is wrong with chance e has all five the other way round.
 
     Args:
       wl_B, ww_B, ll_B, lw_B: the four gaps of a pair, any floating dtype; the maths is float32.
+      label_smoothing: e, in [0, 0.5); 0 is the paper's.
     Returns:
       The loss and metrics `loss`, `gap/acc_AB_CD` (share of pairs with AB > CD, five of them), `gap/mean_AB` (four).
     Raises:
       ValueError: ranks, sizes or dtypes do not fit.
     """
     gaps, differences = _compared(wl_B, ww_B, ll_B, lw_B)
-    losses_B = sum((jax.nn.softplus(-d_B) for d_B in differences.values()), jnp.zeros(wl_B.shape, jnp.float32))
+    # (1 - e) softplus(-d) + e softplus(d), since softplus(d) = softplus(-d) + d.
+    terms = (jax.nn.softplus(-d_B) + label_smoothing * d_B for d_B in differences.values())
+    losses_B = sum(terms, jnp.zeros(wl_B.shape, jnp.float32))
     return jnp.mean(losses_B), _metrics(losses_B, gaps, differences)
 
 

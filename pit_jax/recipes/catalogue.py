@@ -16,6 +16,7 @@ SFT_POLICY, SFT_IMPROVER = StageId("sft", "policy"), StageId("sft", "improver")
 REWARD, GAP = StageId("rm", "policy"), StageId("rm", "improver")
 RL_POLICY, RL_IMPROVER = StageId("rl", "policy"), StageId("rl", "improver")
 DRAWN = tuple(f"improve.{knob}" for knob in ("rounds", "stop", "stop_threshold", "temperature", "top_k", "top_p"))
+OF_GAP = ("second_gap_", "gap_loss", "label_smoothing", "negative", "gates")
 OF_IMPROVER_RL = ("improver_", "curriculum", "reward", "gap", "monitors.max_second", "monitors.max_dis")
 
 
@@ -145,7 +146,7 @@ STAGES: Table[Stage] = Table(
         help="the reward model: Bradley-Terry",
         parents=of(SFT_POLICY),
         init_from=SFT_POLICY,
-        knobs=knobs("rm", "improver_", "policy_epochs", "second_gap_", "gap_loss", "negative", "gates"),
+        knobs=knobs("rm", "improver_", "policy_epochs", *OF_GAP),
         leaves="scalar",
     ),
     built_in(

@@ -1,7 +1,7 @@
 """The gap model (PIT Eq. 2) over the improver's SFT weights, and a second one that RL is watched with."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any, TypedDict
@@ -12,6 +12,7 @@ import numpy as np
 from pit_jax.batch import GapBatch, TreeSlots
 from pit_jax.config import Config
 from pit_jax.data.features import tree_slots
+from pit_jax.data.folds import PAIR_FOLDS
 from pit_jax.data.negatives import NEGATIVES, negative_pairs
 from pit_jax.data.rows import StoredRows
 from pit_jax.data.sources import known_truth
@@ -41,6 +42,9 @@ from pit_jax.run.supervised import Task, train, with_head
 from pit_jax.training.optimizer import make_optimizer
 from pit_jax.training.step import Loss
 
+Objective = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], tuple[jax.Array, dict[str, Mean]]]
+"""objective(wl_B, ww_B, ll_B, lw_B) -> the loss of those gaps, and metrics."""
+
 GAP = StageId("rm", "improver")
 SECOND = "second-gap"
 HELDOUT_PAIRS = 1024  # at most, of the distributions and of every figure but those of controls
@@ -56,9 +60,12 @@ def run(context: Context) -> None:
     shares too (arXiv 2312.09244). Its loss has all five terms, whatever rm.gap_loss says: ablations share it.
     """
     config, models, second = context.config.rm, Models(context), context.stage.role == SECOND
-    rows, terms = training_rows(context), terms_of(context.config, context.stage.role)
+    rows, objective = (
+        training_rows(context),
+        objective_of(context.config, context.stage.role),
+    )
     task = Task(
-        loss=make_loss(context.scalar_model, terms, tree_slots(rows.layout)),
+        loss=make_loss(context.scalar_model, objective, tree_slots(rows.layout)),
         make_batch=GapBatch,
         rows=rows,
         heldout=context.data.rows("heldout", "gap"),
@@ -77,13 +84,15 @@ def run(context: Context) -> None:
 
 
 def training_rows(context: Context) -> StoredRows:
-    """The pairs of the fold and, behind them, the negatives that rm.negatives asks for: from the seed, so that a
-    resumed training meets the same ones. Those that are longer than the rows of real pairs may be are left out."""
-    config, data, rows = context.config.rm, context.data, context.data.rows("rm", "gap")
+    """The pairs that rm.pairs names and, behind them, the negatives that rm.negatives asks for: from the seed, so that
+    a resumed training meets the same ones. Those that are longer than the rows of real pairs may be are left out."""
+    config, data = context.config.rm, context.data
+    rows = data.pairs("gap", config.pairs)
     if not config.negatives:
         return rows
     share, kinds, seed = config.negatives, config.negative_kinds, context.config.seed
-    made = negative_pairs(data.triples("rm"), share=share, kinds=kinds, seed=seed)
+    triples = [triple for fold in PAIR_FOLDS[config.pairs] for triple in data.triples(fold)]
+    made = negative_pairs(triples, share=share, kinds=kinds, seed=seed)
     negatives = data.rows_of("gap", [triple for _, triple in made]).fitting()
     counts = Counter(made[number][0] for number in negatives.numbers)
     context.screen.say(
@@ -94,13 +103,13 @@ def training_rows(context: Context) -> StoredRows:
     return rows.joined(negatives)
 
 
-def terms_of(config: Config, role: str) -> str:
-    return "five" if role == SECOND else config.rm.gap_loss
+def objective_of(config: Config, role: str) -> Objective:
+    if role != SECOND and config.rm.gap_loss == "pair":
+        return pair_gap_loss
+    return partial(gap_loss, label_smoothing=config.rm.label_smoothing)
 
 
-def make_loss(model: ScalarModel, terms: str = "five", slots: TreeSlots | None = None) -> Loss:
-    objective = {"five": gap_loss, "pair": pair_gap_loss}[terms]
-
+def make_loss(model: ScalarModel, objective: Objective = gap_loss, slots: TreeSlots | None = None) -> Loss:
     def loss(params: Params, batch: GapBatch, key: jax.Array) -> tuple[jax.Array, dict[str, Mean]]:
         gaps = tree_gaps(model, params, batch, slots)
         return objective(gaps["wl"], gaps["ww"], gaps["ll"], gaps["lw"])
@@ -230,7 +239,7 @@ def require_gates(context: Context) -> dict[str, str]:
 def programs(shapes: Shapes, role: str) -> Iterator[Program]:
     config, network = shapes.config.rm, shapes.scalar_model
     optimizer, batch = make_optimizer(config.optimizer, 1), shapes.batch("gap", config.batch_size)
-    loss = make_loss(network, terms_of(shapes.config, role), tree_slots(shapes.layout))
+    loss = make_loss(network, objective_of(shapes.config, role), tree_slots(shapes.layout))
     part = shapes.partition(network, str(StageId("rm", role)))
     yield shapes.step(
         "update", loss, optimizer, part.trainable, batch, accumulate=config.accumulate, frozen=part.frozen

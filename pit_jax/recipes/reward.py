@@ -25,7 +25,7 @@ def run(context: Context) -> None:
     task = Task(
         loss=make_loss(context.scalar_model),
         make_batch=RewardBatch,
-        rows=context.data.rows("rm", "reward"),
+        rows=context.data.pairs("reward", config.pairs),
         heldout=context.data.rows("heldout", "reward"),
         optimizer=config.optimizer,
         steps=config.policy_steps,

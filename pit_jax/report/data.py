@@ -1,5 +1,6 @@
 """The prepared pairs for a person to look at, in the terminal and as workdir/inspect/index.html."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +15,8 @@ from pit_jax.data.folds import FOLDS
 from pit_jax.data.inspection import Duplicates, Overlap, Padding, Span, duplicates, overlaps, padding, spans, spread
 from pit_jax.data.preparation import FOLD_KINDS
 from pit_jax.data.store import Prepared
+from pit_jax.evaluation.readers import FOLDS as READERS
+from pit_jax.evaluation.readers import Reading, reading
 from pit_jax.paths import resolved, to_path
 from pit_jax.report.render import render
 from pit_jax.run.screen import Screen
@@ -30,6 +33,9 @@ def build(config: Config, data: Prepared, screen: Screen) -> Path:
     repeated, shared, padded = duplicates(folds), overlaps(folds), padded_kinds(config, data)
     rows = examples(data)
     for line in source_lines(data.report):
+        screen.say(line)
+    read = reading({fold: folds[fold] for fold in READERS}, folds["heldout"])
+    for line in reading_lines(read):
         screen.say(line)
     for title, table in (
         ("rows of each fold that repeat an earlier one (near: the same words)", folds_table(repeated)),
@@ -56,6 +62,7 @@ def build(config: Config, data: Prepared, screen: Screen) -> Path:
         padding=[asdict(kind) for kind in padded],
         buckets=config.data.buckets,
         examples=rows,
+        reading=reading_lines(read),
     )
     screen.say(f"data report: {page}")
     return page
@@ -107,6 +114,29 @@ def source_lines(report: Mapping[str, Any]) -> list[str]:
         first = source["first dropped at"]
         for reason, count in source["dropped"].items():
             lines.append(f"  {count:,} x {reason}" + (f" (first at {first[reason]})" if reason in first else ""))
+    return lines
+
+
+def reading_lines(read: Reading | None) -> list[str]:
+    """What two quick readers say of the labels, and what of it there is too little of."""
+    if read is None:
+        return [
+            "labels: too few pairs for a first look; each of two readers needs some, and there must be held-out ones"
+        ]
+    rise = read.right - read.half
+    lines = [
+        f"labels: two quick readers of {read.read:,} pairs each agree with {read.right:.1%} of {read.asked:,} held-out "
+        f"labels and with each other on {read.agree:.1%}; readers of half the pairs with {read.half:.1%}"
+    ]
+    if (wrong := read.wrong_labels) is None:
+        lines.append("  labels that words do not tell: no estimate of how many are wrong")
+    else:
+        lines.append(
+            f"  at most {wrong.value:.1%} of the labels are wrong ({wrong.low:.1%} to {wrong.high:.1%}): what both "
+            "readers miss is laid to the labels"
+        )
+    if rise > 2 * math.sqrt(read.right * (1 - read.right) / read.asked):
+        lines.append(f"  twice the pairs brought {rise:.1%} more: more pairs would still teach")
     return lines
 
 

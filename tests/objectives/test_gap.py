@@ -35,6 +35,23 @@ def test_by_hand() -> None:
     assert len(metrics) == 10
 
 
+def test_smoothed_labels_by_hand() -> None:
+    """The pair above, its label wrong one time in four: every term is 3 parts softplus(-d) and one softplus(d)."""
+    loss, metrics = gap_loss(*(jnp.array([x]) for x in (3.0, 1.0, 0.0, -2.0)), label_smoothing=0.25)
+    want = sum(0.75 * softplus(-d) + 0.25 * softplus(d) for d in (2, 3, 5, 3, 2))
+    np.testing.assert_allclose(loss, want, rtol=1e-6)
+    assert metrics["loss"].value == pytest.approx(want, rel=1e-6)
+
+
+def test_labels_that_are_wrong_half_of_the_time_say_nothing() -> None:
+    """Swapping chosen and rejected changes nothing at 1 / 2, and mixes the two losses in those shares below it."""
+    wl_B, ww_B, ll_B, lw_B = gaps(3)
+    right, wrong = gap_loss(wl_B, ww_B, ll_B, lw_B)[0], gap_loss(lw_B, ll_B, ww_B, wl_B)[0]
+    for smoothing in (0.1, 0.5):
+        loss, _ = gap_loss(wl_B, ww_B, ll_B, lw_B, label_smoothing=smoothing)
+        np.testing.assert_allclose(loss, (1 - smoothing) * right + smoothing * wrong, rtol=1e-5)
+
+
 def test_it_is_a_mean_over_pairs_of_a_sum_of_terms() -> None:
     """Two pairs: all equal (5 ln 2), and wl alone 1 above the rest (3 softplus(-1) + 2 ln 2)."""
     zeros_B = jnp.zeros(2)

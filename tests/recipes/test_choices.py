@@ -31,20 +31,32 @@ def test_a_config_that_says_everything_is_left_alone() -> None:
 
 
 def test_passes_over_a_fold_by_hand() -> None:
-    """2 passes over 17,000 examples, 64 an update: 531.25. The pairs of dpo are those of the reward model."""
-    found, choices = settled(opened(Config(), "sft.policy_steps", "dpo.steps"), REPORT)
-    assert (found.sft.policy_steps, found.dpo.steps, found.sft.improver_steps) == (532, 500, 1600)
+    """4 passes over 17,000 examples, 64 an update: 1,062.5. The pairs of dpo are those of the reward model."""
+    config = replace(Config(), sft=replace(Config().sft, policy_epochs=4.0))
+    found, choices = settled(opened(config, "sft.policy_steps", "dpo.steps"), REPORT)
+    assert (found.sft.policy_steps, found.dpo.steps, found.sft.improver_steps) == (1063, 500, 1600)
     assert choices == [
-        Choice("sft.policy_steps", 532, "2 passes over 17,000 examples, 64 an update"),
+        Choice("sft.policy_steps", 1063, "4 passes over 17,000 examples, 64 an update"),
         Choice("dpo.steps", 500, "1 passes over 16,000 examples, 32 an update"),
     ]
 
 
+def test_passes_over_the_pairs_of_every_training_fold() -> None:
+    """2 passes over 17,000, 16,000 and 1 pairs, 64 an update: 1,031.28; DPO keeps to its own fold."""
+    config = replace(Config(), rm=replace(Config().rm, pairs="all", improver_epochs=2.0))
+    found, choices = settled(opened(config, "rm.improver_steps", "dpo.steps"), REPORT)
+    assert (found.rm.improver_steps, found.dpo.steps) == (1032, 500)
+    assert choices[0].reason == "2 passes over 33,001 examples, 64 an update"
+
+
 def test_few_pairs_are_passed_more_often() -> None:
+    """But by what starts from a base, or from a model of the run, as DPO does."""
     few = REPORT | {"folds": {"sft": {"examples": 1000}, "rm": {"examples": 1000}}}
-    found, choices = settled(opened(Config(), "sft.policy_steps"), few)
-    assert found.sft.policy_steps == 300
-    assert choices[0].reason == "no fewer than 300; 2 passes over 1,000 examples, 64 an update would be 32"
+    config = opened(Config(), "sft.policy_steps", "dpo.steps")
+    found, choices = settled(config, few)
+    assert (found.sft.policy_steps, found.dpo.steps) == (1000, 32)
+    assert choices[0].reason == "no fewer than 1,000; 2 passes over 1,000 examples, 64 an update would be 32"
+    assert settled(replace(config, base="checkpoints/llama"), few)[0].sft.policy_steps == 32
 
 
 def test_texts_are_as_long_as_they_need() -> None:
@@ -79,7 +91,7 @@ def test_checkpoints_are_ten_of_the_longest_training() -> None:
     assert choices == [Choice("checkpoint.every", 160, "10 evaluations of the longest training, 1,600 updates")]
     assert found.checkpoint.every == 160
     first = settled(opened(Config(), "checkpoint.every", "sft.improver_steps"), REPORT)[0]
-    assert first.checkpoint.every == 80, "3 passes over 17,000 examples are 797 updates, and 800 are given"
+    assert first.checkpoint.every == 100, "3 passes over 17,000 examples are 797 updates; 1,000 are the fewest"
 
 
 def test_own_leaves_all_to_the_pairs() -> None:

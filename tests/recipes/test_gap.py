@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from pit_jax.batch import GapBatch
-from pit_jax.config import Config, GatesConfig
+from pit_jax.config import Config, GatesConfig, RmConfig
 from pit_jax.data.features import Example
 from pit_jax.data.stream import Stream
 from pit_jax.errors import UserError
@@ -272,16 +272,23 @@ def batch(world: World) -> GapBatch:
     return found
 
 
-@pytest.mark.parametrize("terms", ["five", "pair"])
+@pytest.mark.parametrize(("terms", "smoothing"), [("five", 0.0), ("five", 0.1), ("pair", 0.1)])
 def test_the_loss_is_the_objective_on_the_trees_gaps(
-    world: World, gap_params: Any, batch: GapBatch, terms: str
+    world: World, gap_params: Any, batch: GapBatch, terms: Literal["five", "pair"], smoothing: float
 ) -> None:
-    loss, metrics = jax.jit(gap.make_loss(world.scalar, terms))(gap_params, batch, jax.random.key(0))
+    """Labels are smoothed in the loss of five terms alone."""
+    config = Config(rm=RmConfig(gap_loss=terms, label_smoothing=smoothing))
+    loss_of = gap.make_loss(world.scalar, gap.objective_of(config, "improver"))
+    loss, metrics = jax.jit(loss_of)(gap_params, batch, jax.random.key(0))
     gaps = jax.jit(lambda params, batch: tree_gaps(world.scalar, params, batch))(gap_params, batch)
     found = {name: np.asarray(gap_B, np.float64) for name, gap_B in gaps.items()}
     five = (("wl", "ww"), ("wl", "ll"), ("wl", "lw"), ("ww", "lw"), ("ll", "lw"))
     pairs = five if terms == "five" else (("wl", "lw"),)
-    loss_B: Any = sum(np.log1p(np.exp(found[b] - found[a])) for a, b in pairs)
+    wrong = smoothing if terms == "five" else 0.0
+    loss_B: Any = sum(
+        (1 - wrong) * np.log1p(np.exp(found[b] - found[a])) + wrong * np.log1p(np.exp(found[a] - found[b]))
+        for a, b in pairs
+    )
     np.testing.assert_allclose(loss, loss_B.mean(), rtol=1e-5)
     np.testing.assert_allclose(metrics["gap/mean_wl"].value, found["wl"].mean(), rtol=1e-5)
     assert float(metrics["loss"].count) == len(found["wl"])

@@ -51,6 +51,23 @@ def test_without_negatives_the_rows_are_the_pairs(place: MakeContext) -> None:
     assert len(gap.training_rows(place(CONFIG, GAP))) == 24
 
 
+def test_pairs_of_every_training_fold(place: MakeContext) -> None:
+    """Behind those of the own fold, for both kinds of scores; negatives are made of them all."""
+    config = replace(CONFIG, rm=replace(CONFIG.rm, pairs="all"))
+    context = place(config, GAP)
+    data = context.data
+    own, counts = data.rows("rm", "gap"), {name: found["examples"] for name, found in data.report["folds"].items()}
+    rows = gap.training_rows(context)
+    np.testing.assert_array_equal(rows.numbers[: len(own)], own.numbers)
+    assert counts["rm"] < len(rows) <= counts["rm"] + counts["sft"] + counts["rl"]
+    assert len(data.pairs("reward", "all")) >= len(rows) and len(set(rows.numbers)) == len(rows)
+    faulty = replace(config, rm=replace(config.rm, negatives=0.5, negative_kinds=("cut",)))
+    screen: Any = SimpleNamespace(say=lambda _: None)
+    assert len(gap.training_rows(replace(place(faulty, GAP), screen=screen))) > len(rows) + counts["rm"], (
+        "more than the pairs of one fold"
+    )
+
+
 def test_a_kind_that_nobody_makes_is_named_before_anything_starts() -> None:
     for stage in (GAP, SECOND):
         with pytest.raises(UserError, match=r"no kind of negatives 'nosy'; did you mean noisy\?"):

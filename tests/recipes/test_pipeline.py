@@ -253,16 +253,16 @@ def test_what_the_pairs_decide_is_said_and_kept(tmp_path: Path, capsys: pytest.C
     config = left_open(tmp_path, "data")
     pipeline.run(config)
     said = capsys.readouterr().out
-    assert "sft.policy_steps = 300: no fewer than 300; 2 passes over " in said
+    assert "sft.policy_steps = 1000: no fewer than 1,000; 2 passes over " in said
     record = json.loads((tmp_path / "run.json").read_text())
-    assert record["sft"]["policy_steps"] == 300 and 20 < record["data"]["response_length"] < 120
+    assert record["sft"]["policy_steps"] == 1000 and 20 < record["data"]["response_length"] < 120
     found, choices = pipeline.settle(config, None)
     assert [choice.knob for choice in choices] == ["data.response_length", "sft.policy_steps"]
     folder = Run(found, catalogue()).folder(SFT_POLICY)
     folder.begin(found, data_fingerprint="d")
     assert pipeline.check(replace(config, stage="sft", model="policy")), "the numbers of the first command count"
-    more = replace(config, stage="sft", model="policy", sft=replace(config.sft, policy_epochs=2000.0))
-    assert "(sft.policy_steps: 300 -> " in message(pipeline.check, more)
+    more = replace(config, stage="sft", model="policy", sft=replace(config.sft, policy_epochs=4000.0))
+    assert "(sft.policy_steps: 1000 -> " in message(pipeline.check, more)
 
 
 def test_a_stage_without_pairs_needs_numbers(tmp_path: Path) -> None:

@@ -10,7 +10,10 @@ def listed(text: str) -> list[str]:
 
 
 def broken(sentence: str, foreign: Sequence[str], rng: random.Random) -> str:
-    """The sentence with a word lost, doubled, swapped with its neighbour, or replaced by one of a foreign sentence."""
+    """The sentence with a word lost, doubled, swapped with its neighbour, or replaced by one of a foreign sentence.
+
+    A sentence may be empty: noise before took its only word.
+    """
     words = sentence.split()
     if not words:
         return sentence
@@ -24,5 +27,5 @@ def broken(sentence: str, foreign: Sequence[str], rng: random.Random) -> str:
             k = (j + 1) % len(words)
             words[j], words[k] = words[k], words[j]
         case _:
-            words[j] = rng.choice(rng.choice(foreign).split()).strip("{}") or "it"
+            words[j] = rng.choice(rng.choice(foreign).split() or ["it"]).strip("{}") or "it"
     return " ".join(words)

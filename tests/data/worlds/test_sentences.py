@@ -46,6 +46,12 @@ def test_the_faults_that_any_answer_may_have() -> None:
         assert [sentence for sentence in inserted(answer, "x", rng) if sentence != "x"] == list(answer)
 
 
+def test_noise_may_have_taken_the_only_word_of_a_sentence() -> None:
+    """Where a word of an empty sentence is asked for, it is "it"."""
+    drawn = {noisy("", ("a", ""), random.Random(seed)) for seed in range(200)}
+    assert {("it", ""), ("a", ""), ("", ""), ("a a", "")} == drawn
+
+
 def test_faults_are_met_as_often_as_their_weights() -> None:
     def marked(mark: str) -> Fault:
         def fault(prompt: str, sentences: Sentences, rng: random.Random) -> Sentences:

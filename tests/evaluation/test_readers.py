@@ -1,0 +1,89 @@
+"""Quick readers of pairs: what they count, what they fit, and how many labels they say are wrong."""
+
+import random
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from pit_jax.batch import Triple
+from pit_jax.data.worlds.builtin import WORLDS
+from pit_jax.data.worlds.world import pairs
+from pit_jax.evaluation.readers import BUCKETS, Reading, differences, features, fitted, reading, wrong_labels
+
+
+def judges(count: int, *, wrong: float, first: float, second: float) -> tuple[np.ndarray, np.ndarray]:
+    """Whether each of two readers, right so often, agrees with labels that are wrong so often: all independent."""
+    rng = np.random.default_rng(0)
+    labels_N, first_N, second_N = (rng.random(count) < share for share in (1 - wrong, first, second))
+    return first_N == labels_N, second_N == labels_N
+
+
+@pytest.mark.parametrize(("wrong", "first", "second"), [(0.0, 0.8, 0.9), (0.1, 0.9, 0.9), (0.3, 0.95, 0.7)])
+def test_wrong_labels_of_independent_judges_are_found(wrong: float, first: float, second: float) -> None:
+    """Of 200,000 pairs to half a point, whatever the readers know."""
+    found = wrong_labels(*judges(200_000, wrong=wrong, first=first, second=second))
+    assert found is not None and found.value == pytest.approx(wrong, abs=0.005)
+    assert 0 <= found.low <= found.value <= found.high < found.low + 0.02
+
+
+def test_wrong_labels_by_hand() -> None:
+    """Of 100 pairs both readers agree with 74 labels, each alone with 8, none with 10: a = b = 0.82 and c = 0.84, so
+    (1 - 2 e)^2 = 0.64^2 / 0.68."""
+    first_N = np.repeat([True, True, False, False], [74, 8, 8, 10])
+    second_N = np.repeat([True, False, True, False], [74, 8, 8, 10])
+    found = wrong_labels(first_N, second_N)
+    assert found is not None and found.value == pytest.approx((1 - (0.64**2 / 0.68) ** 0.5) / 2)
+
+
+def test_readers_that_know_nothing_say_nothing() -> None:
+    right_N = np.arange(100) < 50
+    assert wrong_labels(right_N, np.ones(100, bool)) is None and wrong_labels(~right_N, right_N) is None
+
+
+def test_what_a_reader_counts() -> None:
+    """The prompt's `a b` is said again; `c` is left out; `x` is added, and said twice in a row."""
+    counts = Counter(features("a B c", "A b x x"))
+    assert counts["word x"] == 2 and counts["neighbours a b"] == counts["phrase"] == 1
+    assert counts["again"] == counts["added"] == 2 and counts["again b"] == counts["left out c"] == 1
+    assert counts["left out"] == counts["doubled x"] == 1 and counts["repeats"] == 0
+    assert Counter(features("", "a b a b"))["repeats"] == 1
+    assert list(features("", "")) == []
+
+
+def test_differences_are_of_chosen_less_rejected() -> None:
+    rows_NF = differences([Triple("p", "a b", "a c"), Triple("p", "a", "a"), Triple("p", "a c", "a b")])
+    assert rows_NF.shape == (3, BUCKETS) and rows_NF[1].nnz == 0
+    assert (rows_NF[0] + rows_NF[2]).count_nonzero() == 0 and rows_NF[0].nnz == 6
+
+
+def test_a_fit_prefers_what_is_chosen() -> None:
+    """Nine of ten answers with b are chosen over those with c; features that are never seen have no weight."""
+    triples = [Triple("p", "b", "c")] * 90 + [Triple("p", "c", "b")] * 10
+    weights_F = fitted(differences(triples))
+    score = float((differences([Triple("q", "b", "c")]) @ weights_F)[0])
+    assert score == pytest.approx(np.log(9), rel=0.05), "the log of the odds, but for the ridge"
+    assert np.count_nonzero(weights_F) <= 8
+
+
+@pytest.mark.parametrize("flipped", [0.0, 0.2])
+def test_noise_of_a_world_is_found_and_never_denied(flipped: float) -> None:
+    """2% of the labels of `notes` are wrong, and flipping 20% of them makes 21%."""
+    rng = random.Random(0)
+    triples = [
+        Triple(pair.prompt, pair.rejected, pair.chosen) if rng.random() < flipped else pair
+        for pair in pairs(WORLDS["notes"], 3_000, 0)
+    ]
+    found = reading({"sft": triples[:1_000], "rm": triples[1_000:2_000]}, triples[2_000:])
+    assert found is not None and found.wrong_labels is not None
+    true = 0.02 + flipped * 0.96
+    assert true - 0.01 < found.wrong_labels.high and found.wrong_labels.value < true + 0.1
+    assert found.right > 0.85 - flipped and (found.read, found.asked) == (1_000, 1_000)
+
+
+def test_too_few_pairs_are_no_reading() -> None:
+    few = [Triple(f"p{i}", "yes", "no") for i in range(200)]
+    assert reading({"sft": few, "rm": few}, few[:99]) is None and reading({"sft": few, "rm": few[:1]}, few) is None
+    found = reading({"sft": few, "rm": few}, few)
+    assert found == Reading(200, 200, 1.0, 1.0, 1.0, found.wrong_labels if found else None)
+    assert found.wrong_labels is not None and found.wrong_labels.value == 0
