@@ -98,9 +98,9 @@ class RmConfig:
     negatives: ranges.ShareBelowOne = 0.0
     """Share of the gap models' training pairs whose worse answer is made from the better one by a fault; 0 = the
     paper's. Held-out pairs are never made."""
-    negative_kinds: ranges.Names = ("repeated", "cut", "shuffled", "another", "noisy")
+    negative_kinds: ranges.Names = ("repeated", "cut", "shuffled", "another", "noisy", "confused")
     """Faults of those, drawn evenly: a sentence said twice, an end cut off, sentences in another order, what was said
-    to another prompt, a word lost, doubled, swapped or foreign."""
+    to another prompt, a word lost, doubled, swapped or foreign, two words of the prompt mixed up."""
     gates: GatesConfig = field(default_factory=GatesConfig)
 
 

@@ -1,7 +1,8 @@
 """Negatives: answers made worse on purpose, whatever the data are, so that a model meets faults that no pair shows it.
 
-Each kind is a function (answer, other, rng) -> a text that is worse than `answer` as a rule, or `answer` itself where
-it can make none. `other` is an answer to another prompt, or "" where there is none. No text has white space around it.
+Each kind is a function (prompt, answer, other, rng) -> a text that is worse than `answer` as a rule, or `answer` itself
+where it can make none. `other` is an answer to another prompt, or "" where there is none. Neither it nor `answer` has
+white space around it.
 What stands between sentences stays: a negative must not be told by its line breaks.
 
 A sentence ends with . ! ? before white space, or with its line; a text without such an end is one sentence. A text
@@ -20,9 +21,10 @@ from pit_jax.table import Table
 
 _SENTENCES = re.compile(r"(?<=[.!?])\s+|\s*\n\s*")  # what stands between them
 _WORDS = re.compile(r"\s+")
+_PIECES = re.compile(r"\w+|\W")
 
 
-def repeated(answer: str, other: str, rng: random.Random) -> str:
+def repeated(prompt: str, answer: str, other: str, rng: random.Random) -> str:
     """A sentence is said twice, the second time anywhere."""
     sentences, gaps = _split(answer, _SENTENCES)
     place = rng.randrange(len(sentences) + 1)
@@ -31,7 +33,7 @@ def repeated(answer: str, other: str, rng: random.Random) -> str:
     return _joined(sentences, gaps)
 
 
-def cut(answer: str, other: str, rng: random.Random) -> str:
+def cut(prompt: str, answer: str, other: str, rng: random.Random) -> str:
     """The end is missing: 10% to 90% of the words."""
     words, gaps = _words(answer)
     kept = round(len(words) * rng.uniform(0.1, 0.9))
@@ -39,7 +41,7 @@ def cut(answer: str, other: str, rng: random.Random) -> str:
     return _joined(words[:kept], gaps[: kept - 1])
 
 
-def shuffled(answer: str, other: str, rng: random.Random) -> str:
+def shuffled(prompt: str, answer: str, other: str, rng: random.Random) -> str:
     """The sentences stand in another order; of a single one, the words of a span."""
     pieces, gaps = _split(answer, _SENTENCES)
     first, stop = 0, len(pieces)
@@ -53,12 +55,12 @@ def shuffled(answer: str, other: str, rng: random.Random) -> str:
     return _joined(pieces, gaps)
 
 
-def another(answer: str, other: str, rng: random.Random) -> str:
+def another(prompt: str, answer: str, other: str, rng: random.Random) -> str:
     """What was said to another prompt."""
     return other or answer
 
 
-def noisy(answer: str, other: str, rng: random.Random) -> str:
+def noisy(prompt: str, answer: str, other: str, rng: random.Random) -> str:
     """A word of a sentence is lost, doubled, swapped with the next one, or taken from `other`."""
     sentences, gaps = _split(answer, _SENTENCES)
     place = rng.randrange(len(sentences))
@@ -66,17 +68,29 @@ def noisy(answer: str, other: str, rng: random.Random) -> str:
     return _joined(sentences, gaps)
 
 
+def confused(prompt: str, answer: str, other: str, rng: random.Random) -> str:
+    """A word that the prompt has too stands for another such word: what was asked for is mixed up."""
+    pieces, asked = _PIECES.findall(answer), set(_PIECES.findall(prompt))
+    places = [place for place, piece in enumerate(pieces) if piece in asked and piece[0].isalnum()]
+    shared = sorted({pieces[place] for place in places})
+    if len(shared) < 2:
+        return answer
+    place = rng.choice(places)
+    pieces[place] = rng.choice([word for word in shared if word != pieces[place]])
+    return "".join(pieces)
+
+
 @dataclass(frozen=True)
 class Negative:
     """A kind of negatives, by the name that --rm.negative-kinds calls it."""
 
     name: str
-    make: Callable[[str, str, random.Random], str]
+    make: Callable[[str, str, str, random.Random], str]
 
 
 NEGATIVES = Table(
     "kind of negatives",
-    *(Negative(make.__name__, make) for make in (repeated, cut, shuffled, another, noisy)),
+    *(Negative(make.__name__, make) for make in (repeated, cut, shuffled, another, noisy, confused)),
 )
 
 
@@ -103,7 +117,7 @@ def negative_pairs(
             if not (text := answer.strip()):
                 continue
             for kind in rng.sample(makers, len(makers)):
-                made = kind.make(text, other, rng).strip()
+                made = kind.make(pair.prompt, text, other, rng).strip()
                 if made not in ("", pair.chosen.strip(), pair.rejected.strip()):
                     found.append((kind.name, Triple(pair.prompt, answer, answer.replace(text, made, 1))))
                     break

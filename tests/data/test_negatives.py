@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from pit_jax.batch import Triple
 from pit_jax.config import Config
-from pit_jax.data.negatives import NEGATIVES, another, cut, negative_pairs, noisy, repeated, shuffled
+from pit_jax.data.negatives import NEGATIVES, another, confused, cut, negative_pairs, noisy, repeated, shuffled
 from pit_jax.errors import UserError
 
 KINDS = NEGATIVES.names()
-MANY = [Triple(f"prompt {i}", f"Yes {i} is. So it ends!\nOf course {i}.", f"No {i} is not. Why?") for i in range(2000)]
+MANY = [Triple(f"is it {i}?", f"Yes {i} is. So it ends!\nOf course {i}.", f"No {i} is not. Why?") for i in range(2000)]
 
 
 @pytest.mark.parametrize(
@@ -34,24 +34,27 @@ MANY = [Triple(f"prompt {i}", f"Yes {i} is. So it ends!\nOf course {i}.", f"No {
         (another, "a b.", {"z"}),
         (noisy, "a b", {"a", "b", "a a b", "a b b", "b a", "z b", "a z"}),
         (noisy, "a.\nb", {"\nb", "a. a.\nb", "a.\nb", "z\nb", "a.\n", "a.\nb b", "a.\nz"}),
+        (confused, "x p, q.\nr", {"x q, q.\nr", "x p, p.\nr", "x r, q.\nr", "x p, r.\nr", "x p, q.\np", "x p, q.\nq"}),
+        (confused, "x p. p, s-", {"x p. p, s-"}),
     ],
 )
 def test_every_outcome_of_a_kind(
-    make: Callable[[str, str, random.Random], str], answer: str, outcomes: set[str]
+    make: Callable[[str, str, str, random.Random], str], answer: str, outcomes: set[str]
 ) -> None:
-    assert {make(answer, "z", random.Random(seed)) for seed in range(300)} == outcomes
+    """The prompt has the words p, q and r."""
+    assert {make("- p r q?", answer, "z", random.Random(seed)) for seed in range(300)} == outcomes
 
 
 def test_without_another_answer_nothing_is_taken_from_it() -> None:
-    assert another("a", "", random.Random(0)) == "a"
-    assert {noisy("a b", "", random.Random(seed)) for seed in range(300)} == {
+    assert another("", "a", "", random.Random(0)) == "a"
+    assert {noisy("", "a b", "", random.Random(seed)) for seed in range(300)} == {
         *("a", "b", "a a b", "a b b", "b a", "b b", "a a", "a b")
     }
 
 
 def test_a_cut_takes_a_tenth_to_nine_tenths() -> None:
     words = " ".join(map(str, range(100)))
-    kept = [len(cut(words, "", random.Random(seed)).split()) for seed in range(1000)]
+    kept = [len(cut("", words, "", random.Random(seed)).split()) for seed in range(1000)]
     assert 10 <= min(kept) < 14 and 86 < max(kept) <= 90 and 47 < sum(kept) / len(kept) < 53
 
 
@@ -63,7 +66,8 @@ def test_the_share_the_kinds_and_the_sides(share: float) -> None:
     assert abs(len(found) - expected) < 4 * (len(MANY) / 4) ** 0.5
     kinds, chosen = Counter(kind for kind, _ in found), sum(pair.chosen.startswith("Yes") for _, pair in found)
     assert set(kinds) == set(KINDS)
-    assert max(abs(count - expected / 5) for count in kinds.values()) < 4 * (expected * 0.16 + len(MANY) / 4) ** 0.5
+    each = expected / len(KINDS)
+    assert max(abs(count - each) for count in kinds.values()) < 4 * (expected * 0.16 + len(MANY) / 4) ** 0.5
     assert abs(chosen - len(found) / 2) < 4 * (len(found) / 4) ** 0.5
 
 
