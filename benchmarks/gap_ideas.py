@@ -55,6 +55,7 @@ IDEAS: dict[str, tuple[str, ...]] = {
 }
 TEMPERATURE = 1.0
 DRAFTS = 3
+WIDTH = 200  # of the table, which a terminal may fold
 KEPT = ("SFT improver", "PIT, draft 1")
 CONTROL_NAMES = [control.name for control in CONTROLS if control.name != "copy"]  # it ties in both orders
 Rewrites = tuple[list[str], list[Answer], list[Answer]]  # prompts, rewrites, what they were made of
@@ -143,7 +144,7 @@ def main(argv: Sequence[str]) -> None:
             cells = [accuracy, *margins, *known(config, gaps_of(context, sets), sets)]
             table.add_row(idea, *cells)
             figures[idea] = dict(zip(columns, cells, strict=True))
-    Console().print(table)
+    Console(width=WIDTH).print(table)
     keep(arguments.results, "gap_ideas", {"flags": list(flags), "ideas": figures})
 
 

@@ -27,6 +27,7 @@ from pit_jax.evaluation.systems import POLICY, SystemId, pit
 from pit_jax.files import read_json
 
 TEMPERATURE = 1.0
+WIDTH = 250  # of the table, which a terminal may fold
 COLUMNS = ("world", "seed", "gap right, pairs", "policy", "x1, truth", "x1, gap", "x2", "x3", "mended/made/of")
 MORE = ("gap right, rewrites", "x1 where gap > 0", "longest, gap")
 
@@ -91,7 +92,7 @@ def main(argv: Sequence[str]) -> None:
             }
             table.add_row(*(shown[name] for name in (*COLUMNS, *MORE)))
             Console().print(rows[-1])
-    Console().print(table)
+    Console(width=WIDTH).print(table)
     keep(given.results, "transfer", {"flags": list(flags), "rows": rows})
 
 

@@ -1,6 +1,7 @@
 """The tables of prepared pairs in the terminal, where texts of the data are neither markup nor commands."""
 
 import io
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,7 +9,17 @@ from rich.console import Console, RenderableType
 
 from pit_jax.config import Config, DataConfig
 from pit_jax.data.inspection import Duplicates, Overlap, Padding, Span
-from pit_jax.report.data import folds_table, lengths_table, marked, overlap_table, padding_table, source_lines
+from pit_jax.evaluation.readers import Reading, Share
+from pit_jax.report.data import (
+    folds_table,
+    lengths_table,
+    marked,
+    overlap_table,
+    padding_table,
+    reading_lines,
+    source_lines,
+    too_few,
+)
 
 REPORT = {
     "sources": {
@@ -82,3 +93,23 @@ def test_what_widths_save_is_shown() -> None:
         ["text", "rows", "tokens", "widths", "1", "4"],
         ["gap", "1,234", "87.2", "96", "384", "77.3%", "5.1%"],
     ]
+
+
+def test_what_two_readers_say_of_labels() -> None:
+    """Twice the pairs brought 5 points of 1,000, more than two standard errors; 1 point is within them."""
+    read = Reading(500, 1000, half=0.85, right=0.9, agree=0.92, wrong_labels=Share(0.04, 0.03, 0.05))
+    assert reading_lines(read) == [
+        "labels: two quick readers of 500 pairs each agree with 90.0% of 1,000 held-out labels and with each other on "
+        "92.0%; readers of half the pairs with 85.0%",
+        "  at most 4.0% of the labels are wrong (3.0% to 5.0%): what both readers miss is laid to the labels",
+        "  twice the pairs brought 5.0% more: more pairs would still teach",
+    ]
+    unread = reading_lines(replace(read, half=0.89, wrong_labels=None))
+    assert unread[1:] == ["  labels that words do not tell: no estimate of how many are wrong"]
+    assert reading_lines(None)[0].startswith("labels: too few pairs for a first look")
+
+
+def test_too_few_pairs_for_a_model_that_starts_from_nothing() -> None:
+    few = {"sft": 5000, "rm": 4999, "rl": 6000}
+    assert too_few(Config(), few)[0].startswith("too little for a model from a random start: 4,999 pairs in fold rm. ")
+    assert too_few(Config(base="checkpoints/llama"), few) == too_few(Config(), few | {"rm": 5000}) == []
