@@ -44,8 +44,9 @@ from pit_jax.run.screen import Screen, make_progress
 AS_IT_IS = "as it is"
 IDEAS: dict[str, tuple[str, ...]] = {
     AS_IT_IS: (),
+    "no negatives": ("--rm.negatives=0",),
     "negatives 10%": ("--rm.negatives=0.1",),
-    "negatives 25%": ("--rm.negatives=0.25",),
+    "negatives 33%": ("--rm.negatives=0.33",),
     "negatives 50%": ("--rm.negatives=0.5",),
     "all pairs": ("--rm.pairs=all", "--rm.improver-epochs=1.333"),  # as many updates
     "all pairs longer": ("--rm.pairs=all", "--rm.improver-epochs=2.667"),
