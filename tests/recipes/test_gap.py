@@ -309,17 +309,32 @@ def test_a_second_gap_model_has_another_head_and_another_order(
     monkeypatch.setattr(
         gap, "measure_gates", lambda context, params: measured.append((context.folder.name, context.folder.done()))
     )
-    terms: list[str] = []
-    monkeypatch.setattr(gap, "make_loss", lambda model, how, slots: terms.append(how))
+    losses: list[tuple[float, float]] = []
+
+    def with_loss_of(model: Any, objective: Any, slots: Any) -> None:
+        """Where all gaps are equal the pair's one term is ln 2, and five are five times that, smoothed or not."""
+        smoothed, _ = objective(*(jnp.array([x]) for x in (1.0, 0.0, 0.0, 0.0)))
+        losses.append((float(objective(*[jnp.zeros(1)] * 4)[0] / np.log(2)), float(smoothed)))
+
+    monkeypatch.setattr(gap, "make_loss", with_loss_of)
     base = Config()
-    config = replace(base, rm=replace(base.rm, improver_steps=7, second_gap_steps=5, gap_loss="pair", negatives=0.5))
+    knobs: dict[str, Any] = {
+        "improver_steps": 7,
+        "second_gap_steps": 5,
+        "gap_loss": "pair",
+        "negatives": 0.5,
+        "label_smoothing": 0.1,
+    }
+    config = replace(base, rm=replace(base.rm, **knobs))
     for stage in (GAP, SECOND):
         context = finish_parents(place(config, stage))
         context.folder.path.mkdir(exist_ok=True)
         gap.run(context)
         assert context.folder.done() == {"round": 1, "digest": "digest"}
     (first, first_start), (second, second_start) = begun["rm-improver"], begun["rm-second-gap"]
-    assert (first.steps, second.steps) == (7, 5) and terms == ["pair", "five"]
+    assert (first.steps, second.steps) == (7, 5)
+    down, up = np.log1p(np.exp(-1)), np.log1p(np.exp(1))
+    np.testing.assert_allclose(losses, [(1, down), (5, 3 * (0.9 * down + 0.1 * up) + 2 * np.log(2))], rtol=1e-5)
     assert measured == [("rm-improver", None)], "before it is finished; the second one has no gates"
     assert second.score is first.score
     assert min(len(first.rows), len(second.rows)) > 24 == len(first.heldout) == len(second.heldout), "none is held out"

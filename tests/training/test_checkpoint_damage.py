@@ -18,8 +18,11 @@ from pit_jax.errors import UserError
 from pit_jax.training.checkpoint import Checkpoints
 from pit_jax.training.state import abstract_state
 
-# A failed read leaves the reads of the other arrays without an event loop to report to.
-pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in. None:pytest.PytestUnraisableExceptionWarning")
+# A failed read leaves the reads of the other arrays without an event loop to report to, or unread.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Exception ignored in. None:pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore:coroutine 'Store.*' was never awaited:RuntimeWarning"),
+]
 
 
 def data_files(folder: Path) -> list[Path]:
