@@ -35,11 +35,11 @@ def truncate(folder: Path) -> None:
 
 
 def garble(folder: Path) -> None:
-    """One byte in the middle of the largest data file."""
-    path = max(data_files(folder / "state"), key=lambda path: path.stat().st_size)
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 0xFF
-    path.write_bytes(content)
+    """One byte in the middle of every data file: that of one alone may lie where nothing is stored."""
+    for path in data_files(folder / "state"):
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 0xFF
+        path.write_bytes(content)
 
 
 def lose_data(folder: Path) -> None:
