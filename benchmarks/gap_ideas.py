@@ -34,16 +34,15 @@ from pit_jax.parallel.host_memory import keep_freed_memory
 from pit_jax.parallel.mesh import make_mesh
 from pit_jax.recipes import gap
 from pit_jax.recipes.catalogue import catalogue
-from pit_jax.recipes.choices import settled
 from pit_jax.recipes.comparison.draw import text_engine
+from pit_jax.recipes.pipeline import settle
 from pit_jax.run.context import Context
 from pit_jax.run.folders import Run
 from pit_jax.run.params import Models
 from pit_jax.run.screen import Screen, make_progress
 
-AS_IT_IS = "as it is"
 IDEAS: dict[str, tuple[str, ...]] = {
-    AS_IT_IS: (),
+    "as it is": (),
     "no negatives": ("--rm.negatives=0",),
     "negatives 10%": ("--rm.negatives=0.1",),
     "negatives 33%": ("--rm.negatives=0.33",),
@@ -67,9 +66,9 @@ def rewrites_of(config: Config) -> dict[str, Rewrites]:
     folder = Path(config.workdir) / "answers"
 
     def rows(system: SystemId) -> list[AnswerRow]:
-        path = AnswerFile(folder, system, TEMPERATURE).path
-        keys = [(row["prompt"], row["key"]) for row in read_jsonl(path)]
-        return AnswerFile(folder, system, TEMPERATURE).rows(*map(list, zip(*keys, strict=True)))
+        file = AnswerFile(folder, system, TEMPERATURE)
+        keys = [(row["prompt"], row["key"]) for row in read_jsonl(file.path)]
+        return file.rows(*map(list, zip(*keys, strict=True)))
 
     policy, sft, trail = rows(POLICY), rows(SFT_IMPROVER.trail), rows(pit(1).trail)
     prompts, originals = [row.prompt for row in policy], [row.drafts[0] for row in policy]
@@ -85,12 +84,10 @@ def rewrites_of(config: Config) -> dict[str, Rewrites]:
 def trained(config: Config, scratch: Path, idea: str, screen: Screen) -> Context:
     """A branch of the run in which the gap model is that of an idea, trained unless it is there."""
     workdir = scratch / idea.replace(" ", "-").replace("%", "")
-    branch = replace(config, parent_run=config.workdir, workdir=str(workdir))
+    branch, _ = settle(replace(config, parent_run=config.workdir, workdir=str(workdir)), None)
     run = Run(branch, catalogue())
-    data = open_data(run.data_folder)
-    branch, _ = settled(branch, data.report)
-    run = Run(branch, catalogue())
-    context = Context(branch, run, catalogue()[gap.GAP], data, make_mesh(branch.mesh), screen)
+    data, devices = open_data(run.data_folder), make_mesh(branch.mesh)
+    context = Context(branch, run, catalogue()[gap.GAP], data, devices, screen)
     if not context.folder.done():
         gap.run(context)
     return context

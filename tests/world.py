@@ -242,8 +242,9 @@ class StandInData:
         examples = [self.template.example(triple) for triple in triples]
         return replace(StandInData(self.world, {"": examples}).rows("", kind), layout=self.layout)
 
-    def triples(self, fold: str) -> list[Triple]:
-        texts = [[" ".join(map(str, ids)) for ids in (e.prompt, e.chosen, e.rejected)] for e in self.folds[fold]]
+    def triples(self, *folds: str) -> list[Triple]:
+        examples = [e for fold in folds for e in self.folds[fold]]
+        texts = [[" ".join(map(str, ids)) for ids in (e.prompt, e.chosen, e.rejected)] for e in examples]
         return [Triple(prompt, chosen, rejected) for prompt, chosen, rejected in texts]
 
 

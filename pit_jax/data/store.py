@@ -82,9 +82,9 @@ class Prepared:
         """One text a row of answer tokens, special tokens left out."""
         return [self.template.text(row) for row in np.asarray(tokens_NT).tolist()]
 
-    def triples(self, fold: str) -> Triples:
-        """The fold as text; row i belongs to row i of every kind."""
-        return Triples(Texts(self.folder), self._margins, self._numbers(fold))
+    def triples(self, *folds: str) -> Triples:
+        """The folds as text, one behind the other; of one fold, row i belongs to row i of every kind."""
+        return Triples(Texts(self.folder), self._margins, np.concatenate([self._numbers(fold) for fold in folds]))
 
     @property
     def filled(self) -> list[str]:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from pit_jax.errors import UserError
 from pit_jax.masked import Mean
+from pit_jax.objectives.logistic import smoothed_losses
 from pit_jax.objectives.shapes import check
 
 
@@ -66,8 +67,7 @@ def smoothed_loss(
     chosen_B = beta * (policy_chosen_B.astype(jnp.float32) - anchor_chosen_B.astype(jnp.float32))
     rejected_B = beta * (policy_rejected_B.astype(jnp.float32) - anchor_rejected_B.astype(jnp.float32))
     margins_B = chosen_B - rejected_B
-    right_B, wrong_B = jax.nn.softplus(-margins_B), jax.nn.softplus(margins_B)
-    losses_B = (1 - smoothing) * right_B + smoothing * wrong_B
+    losses_B = smoothed_losses(margins_B, smoothing)
     metrics = {
         "loss": Mean.of(losses_B),
         "accuracy": Mean.of(margins_B > 0),

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from pit_jax.masked import Mean
+from pit_jax.objectives.logistic import smoothed_losses
 from pit_jax.objectives.shapes import check
 
 # (better, worse) of the five comparisons; each name is candidate then reference. ww against ll is left free.
@@ -30,8 +31,7 @@ def gap_loss(
       ValueError: ranks, sizes or dtypes do not fit.
     """
     gaps, differences = _compared(wl_B, ww_B, ll_B, lw_B)
-    # (1 - e) softplus(-d) + e softplus(d), since softplus(d) = softplus(-d) + d.
-    terms = (jax.nn.softplus(-d_B) + label_smoothing * d_B for d_B in differences.values())
+    terms = (smoothed_losses(d_B, label_smoothing) for d_B in differences.values())
     losses_B = sum(terms, jnp.zeros(wl_B.shape, jnp.float32))
     return jnp.mean(losses_B), _metrics(losses_B, gaps, differences)
 

@@ -72,7 +72,7 @@ TRAININGS = (
     ),
     Passes(
         "dpo.steps",
-        lambda config: ("rm",),
+        lambda config: PAIR_FOLDS["fold"],
         lambda config: config.dpo.epochs,
         lambda config: config.dpo.batch_size,
         fewest=1,  # it starts from a model that has learned

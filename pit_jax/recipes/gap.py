@@ -60,10 +60,7 @@ def run(context: Context) -> None:
     shares too (arXiv 2312.09244). Its loss has all five terms, whatever rm.gap_loss says: ablations share it.
     """
     config, models, second = context.config.rm, Models(context), context.stage.role == SECOND
-    rows, objective = (
-        training_rows(context),
-        objective_of(context.config, context.stage.role),
-    )
+    rows, objective = training_rows(context), objective_of(context.config, context.stage.role)
     task = Task(
         loss=make_loss(context.scalar_model, objective, tree_slots(rows.layout)),
         make_batch=GapBatch,
@@ -91,8 +88,7 @@ def training_rows(context: Context) -> StoredRows:
     if not config.negatives:
         return rows
     share, kinds, seed = config.negatives, config.negative_kinds, context.config.seed
-    triples = [triple for fold in PAIR_FOLDS[config.pairs] for triple in data.triples(fold)]
-    made = negative_pairs(triples, share=share, kinds=kinds, seed=seed)
+    made = negative_pairs(data.triples(*PAIR_FOLDS[config.pairs]), share=share, kinds=kinds, seed=seed)
     negatives = data.rows_of("gap", [triple for _, triple in made]).fitting()
     counts = Counter(made[number][0] for number in negatives.numbers)
     context.screen.say(

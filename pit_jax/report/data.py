@@ -15,7 +15,6 @@ from pit_jax.data.folds import FOLDS, TRAINING_FOLDS
 from pit_jax.data.inspection import Duplicates, Overlap, Padding, Span, duplicates, overlaps, padding, spans, spread
 from pit_jax.data.preparation import FOLD_KINDS
 from pit_jax.data.store import Prepared
-from pit_jax.evaluation.readers import FOLDS as READERS
 from pit_jax.evaluation.readers import Reading, reading
 from pit_jax.paths import resolved, to_path
 from pit_jax.report.render import render
@@ -36,7 +35,7 @@ def build(config: Config, data: Prepared, screen: Screen) -> Path:
     for line in source_lines(data.report):
         screen.say(line)
     looks = [
-        *reading_lines(reading({fold: folds[fold] for fold in READERS}, folds["heldout"])),
+        *reading_lines(reading(folds, folds["heldout"])),
         *too_few(config, {fold: len(folds[fold]) for fold in TRAINING_FOLDS}),
     ]
     for line in looks:

@@ -1,11 +1,11 @@
 """Quick readers of pairs: what they count, what they fit, and how many labels they say are wrong."""
 
-import random
 from collections import Counter
 
 import numpy as np
 import pytest
 
+from benchmarks.label_noise import flipped as with_flipped_labels
 from pit_jax.batch import Triple
 from pit_jax.data.worlds.builtin import WORLDS
 from pit_jax.data.worlds.world import pairs
@@ -69,11 +69,7 @@ def test_a_fit_prefers_what_is_chosen() -> None:
 @pytest.mark.parametrize("flipped", [0.0, 0.2])
 def test_noise_of_a_world_is_found_and_never_denied(flipped: float) -> None:
     """2% of the labels of `notes` are wrong, and flipping 20% of them makes 21%."""
-    rng = random.Random(0)
-    triples = [
-        Triple(pair.prompt, pair.rejected, pair.chosen) if rng.random() < flipped else pair
-        for pair in pairs(WORLDS["notes"], 3_000, 0)
-    ]
+    triples = with_flipped_labels(pairs(WORLDS["notes"], 3_000, 0), flipped)
     found = reading({"sft": triples[:1_000], "rm": triples[1_000:2_000]}, triples[2_000:])
     assert found is not None and found.wrong_labels is not None
     true = 0.02 + flipped * 0.96
