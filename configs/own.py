@@ -38,6 +38,7 @@ def get_config() -> Config:
         rm=replace(
             base.rm,
             pairs="all",
+            word_model=1.0,
             policy_steps=0,
             policy_epochs=1.0,
             improver_steps=0,

@@ -101,6 +101,9 @@ class RmConfig:
     negative_kinds: ranges.Names = ("repeated", "cut", "shuffled", "another", "noisy", "confused")
     """Faults of those, drawn evenly: a sentence said twice, an end cut off, sentences in another order, what was said
     to another prompt, a word lost, doubled, swapped or foreign, two words of the prompt mixed up."""
+    word_model: ranges.NotNegative = 0.0
+    """Weight of a logistic regression on counted words beside reward and gap model: in the reward of RL, in the choice
+    among drafts and in best-of-n; 0 = none, the paper's. All three say log-odds, so 1 lets them count alike."""
     gates: GatesConfig = field(default_factory=GatesConfig)
 
 
@@ -279,7 +282,7 @@ class CheckpointConfig:
 class Config:
     stage: ranges.Name = "all"
     """What to run, of the list above; `all` runs what stands before it there, and skips what is finished."""
-    model: Literal["policy", "improver", "second-gap"] = "improver"
+    model: Literal["policy", "improver", "second-gap", "word-model"] = "improver"
     """Which of the two pipelines, where a stage has both; rm also trains a second gap model (rm.second_gap_steps)."""
     workdir: ranges.Name = "runs/tiny"
     """Folder that holds everything the run writes, on a disk or in an object store: gs://BUCKET/NAME."""

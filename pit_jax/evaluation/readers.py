@@ -1,32 +1,22 @@
 """What two quick readers make of pairs before anything is trained: how plain their labels are, and how often wrong.
 
-A reader is a logistic regression on counted words: which words and neighbours an answer has, which of the prompt's
-words it says again, leaves out or adds, what it repeats, how long it is. It reads no meaning; it is fitted in seconds.
-Two of them, each on pairs of a fold of its own, and the labels of held-out pairs are three judges of the same pairs.
+A reader is a word model (data/text/word_model.py), which is fitted in seconds. Two of them, each on pairs of a fold of
+its own, and the labels of held-out pairs are three judges of the same pairs.
 """
 
-import re
-import zlib
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import sparse
-from scipy.optimize import minimize
-from scipy.special import expit
 
 from pit_jax.batch import Triple
+from pit_jax.data.text.word_model import differences, fitted
 
 FOLDS = ("sft", "rm")  # a reader each
 MOST_READ = 4_000  # pairs of a fold: four times as many bring a reader one point more, and take four times as long
 MOST_ASKED = 2_000  # held-out pairs: shares are then known to two points
 FEWEST_ASKED = 100
-BUCKETS = 2**18  # of the hash of a feature
-RIDGE = 1.0  # weight of sum(w^2) / 2 beside the summed loss of a thousand pairs; 10 and 30 read worse
-ITERATIONS = 100
 RESAMPLES = 10_000
-_WORDS = re.compile(r"\w+|[^\w\s]")
 
 
 @dataclass(frozen=True)
@@ -117,54 +107,3 @@ def _wrong(cells_R4: np.ndarray) -> np.ndarray:
     square_R = np.where(known_R, a_R * b_R / np.where(known_R, c_R, 1), np.nan)
     wrong_R: np.ndarray = (1 - np.sqrt(np.minimum(square_R, 1))) / 2
     return wrong_R
-
-
-def differences(pairs: Sequence[Triple]) -> sparse.csr_matrix:
-    """Features of the chosen answer less those of the rejected one, [N, BUCKETS]."""
-    rows, columns, values = [], [], []
-    for row, pair in enumerate(pairs):
-        counts = Counter(features(pair.prompt, pair.chosen))
-        counts.subtract(features(pair.prompt, pair.rejected))
-        for feature, count in counts.items():
-            if count:
-                rows.append(row)
-                columns.append(zlib.crc32(feature.encode()) % BUCKETS)
-                values.append(float(count))
-    return sparse.csr_matrix((values, (rows, columns)), shape=(len(pairs), BUCKETS))
-
-
-def features(prompt: str, answer: str) -> Iterable[str]:
-    """What a reader counts in an answer, each as often as it is there."""
-    asked, said = (_WORDS.findall(text.lower()) for text in (prompt, answer))
-    known, there = set(asked), set(said)
-    neighbours = list(zip(said, said[1:], strict=False))
-    yield from (f"word {word}" for word in said)
-    yield from (f"neighbours {left} {right}" for left, right in neighbours)
-    for word in said:
-        yield f"{'again' if word in known else 'added'} {word}"
-        yield "again" if word in known else "added"
-    for word in asked:
-        if word not in there:
-            yield f"left out {word}"
-            yield "left out"
-    yield from ["repeats"] * (len(neighbours) - len(set(neighbours)))
-    yield from (f"doubled {left}" for left, right in neighbours if left == right)
-    phrases = set(zip(asked, asked[1:], strict=False))
-    yield from ("phrase" for both in neighbours if both in phrases)
-
-
-def fitted(rows_NF: sparse.csr_matrix) -> np.ndarray:
-    """Weights [F] of the logistic regression without an offset whose score of a chosen answer is the higher one."""
-    used = np.unique(rows_NF.indices)
-    seen_NU = rows_NF[:, used]
-    ridge = RIDGE * rows_NF.shape[0] / 1000
-
-    def loss(weights_U: np.ndarray) -> tuple[float, np.ndarray]:
-        scores_N = seen_NU @ weights_U
-        gradient_U = ridge * weights_U - seen_NU.T @ expit(-scores_N)
-        return float(np.logaddexp(0, -scores_N).sum() + ridge * weights_U @ weights_U / 2), gradient_U
-
-    found = minimize(loss, np.zeros(len(used)), jac=True, method="L-BFGS-B", options={"maxiter": ITERATIONS})
-    weights_F = np.zeros(rows_NF.shape[1])
-    weights_F[used] = found.x
-    return weights_F

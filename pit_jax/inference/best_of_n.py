@@ -1,9 +1,9 @@
-"""Best-of-n: n answers of the policy, and the one that the pointwise reward model likes best.
+"""Best-of-n: n answers of the policy, and the one that a pointwise reward likes best.
 
 The baseline to improving that spends an equal budget of drawn tokens and needs no improver.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -13,6 +13,9 @@ from pit_jax.batch import Answer
 from pit_jax.inference.sampling import Sampling
 from pit_jax.inference.texts import Chunk, TextEngine
 from pit_jax.model.networks import Params
+
+Reward = Callable[[Sequence[str], Sequence[Answer]], np.ndarray]
+"""reward(prompts, answers) -> score_N of each answer by itself."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class Best:
 def best_of_n(
     texts: TextEngine,
     policy: Params,
-    reward: Params,
+    reward: Reward,
     chunk: Chunk,
     prompts: Sequence[str],
     key: jax.Array,
@@ -37,7 +40,7 @@ def best_of_n(
 ) -> list[Best]:
     """n answers a prompt as one draw of n each, side by side; the first drawn of equally good ones."""
     drawn = texts.answer(policy, chunk, key, sampling, samples=n)
-    scores_NC = texts.scores(reward, np.repeat(prompts, n).tolist(), drawn).reshape(len(prompts), n)
+    scores_NC = reward(np.repeat(prompts, n).tolist(), drawn).reshape(len(prompts), n)
     best = []
     for row, pick in enumerate(np.argmax(scores_NC, axis=1).tolist()):
         mine = drawn[row * n : (row + 1) * n]

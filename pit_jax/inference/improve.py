@@ -31,7 +31,7 @@ class Trail:
     original: Answer
     drafts: list[Answer] = field(default_factory=list)
     gaps: list[float] = field(default_factory=list)
-    """(r(x, y_k, y_{k-1}) - r(x, y_{k-1}, y_k)) / 2 of each draft: a copy gains exactly 0. Empty without a model."""
+    """(gap(y_k over y_{k-1}) - gap(y_{k-1} over y_k)) / 2 of each draft, 0 for a copy. Empty without a gap."""
 
     @property
     def answers(self) -> list[Answer]:

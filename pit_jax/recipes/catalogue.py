@@ -3,19 +3,22 @@
 A recipe is imported when a stage is checked or run, not when it is listed.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from pit_jax.config import Config
 from pit_jax.errors import UserError, did_you_mean
-from pit_jax.recipes.facts import compared, has_second_gap, knobs, of, spa_phases
-from pit_jax.run.provenance import StageId, section
-from pit_jax.run.stage import Recipe, Stage, built_in, never
+from pit_jax.recipes.facts import WORD_MODEL, compared, has_second_gap, has_word_model, knobs, of, scored, spa_phases
+from pit_jax.run.provenance import SHARED, StageId, section
+from pit_jax.run.stage import Recipe, Stage, built_in, in_order, never
 from pit_jax.table import Table
 
 SFT_POLICY, SFT_IMPROVER = StageId("sft", "policy"), StageId("sft", "improver")
 REWARD, GAP = StageId("rm", "policy"), StageId("rm", "improver")
 RL_POLICY, RL_IMPROVER = StageId("rl", "policy"), StageId("rl", "improver")
-DRAWN = tuple(f"improve.{knob}" for knob in ("rounds", "stop", "stop_threshold", "temperature", "top_k", "top_p"))
+DRAWN = (
+    *(f"improve.{knob}" for knob in ("rounds", "stop", "stop_threshold", "temperature", "top_k", "top_p")),
+    "rm.word_model",
+)
 OF_GAP = ("second_gap_", "gap_loss", "label_smoothing", "negative", "gates")
 OF_IMPROVER_RL = ("improver_", "curriculum", "reward", "gap", "monitors.max_second", "monitors.max_dis")
 
@@ -40,6 +43,12 @@ def _reward() -> Recipe:
 
 def _gap() -> Recipe:
     from pit_jax.recipes.gap import RECIPE
+
+    return RECIPE
+
+
+def _word_model() -> Recipe:
+    from pit_jax.recipes.word_model import RECIPE
 
     return RECIPE
 
@@ -146,7 +155,7 @@ STAGES: Table[Stage] = Table(
         help="the reward model: Bradley-Terry",
         parents=of(SFT_POLICY),
         init_from=SFT_POLICY,
-        knobs=knobs("rm", "improver_", "policy_epochs", *OF_GAP),
+        knobs=knobs("rm", "improver_", "policy_epochs", "word_model", *OF_GAP),
         leaves="scalar",
     ),
     built_in(
@@ -156,7 +165,7 @@ STAGES: Table[Stage] = Table(
         help="the gap model: five terms; then its gates",
         parents=of(SFT_IMPROVER),
         init_from=SFT_IMPROVER,
-        knobs=knobs("rm", "policy_", "improver_epochs", "second_gap_", "gates"),
+        knobs=knobs("rm", "policy_", "improver_epochs", "second_gap_", "word_model", "gates"),
         leaves="scalar",
     ),
     built_in(
@@ -166,10 +175,20 @@ STAGES: Table[Stage] = Table(
         help="a second gap model that RL is watched with (rm.second_gap_steps)",
         parents=of(SFT_IMPROVER),
         init_from=SFT_IMPROVER,
-        knobs=knobs("rm", "policy_", "improver_", "gap_loss", "gates"),
+        knobs=knobs("rm", "policy_", "improver_", "gap_loss", "word_model", "gates"),
         leaves="scalar",
         in_all=has_second_gap,
         curves=("gap/acc_wl_lw",),
+    ),
+    built_in(
+        _word_model,
+        WORD_MODEL.role,
+        name="rm",
+        help="a second opinion beside both, from counted words (rm.word_model)",
+        knobs=(*SHARED, "rm.pairs"),
+        in_all=has_word_model,
+        needs_devices=False,
+        kept=True,
     ),
     built_in(
         _rl,
@@ -177,7 +196,7 @@ STAGES: Table[Stage] = Table(
         name="rl",
         help="RL on the reward model",
         init_from=SFT_POLICY,
-        knobs=knobs("rl", "ignore_gates", *OF_IMPROVER_RL, "monitors.worst_case"),
+        knobs=(*knobs("rl", "ignore_gates", *OF_IMPROVER_RL, "monitors.worst_case"), "rm.word_model"),
         leaves="language",
         part="policy",
     ),
@@ -187,7 +206,7 @@ STAGES: Table[Stage] = Table(
         name="rl",
         help="RL on the gap; references follow the curriculum",
         init_from=SFT_IMPROVER,
-        knobs=knobs("rl", "ignore_gates", "policy_"),
+        knobs=(*knobs("rl", "ignore_gates", "policy_"), "rm.word_model"),
         leaves="language",
         part="policy",
     ),
@@ -218,8 +237,8 @@ STAGES: Table[Stage] = Table(
         _improve,
         name="improve",
         help="improve the policy's answers, or those of --improve.prompts, K times",
-        parents=of(RL_POLICY, RL_IMPROVER, GAP),
-        knobs=(*knobs("improve", "prompts", "batch_size", "queue"), "evaluate.prompts"),
+        parents=scored(RL_POLICY, RL_IMPROVER, GAP),
+        knobs=(*knobs("improve", "prompts", "batch_size", "queue"), "evaluate.prompts", "rm.word_model"),
     ),
     built_in(
         _answer,
@@ -307,7 +326,7 @@ def selected(config: Config) -> list[Stage]:
     """
     stages = catalogue()
     if config.stage == "all":
-        return list(_in_order([stage for stage in stages.values() if stage.in_all(config)], config))
+        return list(in_order([stage for stage in stages.values() if stage.in_all(config)], config, stages.values()))
     mine = [stage for stage in stages.values() if stage.name == config.stage]
     if not mine:
         known = ", ".join(stage_names())
@@ -316,32 +335,14 @@ def selected(config: Config) -> list[Stage]:
             "fork's stages are known with --fork=FILE"
         )
     chosen = stages.get(StageId(config.stage, config.model)) or (mine[0] if len(mine) == 1 else None)
-    if chosen is None or (config.model == "second-gap" and chosen.role != config.model):
+    if chosen is None or (config.model in ("second-gap", WORD_MODEL.role) and chosen.role != config.model):
         roles = ", ".join(stage.role for stage in mine if stage.role)
         raise UserError(f"--stage={config.stage} --model={config.model}: this stage is for {roles or 'no model'} alone")
     if chosen.role == "second-gap" and not has_second_gap(config):
         raise UserError("--model=second-gap is a second gap model: ask for its updates with --rm.second-gap-steps")
+    if chosen.id == WORD_MODEL and not has_word_model(config):
+        raise UserError("--model=word-model is a second opinion beside the gap: give it a weight, as --rm.word-model=1")
     for other in stages.values():
         if other.replaces == chosen.id:
             raise UserError(f"stage {chosen.id}: {other.id} stands in for it; run {other.id.flags}")
     return [chosen]
-
-
-def _in_order(stages: list[Stage], config: Config) -> Iterator[Stage]:
-    """Stages behind their parents, replaced ones left out, otherwise in the order of the catalogue."""
-    instead = {stage.replaces: stage for stage in STAGES if stage.replaces}
-    waiting = {stage.id: stage for stage in stages if stage.id not in instead}
-    done: set[StageId] = set()
-
-    def visit(stage: Stage) -> Iterator[Stage]:
-        if stage.id in done:
-            return
-        done.add(stage.id)
-        for parent in stage.parents(config):
-            before = instead.get(parent) or waiting.get(parent)
-            if before is not None:
-                yield from visit(before)
-        yield stage
-
-    for stage in stages:
-        yield from visit(instead.get(stage.id, stage))

@@ -6,19 +6,26 @@ from pit_jax.config import Config
 from pit_jax.recipes.spa.schedule import iteration
 from pit_jax.run.provenance import SHARED, StageId, section
 
+WORD_MODEL = StageId("rm", "word-model")
+
 
 def of(*parents: StageId) -> Callable[[Config], tuple[StageId, ...]]:
     """Parents that do not depend on the config."""
     return lambda config: parents
 
 
+def scored(*parents: StageId) -> Callable[[Config], tuple[StageId, ...]]:
+    """These parents, and the word model where a run has one."""
+    return lambda config: (*parents, *((WORD_MODEL,) if has_word_model(config) else ()))
+
+
 def compared(*parents: StageId) -> Callable[[Config], tuple[StageId, ...]]:
-    """These parents, and the policies of --evaluate.policies."""
+    """As `scored`, and the policies of --evaluate.policies."""
 
     def all_parents(config: Config) -> tuple[StageId, ...]:
         from pit_jax.recipes.comparison.policies import stages_of
 
-        return (*parents, *(id for id in stages_of(config) if id not in parents))
+        return (*scored(*parents)(config), *(id for id in stages_of(config) if id not in parents))
 
     return all_parents
 
@@ -35,3 +42,7 @@ def spa_phases(config: Config) -> tuple[str, ...]:
 
 def has_second_gap(config: Config) -> bool:
     return config.rm.second_gap_steps > 0
+
+
+def has_word_model(config: Config) -> bool:
+    return config.rm.word_model > 0

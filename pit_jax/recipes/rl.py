@@ -17,6 +17,7 @@ from pit_jax.parallel.hosts import whole
 from pit_jax.parallel.sharding import batch_sharding, replicated
 from pit_jax.recipes.gap import require_gates
 from pit_jax.recipes.rl_shapes import batches, programs
+from pit_jax.recipes.word_model import word_model_of
 from pit_jax.rl.algorithms import ALGORITHMS, algorithm_of, check_algorithm, samples_of
 from pit_jax.rl.curriculum import Place, advance, check_curriculum, every_provider, is_settled
 from pit_jax.rl.heldout import HeldoutChunk, heldout_chunks, measure
@@ -24,7 +25,7 @@ from pit_jax.rl.loads import loads, residents, round_flops
 from pit_jax.rl.monitors import STEP, Monitor, Watch, check_monitors, unwatched
 from pit_jax.rl.offload import Offload
 from pit_jax.rl.references import REFERENCES
-from pit_jax.rl.rewards import TEXT_REWARDS, TextScorer, reward_of, scorer_of, text_rewards_of
+from pit_jax.rl.rewards import TEXT_REWARDS, TextScorer, reward_of, scorer_of, text_rewards_of, word_reward
 from pit_jax.rl.roles import Roles, curriculum_of, load_roles, parents_of, rounds_of
 from pit_jax.rl.rollout import make_loss, make_score
 from pit_jax.rl.screen import RlScreen
@@ -206,6 +207,8 @@ def make_trainer(context: Context, roles: Roles) -> Trainer:
     config, role, data = context.config.rl, context.stage.role, context.data
     engine = Engine(context.language_model, context.decode_spec, context.mesh, context.config.mesh.decode)
     algorithm, samples = algorithm_of(config, role), samples_of(config, role)
+    model = word_model_of(context)
+    words = [] if model is None else [word_reward(model, role, context.config.rm.word_model)]
     score = make_score(
         context.language_model,
         context.scalar_model,
@@ -236,7 +239,7 @@ def make_trainer(context: Context, roles: Roles) -> Trainer:
         roles=roles,
         supply=supply,
         triples=data.triples("rl"),
-        texts=TextScorer(text_rewards_of(config, role), data.texts),
+        texts=TextScorer([*text_rewards_of(config, role), *words], data.texts),
         key=context.key("rollout", role),
     )
 

@@ -164,8 +164,8 @@ def _output(name: str, figures: Row) -> Row:
     }
 
 
-def reward_models(policy: list[Row], improver: list[Row]) -> Section:
-    """Losses and accuracies of the reward model and the gap model."""
+def reward_models(policy: list[Row], improver: list[Row], words: Row | None = None) -> Section:
+    """Losses and accuracies of the reward model and the gap model; `words` is the done marker of a word model."""
     accuracies = [
         _line(label, improver, name, color)
         for color, (name, label) in zip(COLORS, GAP_ACCURACIES.items(), strict=False)
@@ -185,7 +185,11 @@ def reward_models(policy: list[Row], improver: list[Row]) -> Section:
         _panel("gap model: held-out accuracies", *accuracies),
     ]
     where = "--stage=rm", "rm-policy/metrics.jsonl and rm-improver/metrics.jsonl"
-    return Section("Reward models", "", *where, svg=_figure(panels, xlabel="update"))
+    note = words and (
+        f"Beside both counts a word model, fitted to {words['read']:,} pairs: right on {words['right']:.1%} of "
+        f"{words['heldout']:,} held-out ones."
+    )
+    return Section("Reward models", note or "", *where, svg=_figure(panels, xlabel="update"))
 
 
 def fine_tuning(policy: list[Row], improver: list[Row]) -> Section:

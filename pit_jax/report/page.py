@@ -20,6 +20,7 @@ from pit_jax.run.provenance import StageId
 TRAILS_SHOWN = 8
 MEASURE = "delete gaps.json and quality.json, which the improver's RL measures again, for a page without these figures"
 EVALUATE, IMPROVE, GAP = StageId("evaluate"), StageId("improve"), StageId("rm", "improver")
+WORD_MODEL = StageId("rm", "word-model")
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ def _curves(run: Run) -> list[Section]:
             outputs and outputs["sets"],
         ),
         curves.reinforcement("policy", metrics("rl", "policy"), done["policy"]),
-        curves.reward_models(metrics("rm", "policy"), metrics("rm", "improver")),
+        curves.reward_models(metrics("rm", "policy"), metrics("rm", "improver"), run.folder(WORD_MODEL).done()),
         curves.fine_tuning(metrics("sft", "policy"), metrics("sft", "improver")),
     ]
     for stage in run.catalogue.values():

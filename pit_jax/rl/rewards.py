@@ -12,6 +12,7 @@ import numpy as np
 
 from pit_jax.batch import Completions, DecodeSpec, Responses, RolloutPrompts, Triple
 from pit_jax.config import Config, RlConfig
+from pit_jax.data.text.word_model import WordModel
 from pit_jax.errors import UserError
 from pit_jax.inference.engine import with_reference
 from pit_jax.masked import Mean
@@ -149,6 +150,20 @@ def text_rewards_of(config: RlConfig, role: str) -> list[Weighted]:
     if len({weighted.name for weighted in rewards}) != len(rewards):
         raise UserError(f"--rl.{role}-rewards {' '.join(asked)}: name each text reward once")
     return rewards
+
+
+def word_reward(model: WordModel, role: str, weight: float) -> Weighted:
+    """What a word model adds to the reward of a model's RL: its score, of the improver less that of the reference."""
+
+    def score(prompts: Sequence[str], responses: Sequence[str], rows: Sequence[RewardRow]) -> Sequence[float]:
+        if role == "policy":
+            scores_N = model.scores(prompts, responses)
+        else:
+            scores_N = model.gaps(prompts, responses, [row.reference for row in rows])
+        found: list[float] = scores_N.tolist()
+        return found
+
+    return Weighted(TextReward("word-model", score), weight)
 
 
 @dataclass(frozen=True)

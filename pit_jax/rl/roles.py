@@ -16,7 +16,7 @@ from pit_jax.run.programs import Shapes
 from pit_jax.run.provenance import StageId
 from pit_jax.training.state import Partition
 
-SECOND_GAP = StageId("rm", "second-gap")
+SECOND_GAP, WORD_MODEL = StageId("rm", "second-gap"), StageId("rm", "word-model")
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,20 @@ class Roles:
 
 def parents_of(config: Config, role: str) -> tuple[StageId, ...]:
     """The stages that the RL of a model needs finished."""
-    first = StageId("sft", role), StageId("rm", role)
+    words = (WORD_MODEL,) if config.rm.word_model > 0 else ()
     if role == "policy":
-        return first
+        return StageId("sft", role), StageId("rm", role), *words
     second = (SECOND_GAP,) if config.rm.second_gap_steps > 0 else ()
     drawn = models_needed(every_provider(config.rl.curriculum))
-    named = (StageId("sft", "policy"), StageId("sft", role), scorer_of(config, role), POLICY_RL, *second, *drawn)
+    named = (
+        StageId("sft", "policy"),
+        StageId("sft", role),
+        scorer_of(config, role),
+        POLICY_RL,
+        *second,
+        *words,
+        *drawn,
+    )
     return tuple(dict.fromkeys(named))
 
 

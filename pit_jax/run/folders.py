@@ -73,7 +73,7 @@ class Run:
         """
         stage = self.stage(id)
         here = StageFolder(self, stage)
-        if self.parent is None or not stage.leaves or here.begun():
+        if self.parent is None or not (stage.leaves or stage.kept) or here.begun():
             return here
         there = StageFolder(self.parent, stage)
         if there.done() is None or there.changed(self.config):

@@ -60,6 +60,8 @@ class Provenance:
     """What else it depends on, by content: {"code of judge mine": digest}."""
     leaves: Literal["", "language", "scalar"] = ""
     """The network whose parameters it leaves; "" for a stage that trains nothing."""
+    kept: bool = False
+    """Whether branches of a run take over what it left, though it is no network."""
     part: str = ""
     """Where that network stands in its checkpoint's parameters; "" = they are it."""
     phases: Callable[[Config], tuple[str, ...]] = one_phase

@@ -3,7 +3,7 @@
 Nothing heavy is imported here: --help lists the stages before jax is needed.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -135,6 +135,26 @@ def built_in(load: Callable[[], Recipe], role: str = "", **facts: Any) -> Stage:
     if facts.get("leaves"):
         recipe["cost"] = lambda shapes: _cost(load(), shapes, role)
     return Stage(role=role, **(recipe | facts))
+
+
+def in_order(stages: Iterable[Stage], config: Config, known: Iterable[Stage]) -> Iterator[Stage]:
+    """Stages behind their parents, those that one of the `known` stands in for left out, otherwise as they come."""
+    instead = {stage.replaces: stage for stage in known if stage.replaces}
+    waiting = {stage.id: stage for stage in stages if stage.id not in instead}
+    done: set[StageId] = set()
+
+    def visit(stage: Stage) -> Iterator[Stage]:
+        if stage.id in done:
+            return
+        done.add(stage.id)
+        for parent in stage.parents(config):
+            before = instead.get(parent) or waiting.get(parent)
+            if before is not None:
+                yield from visit(before)
+        yield stage
+
+    for stage in stages:
+        yield from visit(instead.get(stage.id, stage))
 
 
 def _cost(recipe: Recipe, shapes: "Shapes", role: str) -> "Work":

@@ -60,6 +60,7 @@ def test_a_chat_template_that_raises(refused: Callable[..., str], tmp_path: Path
         (("--stage=all", "--improve.stop-threshold=0.1"), ("no effect", "add --improve.stop=threshold")),
         (("--stage=rl",), ("rl-improver needs", "sft-improver", "--stage=sft --model=improver")),
         (("--stage=rl", "--rm.second-gap-steps=5"), ("rm-second-gap", "--stage=rm --model=second-gap")),
+        (("--stage=rl", "--rm.word-model=1"), ("rm-word-model", "--stage=rm --model=word-model")),
         (("--stage=sft", "--model=second-gap"), ("--stage=sft --model=second-gap", "for policy, improver alone")),
         (("--stage=all", "--rl.monitors.worst-case"), ("--rl.monitors.worst-case", "--rm.second-gap-steps=0")),
         (("--stage=evaluate",), ("evaluate needs", "rl-policy")),

@@ -1,5 +1,6 @@
 """Best-of-n against a plain choice among the same draws, and the n of a token budget."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -24,7 +25,11 @@ def run(
     chunk = texts.chunks(bench.prompts, least=8)[index]
     prompts = bench.prompts[chunk.first : chunk.first + chunk.real]
     reward = bench.reward() if reward is None else reward
-    return chunk, prompts, best_of_n(texts, bench.policy(), reward, chunk, prompts, KEY, sampling, n=n)
+    return (
+        chunk,
+        prompts,
+        best_of_n(texts, bench.policy(), partial(texts.scores, reward), chunk, prompts, KEY, sampling, n=n),
+    )
 
 
 def draws(bench: Any, texts: TextEngine, chunk: Chunk, n: int) -> list[list[Answer]]:

@@ -27,7 +27,7 @@ def run(bench: Any, texts: TextEngine) -> tuple[list[Trail], list[Any]]:
         trails = [Trail(prompt, original) for prompt, original in zip(prompts, originals, strict=True)]
         gaps = partial(texts.gaps, gap)
         extend(texts, improver, chunk, trails, KEY, WARM, rounds=ROUNDS, gap=gaps, threshold=THRESHOLD)
-        return trails, best_of_n(texts, policy, reward, chunk, prompts, KEY, WARM, n=3)
+        return trails, best_of_n(texts, policy, partial(texts.scores, reward), chunk, prompts, KEY, WARM, n=3)
 
 
 def test_a_mesh_moves_neither_answers_nor_stops_nor_choices(bench: Any, texts: TextEngine) -> None:

@@ -23,7 +23,7 @@ from pit_jax.recipes.catalogue import (
     selected,
     stage_names,
 )
-from pit_jax.recipes.facts import of
+from pit_jax.recipes.facts import WORD_MODEL, of
 from pit_jax.rl.algorithms import ALGORITHMS
 from pit_jax.rl.references import REFERENCES
 from pit_jax.rl.rewards import TEXT_REWARDS, TextReward
@@ -38,6 +38,7 @@ from tests.world import MakeContext, finish_parents
 
 CONFIG = Config()
 WATCHED = replace(CONFIG, rm=replace(CONFIG.rm, second_gap_steps=5))
+WORDED = replace(CONFIG, rm=replace(CONFIG.rm, word_model=1.0))
 SECOND, EVALUATE = StageId("rm", "second-gap"), StageId("evaluate")
 FORK = Source(Path("mine.py"), "0123456789ab")
 # What no stage's hash holds, and why its results do not change.
@@ -88,20 +89,21 @@ def declare() -> Iterator[Callable[..., Stage]]:
     forget(FORK)
 
 
-@pytest.mark.parametrize("config", [CONFIG, WATCHED], ids=["one gap model", "two"])
+@pytest.mark.parametrize("config", [CONFIG, WATCHED, WORDED], ids=["one gap model", "two", "a word model"])
 def test_all_runs_parents_first(config: Config) -> None:
     order = ids(config)
     for id in order:
         above = catalogue()[id].parents(replace(config, stage="all"))
         assert all(order.index(parent) < order.index(id) for parent in above), id
     assert len(set(order)) == len(order) and (SECOND in order) == (config is WATCHED)
+    assert (WORD_MODEL in order) == (config is WORDED)
     trained = [SFT_POLICY, SFT_IMPROVER, REWARD, GAP, RL_POLICY, RL_IMPROVER]
-    assert [id for id in order if id != SECOND] == [*trained, StageId("improve"), EVALUATE]
+    assert [id for id in order if id not in (SECOND, WORD_MODEL)] == [*trained, StageId("improve"), EVALUATE]
 
 
 def test_every_stage_stands_behind_its_parents_in_the_list() -> None:
     order = list(catalogue())
-    for config in (CONFIG, WATCHED):
+    for config in (CONFIG, WATCHED, WORDED):
         for id, stage in catalogue().items():
             assert all(order.index(parent) < order.index(id) for parent in stage.parents(config)), id
 
@@ -192,6 +194,8 @@ def test_an_unknown_stage_offers_the_nearest(stage: str, message: str) -> None:
         (replace(WATCHED, stage="evaluate", model="second-gap"), "this stage is for no model alone"),
         (replace(WATCHED, stage="dpo", model="second-gap"), "this stage is for policy alone"),
         (replace(CONFIG, stage="rm", model="second-gap"), "ask for its updates with --rm.second-gap-steps"),
+        (replace(WORDED, stage="rl", model="word-model"), "--model=word-model: this stage is for policy, improver al"),
+        (replace(CONFIG, stage="rm", model="word-model"), "give it a weight, as --rm.word-model=1"),
     ],
 )
 def test_a_model_that_a_stage_does_not_have(config: Config, message: str) -> None:
@@ -206,7 +210,7 @@ def test_a_stage_by_its_model() -> None:
         return found.id
 
     assert chosen("rl", "policy") == RL_POLICY and chosen("rl", "improver") == RL_IMPROVER
-    assert chosen("rm", "second-gap", WATCHED) == SECOND
+    assert chosen("rm", "second-gap", WATCHED) == SECOND and chosen("rm", "word-model", WORDED) == WORD_MODEL
     assert chosen("dpo", "improver") == StageId("dpo", "policy"), "the one that there is"
     assert chosen("evaluate", "policy") == EVALUATE
 
@@ -221,7 +225,7 @@ def test_the_choices_are_the_stages_in_their_order_and_all() -> None:
 def test_a_built_in_recipe_loads(id: StageId) -> None:
     """Its file is imported when one of its functions is called."""
     stage = catalogue()[id]
-    assert list(stage.batches(CONFIG)) or stage.name in ("data", "judge", "export", "plan")
+    assert list(stage.batches(CONFIG)) or id == WORD_MODEL or stage.name in ("data", "judge", "export", "plan")
     assert isinstance(dict(stage.contents(CONFIG)), dict) and isinstance(list(stage.branches(CONFIG)), list)
     assert stage.help and all(parent in catalogue() for parent in stage.parents(WATCHED))
     assert stage.init_from is None or stage.init_from in stage.parents(CONFIG)

@@ -159,6 +159,17 @@ def test_a_stage_of_no_usual_run_has_a_section_once_it_has_begun(finished: Path,
         assert words in page.words
 
 
+def test_a_word_model_is_told_beside_the_reward_models(finished: Path) -> None:
+    assert "word model" not in built(finished).words
+    (finished / "rm-word-model").mkdir()
+    done = {"round": 0, "digest": "d", "read": 20_000, "heldout": 1_024, "right": 0.8857}
+    write_json(finished / "rm-word-model" / "done.json", done)
+    told = (
+        "a word model, a logistic regression on counted words of 20,000 pairs: right on 88.6% of 1,024 held-out ones."
+    )
+    assert told in built(finished).words
+
+
 def test_the_page_needs_nothing_from_outside(finished: Path) -> None:
     page = built(finished)
     assert not {"script", "link", "img", "iframe"} & set(page.tags)

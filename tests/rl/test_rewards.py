@@ -11,11 +11,21 @@ import pytest
 
 from pit_jax.batch import Completions, DecodeSpec, RolloutPrompts, Triple
 from pit_jax.config import Config, RlConfig
+from pit_jax.data.text.word_model import WordModel
 from pit_jax.errors import UserError
 from pit_jax.parallel.sharding import batch_sharding, put
 from pit_jax.recipes.catalogue import GAP, REWARD
 from pit_jax.rl import rewards
-from pit_jax.rl.rewards import TEXT_REWARDS, RewardRow, TextReward, TextScorer, Weighted, scorer_of, text_rewards_of
+from pit_jax.rl.rewards import (
+    TEXT_REWARDS,
+    RewardRow,
+    TextReward,
+    TextScorer,
+    Weighted,
+    scorer_of,
+    text_rewards_of,
+    word_reward,
+)
 from pit_jax.table import Source, forget
 from tests.world import StandInTemplate, World
 
@@ -129,6 +139,22 @@ def test_responses_may_lie_on_any_mesh(make_mesh: Any, shape: Any, prompts: Any,
     found_N, metrics = scorer(put(prompts, sharding), put(drawn, sharding), TRIPLES[:REAL])
     np.testing.assert_array_equal(found_N, expected_N)
     assert jax.device_get(metrics) == jax.device_get(expected)
+
+
+@pytest.mark.parametrize("role", ["policy", "improver"])
+def test_a_word_model_scores_a_response_and_of_the_improver_what_it_gains(
+    role: str, prompts: Any, drawn: Any, read: Any
+) -> None:
+    """By hand: the score is that of the response; the improver's less that of the reference which its prompt holds."""
+    responses, references = texts_of(read, drawn.tokens_BT), texts_of(read, prompts.reference_BT)
+    asked = [triple.prompt for triple in TRIPLES]
+    model = WordModel.of([Triple(*texts) for texts in zip(asked, responses, references, strict=True)])
+    total_N, metrics = TextScorer([word_reward(model, role, 0.5)], read)(prompts, drawn, TRIPLES)
+    scores_N = model.scores(asked, responses) - (model.scores(asked, references) if role == "improver" else 0)
+    assert np.abs(scores_N).min() > 0.01
+    np.testing.assert_allclose(total_N, 0.5 * scores_N, rtol=1e-6)
+    assert set(metrics) == {"reward/word-model"}
+    assert metrics["reward/word-model"].value == pytest.approx(scores_N.mean(), rel=1e-5)
 
 
 def bad(values: Any) -> Weighted:

@@ -11,7 +11,7 @@ import pytest
 from pit_jax.config import AdapterConfig, Config, CurriculumConfig
 from pit_jax.parallel.sharding import named_leaves
 from pit_jax.recipes.catalogue import GAP, REWARD, RL_IMPROVER, RL_POLICY, SFT_IMPROVER, SFT_POLICY
-from pit_jax.rl.roles import SECOND_GAP, Roles, load_roles, parents_of
+from pit_jax.rl.roles import SECOND_GAP, WORD_MODEL, Roles, load_roles, parents_of
 from pit_jax.run.context import Context
 from pit_jax.run.params import VALUE, Models
 from pit_jax.run.provenance import StageId
@@ -169,3 +169,6 @@ def test_the_improver_s_parents_follow_its_reward_and_references() -> None:
     second = replace(base, rm=replace(base.rm, second_gap_steps=1))
     assert parents_of(second, "improver") == (SFT_POLICY, SFT_IMPROVER, GAP, RL_POLICY, SECOND_GAP)
     assert parents_of(second, "policy") == (SFT_POLICY, REWARD)
+    words = replace(base, rm=replace(base.rm, word_model=0.5))
+    assert parents_of(words, "policy") == (SFT_POLICY, REWARD, WORD_MODEL)
+    assert parents_of(words, "improver") == (SFT_POLICY, SFT_IMPROVER, GAP, RL_POLICY, WORD_MODEL)

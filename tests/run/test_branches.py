@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from pit_jax.config import Config
-from pit_jax.recipes.catalogue import GAP, REWARD, RL_IMPROVER, catalogue
+from pit_jax.recipes.catalogue import GAP, REWARD, RL_IMPROVER, RL_POLICY, catalogue
+from pit_jax.recipes.facts import WORD_MODEL
 from pit_jax.run.folders import Run, StageFolder
 from pit_jax.run.provenance import StageId
 from tests.run.on_disk import CONFIG, TRAINED, folder_in, make
@@ -101,3 +102,14 @@ def test_results_are_the_branch_s_own(parent: Path) -> None:
     make(parent, RL_IMPROVER, StageId("improve"))
     run = Run(branch_of(parent), catalogue())
     assert run.folder(StageId("improve")).run is run
+
+
+def test_a_branch_takes_over_a_word_model_and_what_was_made_from_it(tmp_path: Path) -> None:
+    """As it does models that its knobs do not change."""
+    worded = replace(CONFIG, rm=replace(CONFIG.rm, word_model=1.0))
+    parent = tmp_path / "parent"
+    make(parent, WORD_MODEL, *TRAINED, RL_IMPROVER, config=worded)
+    branch = replace(worded, workdir=str(tmp_path / "branch"), parent_run=str(parent))
+    run = Run(branch, catalogue())
+    assert {run.folder(id).run.workdir for id in (WORD_MODEL, RL_POLICY, RL_IMPROVER)} == {parent}
+    assert run.folder(StageId("evaluate")).run.workdir == tmp_path / "branch"

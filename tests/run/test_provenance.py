@@ -7,6 +7,7 @@ import pytest
 
 from pit_jax.config import Config, config_hash, flatten
 from pit_jax.recipes.catalogue import GAP, REWARD, RL_IMPROVER, RL_POLICY, SFT_IMPROVER, SFT_POLICY, catalogue
+from pit_jax.recipes.facts import WORD_MODEL
 from pit_jax.run.provenance import SHARED, Provenance, StageId, section
 
 CONFIG = Config()
@@ -70,6 +71,18 @@ def test_the_steps_of_a_second_gap_model_are_its_own() -> None:
 
 def test_a_second_gap_model_serves_a_gap_model_with_another_loss() -> None:
     assert changed_by(replace(CONFIG, rm=replace(CONFIG.rm, gap_loss="pair"))) == {GAP}
+
+
+def test_a_word_model_is_a_matter_of_rl_and_of_whoever_chooses_drafts() -> None:
+    """Its weight is not what it is fitted to: another one fits nothing anew, and needs no other reward or gap model."""
+    worded = replace(CONFIG, rm=replace(CONFIG.rm, word_model=0.5))
+    assert changed_by(worded) == {RL_POLICY, RL_IMPROVER}
+    assert hash_of(worded, WORD_MODEL) == hash_of(CONFIG, WORD_MODEL)
+    assert hash_of(replace(CONFIG, rm=replace(CONFIG.rm, pairs="all")), WORD_MODEL) != hash_of(CONFIG, WORD_MODEL)
+    for name in ("improve", "evaluate", "paper"):
+        assert hash_of(worded, StageId(name)) != hash_of(CONFIG, StageId(name))
+        assert WORD_MODEL in catalogue()[StageId(name)].parents(worded)
+        assert WORD_MODEL not in catalogue()[StageId(name)].parents(CONFIG)
 
 
 def test_negatives_are_a_matter_of_both_gap_models() -> None:

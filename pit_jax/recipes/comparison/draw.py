@@ -13,18 +13,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from pit_jax.batch import Answer
+from pit_jax.data.text.word_model import WordModel
 from pit_jax.errors import UserError
 from pit_jax.evaluation.answers import AnswerFile, AnswerRow
 from pit_jax.evaluation.systems import CHOSEN, POLICY, Output, SystemId, pit
 from pit_jax.files import digest_of
-from pit_jax.inference.best_of_n import best_of_n
+from pit_jax.inference.best_of_n import Reward, best_of_n
 from pit_jax.inference.engine import Engine
-from pit_jax.inference.improve import Trail, extend
+from pit_jax.inference.improve import Gap, Trail, extend
 from pit_jax.inference.sampling import Sampling
 from pit_jax.inference.stopping import chosen_round, goes_on
 from pit_jax.inference.texts import Chunk, TextEngine, written
 from pit_jax.model.networks import Params
 from pit_jax.parallel.preemption import check
+from pit_jax.recipes.word_model import word_model_of
 from pit_jax.run.context import Context
 from pit_jax.run.params import Models
 from pit_jax.run.provenance import StageId
@@ -169,12 +171,12 @@ class Answering:
     ) -> list[AnswerRow]:
         """The drafts of an improver; a trail whose last gap is below `threshold` may have fewer than `rounds`."""
         original, scorer = self.policy(temperature), self.source(GAP) if gaps else None
-        made_by = improver.digest, scorer.digest if scorer else ""
+        made_by = improver.digest, scorer.digest if scorer else "", *(self._worded if scorer else ())
         keys = self._keys(system.trail, temperature, *made_by, each=original.keys)
 
         def draw(chunk: Chunk, rows: list[AnswerRow], key: jax.Array) -> None:
             trails = [Trail(row.prompt, original.answers[row.index], list(row.drafts), list(row.gaps)) for row in rows]
-            gap = None if scorer is None else lambda *sides: self.texts.gaps(scorer.params, *sides)
+            gap = None if scorer is None else self._gap(scorer)
             sampling, weights = self.sampling(temperature), self.weights(improver)
             extend(self.texts, weights, chunk, trails, key, sampling, rounds=rounds, gap=gap, threshold=threshold)
             for row, trail in zip(rows, trails, strict=True):
@@ -194,18 +196,53 @@ class Answering:
         return Output(answers, keys, np.zeros(len(answers), int), replies=0.0)
 
     def best_of_n(self, system: SystemId, temperature: float) -> Output:
-        """The policy's best of system.round answers, by the reward model."""
+        """The policy's best of system.round answers, by the reward model and, where there is one, the word model."""
         policy, reward, n = self.source(POLICY_RL), self.source(REWARD), system.round
-        keys = self._keys(system, temperature, policy.digest, reward.digest)
+        keys = self._keys(system, temperature, policy.digest, reward.digest, *self._worded)
 
         def draw(chunk: Chunk, rows: list[AnswerRow], key: jax.Array) -> None:
             prompts, sampling = [row.prompt for row in rows], self.sampling(temperature)
-            picks = best_of_n(self.texts, self.weights(policy), reward.params, chunk, prompts, key, sampling, n=n)
+            picks = best_of_n(
+                self.texts, self.weights(policy), self._reward(reward), chunk, prompts, key, sampling, n=n
+            )
             for row, best in zip(rows, picks, strict=True):
                 if not row.drafts:
                     row.add(best.answer, tokens=best.tokens, replies=n)
 
         return self._output(self._drawn(system, temperature, keys, _has_one, draw, "best"))
+
+    def _gap(self, gap_model: Source) -> Gap:
+        """The gap model's, and what the word model adds to it in either order."""
+
+        def gap(prompts: Sequence[str], candidates: Sequence[Answer], references: Sequence[Answer]) -> np.ndarray:
+            gap_N = self.texts.gaps(gap_model.params, prompts, candidates, references)
+            return gap_N + self._by_words(prompts, candidates) - self._by_words(prompts, references)
+
+        return gap
+
+    def _reward(self, reward_model: Source) -> Reward:
+        """The reward model's, and what the word model adds to it."""
+
+        def reward(prompts: Sequence[str], answers: Sequence[Answer]) -> np.ndarray:
+            return self.texts.scores(reward_model.params, prompts, answers) + self._by_words(prompts, answers)
+
+        return reward
+
+    def _by_words(self, prompts: Sequence[str], answers: Sequence[Answer]) -> np.ndarray:
+        """The weighted score of each answer by the word model, [N] float32; 0 without one."""
+        if self._word_model is None:
+            return np.zeros(len(prompts), np.float32)
+        scores_N = self._word_model.scores(prompts, [answer.text for answer in answers])
+        return (self.context.config.rm.word_model * scores_N).astype(np.float32)
+
+    @cached_property
+    def _word_model(self) -> WordModel | None:
+        return word_model_of(self.context)
+
+    @property
+    def _worded(self) -> tuple[str, ...]:
+        """What names the word model's part in a score; nothing without one."""
+        return () if self._word_model is None else (f"{self.context.config.rm.word_model:g} {self._word_model.digest}",)
 
     def _answers(self, system: SystemId, temperature: float, source: Source, *names: str) -> Output:
         """One answer a prompt; given ones are tokenised and no more."""

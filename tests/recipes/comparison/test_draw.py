@@ -9,7 +9,8 @@ import jax
 import numpy as np
 import pytest
 
-from pit_jax.batch import Answer
+from pit_jax.batch import Answer, Triple
+from pit_jax.data.text.word_model import WordModel
 from pit_jax.evaluation.answers import AnswerFile
 from pit_jax.evaluation.systems import DPO, POLICY_SFT, SFT_IMPROVER, Output, SystemId, pit
 from pit_jax.files import read_jsonl
@@ -162,6 +163,32 @@ def test_best_of_n_spends_about_what_its_rival_spends(answering: Make, mesh: Any
     best = asked.best_of_n(SystemId("best-of-n", n), 1.0)
     assert 2 <= n <= 6 and best.replies == n and (best.drawn_N > best.lengths_N).all()
     assert abs(int(best.drawn_N.sum()) - budget) <= 0.25 * budget
+
+
+def test_a_word_model_counts_in_gaps_and_in_the_best_of_n(
+    answering: Make, mesh: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The drafts stay; a gap has its weighted gap beside it, and the best of n the best sum. Other weights, other rows:
+    answers that were chosen by one are not taken for those of the other."""
+    words = WordModel.of([Triple("7 8", f"{word} {word + 1}", f"{word} 40") for word in range(9, 39)])
+    config = replace(CONFIG, rm=replace(CONFIG.rm, word_model=2.0))
+    monkeypatch.setattr(draw, "word_model_of", lambda context: words if context.config.rm.word_model else None)
+    plain, asked = answering(PROMPTS), answering(PROMPTS, "words", config=config)
+    rows, usual = (
+        [row for row in each.trail_rows(pit(0), 1.0, 2, each.source(IMPROVER_RL), gaps=True)] for each in (asked, plain)
+    )
+    originals = plain.policy(1.0).answers
+    for row, other, original in zip(rows, usual, originals, strict=True):
+        assert row.drafts == other.drafts
+        texts = [answer.text for answer in (original, *row.drafts)]
+        gained_N = words.gaps([row.prompt] * 2, texts[1:], texts[:-1])
+        np.testing.assert_allclose(np.array(row.gaps) - other.gaps, 2.0 * gained_N, rtol=1e-4, atol=1e-5)
+    assert any(np.sign(row.gaps[0]) != np.sign(other.gaps[0]) for row, other in zip(rows, usual, strict=True))
+    assert tokens(asked.best_of_n(BEST, 1.0)) != tokens(plain.best_of_n(BEST, 1.0))
+    with pytest.raises(ValueError, match=r"pit@1.jsonl holds answers .*; delete it to draw them again"):
+        answering(PROMPTS, config=config).trail(1.0, 2)
+    with pytest.raises(ValueError, match=r"best-of-n-x3@1.jsonl holds answers"):
+        answering(PROMPTS, config=config).best_of_n(BEST, 1.0)
 
 
 def test_given_answers_begin_the_trails(answering: Make, mesh: Any, tmp_path: Path) -> None:

@@ -1,0 +1,78 @@
+"""The stage that fits a word model, and what a run makes of it."""
+
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pit_jax.config import Config
+from pit_jax.data.text.word_model import WordModel
+from pit_jax.errors import UserError
+from pit_jax.recipes import word_model
+from pit_jax.recipes.facts import WORD_MODEL
+from pit_jax.recipes.word_model import WEIGHTS, pairs_read, word_model_of
+from pit_jax.run.context import Context
+from tests.world import MakeContext
+
+
+def config_of(weight: float = 1.0, **rm: Any) -> Config:
+    return replace(Config(), rm=replace(Config().rm, word_model=weight, **rm))
+
+
+def finished(place: MakeContext) -> tuple[Context, list[str]]:
+    """A run whose word model is fitted, and what was said."""
+    lines: list[str] = []
+    screen: Any = SimpleNamespace(say=lines.append)
+    context = replace(place(config_of(), WORD_MODEL), screen=screen)
+    word_model.run(context)
+    return context, lines
+
+
+def test_it_is_fitted_asked_and_kept(place: MakeContext) -> None:
+    context, lines = finished(place)
+    done, model = context.folder.done(), word_model_of(context)
+    assert done is not None and model is not None
+    heldout, read = context.data.triples("heldout"), list(pairs_read(context))
+    assert done == {"round": 0, "digest": model.digest, "read": 24, "heldout": len(heldout), "right": done["right"]}
+    np.testing.assert_array_equal(model.weights_F, WordModel.of(read).weights_F)
+    gaps_N = model.gaps(*([getattr(pair, name) for pair in heldout] for name in ("prompt", "chosen", "rejected")))
+    assert done["right"] == pytest.approx(np.mean(np.where(gaps_N == 0, 0.5, gaps_N > 0)))
+    assert lines == [f"rm-word-model: read 24 pairs; right on {done['right']:.1%} of {len(heldout)} held-out ones"]
+
+
+def test_it_reads_the_pairs_that_the_run_names_in_the_order_of_its_seed(place: MakeContext) -> None:
+    """Of the fold rm, or of every training fold; another seed, another order."""
+    contexts = [place(config_of(pairs=pairs), WORD_MODEL) for pairs in ("fold", "all")]
+    contexts.append(replace(contexts[0], config=replace(contexts[0].config, seed=1)))
+    own, every, other = ([pair.prompt + pair.chosen for pair in pairs_read(context)] for context in contexts)
+    data = contexts[0].data
+    assert sorted(own) == sorted(other) == sorted(pair.prompt + pair.chosen for pair in data.triples("rm"))
+    assert own != other and len(every) == sum(len(data.triples(fold)) for fold in ("sft", "rm", "rl"))
+
+
+@pytest.mark.parametrize(("pairs", "words", "read"), [(5, 10**6, 5), (100, 1, 1), (100, 0, 1)])
+def test_it_reads_so_much_and_no_more(
+    place: MakeContext, monkeypatch: pytest.MonkeyPatch, pairs: int, words: int, read: int
+) -> None:
+    monkeypatch.setattr(word_model, "MOST_READ", pairs)
+    monkeypatch.setattr(word_model, "MOST_WORDS", words)
+    assert len(list(pairs_read(place(config_of(), WORD_MODEL)))) == read
+
+
+def test_a_run_without_one_has_none(place: MakeContext) -> None:
+    assert word_model_of(place(config_of(0.0), WORD_MODEL)) is None
+
+
+def test_weights_that_have_changed_are_refused(place: MakeContext) -> None:
+    context, _ = finished(place)
+    path = context.folder.path / WEIGHTS
+    content = json.loads(path.read_text())
+    content["weights"][0] += 1.0
+    path.write_text(json.dumps(content))
+    with pytest.raises(
+        UserError, match=r"weights.json has changed since it was written \(.*\); delete .* to fit it again"
+    ):
+        word_model_of(context)
