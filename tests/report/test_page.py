@@ -164,9 +164,7 @@ def test_a_word_model_is_told_beside_the_reward_models(finished: Path) -> None:
     (finished / "rm-word-model").mkdir()
     done = {"round": 0, "digest": "d", "read": 20_000, "heldout": 1_024, "right": 0.8857}
     write_json(finished / "rm-word-model" / "done.json", done)
-    told = (
-        "a word model, a logistic regression on counted words of 20,000 pairs: right on 88.6% of 1,024 held-out ones."
-    )
+    told = "Beside both counts a word model, fitted to 20,000 pairs: right on 88.6% of 1,024 held-out ones."
     assert told in built(finished).words
 
 
