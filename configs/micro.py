@@ -21,7 +21,7 @@ def get_config() -> Config:
             base.transformer, width=16, query_heads=2, kv_heads=1, head_size=8, ffn=32, pooled_head=True
         ),
         sft=replace(base.sft, policy_steps=8, improver_steps=8, batch_size=16, accumulate=2),
-        rm=replace(base.rm, policy_steps=8, improver_steps=8, batch_size=16),
+        rm=replace(base.rm, policy_steps=8, improver_steps=8, word_model=1.0, batch_size=16),
         rl=replace(
             base.rl,
             policy_rounds=2,

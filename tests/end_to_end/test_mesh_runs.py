@@ -18,7 +18,7 @@ TOLERANCES = {
 }
 STAGES = {
     ("rm", "improver"): ("sft-improver", "sft-policy"),
-    ("rl", "improver"): ("sft-improver", "rm-improver", "sft-policy", "rm-policy", "rl-policy"),
+    ("rl", "improver"): ("sft-improver", "rm-improver", "rm-word-model", "sft-policy", "rm-policy", "rl-policy"),
 }
 
 

@@ -9,7 +9,16 @@ import pytest
 
 from pit_jax.evaluation.results import PaperResults, read_results
 
-TRAINED = ("data", "sft-policy", "sft-improver", "rm-policy", "rm-improver", "rl-policy", "rl-improver")
+TRAINED = (
+    "data",
+    "sft-policy",
+    "sft-improver",
+    "rm-policy",
+    "rm-improver",
+    "rm-word-model",
+    "rl-policy",
+    "rl-improver",
+)
 
 
 @pytest.fixture(scope="module")

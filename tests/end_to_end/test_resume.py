@@ -21,7 +21,15 @@ from tests.metric_rows import repeatable
 KINDS = {
     ("sft", "policy"): ("data",),
     ("rm", "improver"): ("data", "sft-improver", "sft-policy"),
-    ("rl", "improver"): ("data", "sft-improver", "rm-improver", "sft-policy", "rm-policy", "rl-policy"),
+    ("rl", "improver"): (
+        "data",
+        "sft-improver",
+        "rm-improver",
+        "rm-word-model",
+        "sft-policy",
+        "rm-policy",
+        "rl-policy",
+    ),
 }
 
 COUNTED = """
