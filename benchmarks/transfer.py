@@ -28,7 +28,18 @@ from pit_jax.files import read_json
 
 TEMPERATURE = 1.0
 WIDTH = 250  # of the table, which a terminal may fold
-COLUMNS = ("world", "seed", "gap right, pairs", "policy", "x1, truth", "x1, gap", "x2", "x3", "mended/made/of")
+COLUMNS = (
+    "world",
+    "seed",
+    "gap right, pairs",
+    "words right, pairs",
+    "policy",
+    "x1, truth",
+    "x1, gap",
+    "x2",
+    "x3",
+    "mended/made/of",
+)
 MORE = ("gap right, rewrites", "x1 where gap > 0", "longest, gap")
 
 
@@ -36,6 +47,7 @@ def figures_of(workdir: Path) -> dict[str, Any]:
     """What a finished run says. UserError for a run without a truth."""
     results = read_results(workdir / "evaluate" / "results.json", Results)
     quality = read_json(workdir / "rm-improver" / "quality.json")
+    words = read_json(workdir / "rm-word-model" / "done.json")
     if results is None or quality is None or "rubric" not in results.judges:
         raise UserError(f"{workdir}: asked for a finished run on a world, found no comparison by its truth")
 
@@ -52,6 +64,7 @@ def figures_of(workdir: Path) -> dict[str, Any]:
     assert first.flaws is not None and first.gap is not None, "a world names its flaws"
     return {
         "gap right, pairs": float(np.mean(list(quality["quality"]["accuracies"].values()))),
+        "words right, pairs": words and words["right"],
         "policy": policy.score_mean,
         "x1, truth": _told(row("rubric", pit(1))),
         "x1, gap": _told(row("gap", pit(1))),

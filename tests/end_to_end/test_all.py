@@ -83,6 +83,19 @@ def test_rl_shows_proxy_and_truth_and_the_curriculum_switch(finished: tuple[Path
     assert len(set(coefficients)) > 1  # the adaptive controller moves
 
 
+def test_the_word_model_is_fitted_and_rewards_both_models(finished: tuple[Path, str]) -> None:
+    """What it is worth is told, and it stands in the lineage of all that its scores have touched."""
+    workdir, output = finished
+    done = json.loads((workdir / "rm-word-model" / "done.json").read_text())
+    assert 0.5 < done["right"] <= 1 and f"right on {done['right']:.1%} of {done['heldout']} held-out ones" in output
+    assert "Beside both counts a word model" in (workdir / "report" / "index.html").read_text()
+    for stage in ("rl-policy", "rl-improver", "improve", "evaluate"):
+        lineage = json.loads((workdir / stage / "lineage.json").read_text())
+        assert lineage["ancestors"]["rm-word-model"] == done["digest"]
+    for stage in ("rl-policy", "rl-improver"):
+        assert all(row["reward/word-model"] != 0 for row in rows(workdir, stage, "eval"))
+
+
 def test_the_gap_model_is_measured_and_its_failed_gates_are_noted(finished: tuple[Path, str]) -> None:
     workdir, output = finished
     quality = json.loads((workdir / "rm-improver" / "quality.json").read_text())

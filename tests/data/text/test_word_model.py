@@ -32,6 +32,18 @@ def test_what_is_counted() -> None:
     assert list(features("", "")) == []
 
 
+def test_words_that_belong_to_others_in_the_prompt_are_apart() -> None:
+    """Two of the prompt's words that an answer says within four of each other, in either order; a word with itself is
+    no two words, and one that the prompt does not have is nobody's."""
+    prompt = "ann at nine , the gym with a friend ; bob at ten"
+    right, wrong = (Counter(features(prompt, text)) for text in ("nine ann", "ten ann"))
+    assert right["together"] == right["together ann"] == right["together nine"] == right["together nine ann"] == 1
+    assert wrong["apart"] == wrong["apart ann"] == wrong["apart ten"] == wrong["apart ten ann"] == 1
+    assert "apart" not in right and "together" not in wrong
+    far, own = (Counter(features(prompt, text)) for text in ("ten so so so so ann", "ann ann"))
+    assert "apart" not in far and "together" not in own
+
+
 def test_differences_are_of_chosen_less_rejected() -> None:
     rows_NF = differences([Triple("p", "a b", "a c"), Triple("p", "a", "a"), Triple("p", "a c", "a b")])
     assert rows_NF.shape == (3, BUCKETS) and rows_NF[1].nnz == 0
