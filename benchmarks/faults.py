@@ -340,4 +340,11 @@ MUTANTS = (
         ">= start)",
         "model/kernels/test_step.py",
     ),
+    Mutant(
+        "rewards: copying earns what the words earn",
+        "rl/rewards.py",
+        "model.gaps(prompts, responses, [row.reference for row in rows])",
+        "model.scores(prompts, responses)",
+        "rl/test_rewards.py",
+    ),
 )
