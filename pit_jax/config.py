@@ -283,7 +283,7 @@ class Config:
     stage: ranges.Name = "all"
     """What to run, of the list above; `all` runs what stands before it there, and skips what is finished."""
     model: Literal["policy", "improver", "second-gap", "word-model"] = "improver"
-    """Which of the two pipelines, where a stage has both; rm also trains a second gap model (rm.second_gap_steps)."""
+    """Which of the two pipelines, where a stage has both; rm has two more: a second gap model, a word model."""
     workdir: ranges.Name = "runs/tiny"
     """Folder that holds everything the run writes, on a disk or in an object store: gs://BUCKET/NAME."""
     parent_run: str = ""

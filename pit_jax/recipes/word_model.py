@@ -24,7 +24,12 @@ WEIGHTS = "weights.json"
 
 
 def run(context: Context) -> None:
-    """Fit it to the pairs that --rm.pairs names, ask it about held-out ones, and finish the stage."""
+    """Fit it to the pairs that --rm.pairs names, ask it about held-out ones, and finish the stage.
+
+    UserError for a fold without pairs.
+    """
+    for fold in (PAIR_FOLDS[context.config.rm.pairs][0], "heldout"):
+        context.data.rows(fold, "gap")
     context.folder.begin(context.config, data_fingerprint=context.data.fingerprint, package=package_code())
     pairs, heldout = list(pairs_read(context)), list(context.data.triples("heldout")[:HELDOUT_PAIRS])
     model = WordModel.of(pairs)

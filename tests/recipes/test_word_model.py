@@ -15,7 +15,7 @@ from pit_jax.recipes import word_model
 from pit_jax.recipes.facts import WORD_MODEL
 from pit_jax.recipes.word_model import WEIGHTS, pairs_read, word_model_of
 from pit_jax.run.context import Context
-from tests.world import MakeContext
+from tests.world import MakeContext, StandInData
 
 
 def config_of(weight: float = 1.0, **rm: Any) -> Config:
@@ -60,6 +60,21 @@ def test_it_reads_so_much_and_no_more(
     monkeypatch.setattr(word_model, "MOST_READ", pairs)
     monkeypatch.setattr(word_model, "MOST_WORDS", words)
     assert len(list(pairs_read(place(config_of(), WORD_MODEL)))) == read
+
+
+@pytest.mark.parametrize("fold", ["rm", "heldout"])
+def test_an_empty_fold_ends_it_before_anything_is_written(
+    place: MakeContext, monkeypatch: pytest.MonkeyPatch, fold: str
+) -> None:
+    def rows(data: StandInData, name: str, kind: str) -> None:
+        if name == fold:
+            raise UserError(f"fold {name} is empty")
+
+    context = place(config_of(), WORD_MODEL)
+    monkeypatch.setattr(StandInData, "rows", rows)
+    with pytest.raises(UserError, match=f"fold {fold} is empty"):
+        word_model.run(context)
+    assert not context.folder.begun()
 
 
 def test_a_run_without_one_has_none(place: MakeContext) -> None:
