@@ -103,7 +103,8 @@ class RmConfig:
     to another prompt, a word lost, doubled, swapped or foreign, two words of the prompt mixed up."""
     word_model: ranges.NotNegative = 0.0
     """Weight of a logistic regression on counted words beside reward and gap model: in the reward of RL, in the choice
-    among drafts and in best-of-n; 0 = none, the paper's. All three say log-odds, so 1 lets them count alike."""
+    among drafts and in best-of-n; 0 = none, the paper's. All three say log-odds, it as far as they hold on held-out
+    pairs: with 1 they count alike."""
     gates: GatesConfig = field(default_factory=GatesConfig)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from pit_jax.batch import Triple
 from pit_jax.data.folds import PAIR_FOLDS
-from pit_jax.data.text.word_model import WordModel
+from pit_jax.data.text.word_model import WordModel, calibration
 from pit_jax.errors import UserError
 from pit_jax.rl.roles import WORD_MODEL
 from pit_jax.run.code import package_code
@@ -24,7 +24,7 @@ WEIGHTS = "weights.json"
 
 
 def run(context: Context) -> None:
-    """Fit it to the pairs that --rm.pairs names, ask it about held-out ones, and finish the stage.
+    """Fit it to the pairs that --rm.pairs names, calibrate it on held-out ones, and finish the stage.
 
     UserError for a fold without pairs.
     """
@@ -35,12 +35,15 @@ def run(context: Context) -> None:
     model = WordModel.of(pairs)
     columns = ([getattr(pair, name) for pair in heldout] for name in ("prompt", "chosen", "rejected"))
     gaps_N = model.gaps(*columns)
-    right = float(np.mean((gaps_N > 0) + (gaps_N == 0) / 2))
+    right, share = float(np.mean((gaps_N > 0) + (gaps_N == 0) / 2)), calibration(gaps_N)
+    model = model.scaled(share)
     model.write(context.folder.path / WEIGHTS)
     context.screen.say(
-        f"{context.folder.name}: read {len(pairs):,} pairs; right on {right:.1%} of {len(heldout):,} held-out ones"
+        f"{context.folder.name}: read {len(pairs):,} pairs; right on {right:.1%} of {len(heldout):,} held-out ones, "
+        f"where {share:.2f} of its log-odds hold: so much of it counts"
     )
-    context.folder.finish(round=0, digest=model.digest, read=len(pairs), heldout=len(heldout), right=right)
+    done = {"read": len(pairs), "heldout": len(heldout), "right": right, "share": share}
+    context.folder.finish(round=0, digest=model.digest, **done)
 
 
 def pairs_read(context: Context) -> Iterator[Triple]:

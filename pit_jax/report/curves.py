@@ -187,7 +187,7 @@ def reward_models(policy: list[Row], improver: list[Row], words: Row | None = No
     where = "--stage=rm", "rm-policy/metrics.jsonl and rm-improver/metrics.jsonl"
     note = words and (
         f"Beside both counts a word model, fitted to {words['read']:,} pairs: right on {words['right']:.1%} of "
-        f"{words['heldout']:,} held-out ones."
+        f"{words['heldout']:,} held-out ones, where {words['share']:.2f} of its log-odds hold: so much of it counts."
     )
     return Section("Reward models", note or "", *where, svg=_figure(panels, xlabel="update"))
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pit_jax.config import Config
-from pit_jax.data.text.word_model import WordModel
+from pit_jax.data.text.word_model import WordModel, calibration
 from pit_jax.errors import UserError
 from pit_jax.recipes import word_model
 from pit_jax.recipes.facts import WORD_MODEL
@@ -36,11 +36,14 @@ def test_it_is_fitted_asked_and_kept(place: MakeContext) -> None:
     done, model = context.folder.done(), word_model_of(context)
     assert done is not None and model is not None
     heldout, read = context.data.triples("heldout"), list(pairs_read(context))
-    assert done == {"round": 0, "digest": model.digest, "read": 24, "heldout": len(heldout), "right": done["right"]}
-    np.testing.assert_array_equal(model.weights_F, WordModel.of(read).weights_F)
-    gaps_N = model.gaps(*([getattr(pair, name) for pair in heldout] for name in ("prompt", "chosen", "rejected")))
-    assert done["right"] == pytest.approx(np.mean(np.where(gaps_N == 0, 0.5, gaps_N > 0)))
-    assert lines == [f"rm-word-model: read 24 pairs; right on {done['right']:.1%} of {len(heldout)} held-out ones"]
+    fitted = WordModel.of(read)
+    gaps_N = fitted.gaps(*([getattr(pair, name) for pair in heldout] for name in ("prompt", "chosen", "rejected")))
+    right, share = float(np.mean(np.where(gaps_N == 0, 0.5, gaps_N > 0))), calibration(gaps_N)
+    counts = {"read": 24, "heldout": len(heldout), "right": pytest.approx(right), "share": share}
+    assert done == {"round": 0, "digest": model.digest, **counts}
+    np.testing.assert_array_equal(model.weights_F, fitted.scaled(share).weights_F)
+    asked = f"right on {right:.1%} of {len(heldout)} held-out ones, where {share:.2f} of its log-odds hold"
+    assert lines == [f"rm-word-model: read 24 pairs; {asked}: so much of it counts"]
 
 
 def test_it_reads_the_pairs_that_the_run_names_in_the_order_of_its_seed(place: MakeContext) -> None:
@@ -85,7 +88,7 @@ def test_weights_that_have_changed_are_refused(place: MakeContext) -> None:
     context, _ = finished(place)
     path = context.folder.path / WEIGHTS
     content = json.loads(path.read_text())
-    content["weights"][0] += 1.0
+    content["buckets"], content["weights"] = [*content["buckets"], 7], [*content["weights"], 1.0]
     path.write_text(json.dumps(content))
     with pytest.raises(
         UserError, match=r"weights.json has changed since it was written \(.*\); delete .* to fit it again"

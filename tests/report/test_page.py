@@ -162,10 +162,11 @@ def test_a_stage_of_no_usual_run_has_a_section_once_it_has_begun(finished: Path,
 def test_a_word_model_is_told_beside_the_reward_models(finished: Path) -> None:
     assert "word model" not in built(finished).words
     (finished / "rm-word-model").mkdir()
-    done = {"round": 0, "digest": "d", "read": 20_000, "heldout": 1_024, "right": 0.8857}
+    done = {"round": 0, "digest": "d", "read": 20_000, "heldout": 1_024, "right": 0.8857, "share": 0.25}
     write_json(finished / "rm-word-model" / "done.json", done)
-    told = "Beside both counts a word model, fitted to 20,000 pairs: right on 88.6% of 1,024 held-out ones."
-    assert told in built(finished).words
+    words = built(finished).words
+    assert "Beside both counts a word model, fitted to 20,000 pairs: right on 88.6% of 1,024 held-out ones" in words
+    assert "where 0.25 of its log-odds hold: so much of it counts." in words
 
 
 def test_the_page_needs_nothing_from_outside(finished: Path) -> None:

@@ -16,7 +16,7 @@ from typing import TypedDict
 
 import numpy as np
 from scipy import sparse
-from scipy.optimize import minimize
+from scipy.optimize import brentq, minimize
 from scipy.special import expit
 
 from pit_jax.batch import Triple
@@ -41,7 +41,7 @@ class WordModel:
     """The weights of the buckets that features are hashed to.
 
     A difference of two scores is the log of the odds that the first answer is the better one, as it is for a reward
-    model that was trained with the Bradley-Terry loss: so the scores of both can be added.
+    model that was trained with the Bradley-Terry loss: so the scores of both can be added, once these are calibrated.
     """
 
     weights_F: np.ndarray
@@ -74,6 +74,10 @@ class WordModel:
     def digest(self) -> str:
         return digest_of(self.weights_F.tobytes())
 
+    def scaled(self, share: float) -> "WordModel":
+        """The same, with `share` of every score."""
+        return WordModel(self.weights_F * np.float32(share))
+
     def scores(self, prompts: Sequence[str], answers: Sequence[str]) -> np.ndarray:
         """score_N [N] float64 of each answer."""
         scores_N: np.ndarray = counted(prompts, answers) @ self.weights_F.astype(float)
@@ -82,6 +86,26 @@ class WordModel:
     def gaps(self, prompts: Sequence[str], candidates: Sequence[str], references: Sequence[str]) -> np.ndarray:
         """By how much the score of each candidate is above that of its reference, [N] float64."""
         return self.scores(prompts, candidates) - self.scores(prompts, references)
+
+
+def calibration(gaps_N: np.ndarray) -> float:
+    """The share of gaps, from 0 to 1, that is the log of the odds of the labels of pairs that it was not fitted to.
+
+    It minimises their logistic loss: temperature scaling (arXiv 1706.04599) that makes nobody surer. What is fitted to
+    few pairs, or to noisy ones, is far too sure.
+
+    By hand: gaps of 2 that are right on three pairs of four have odds of 3, so the share is log(3) / 2.
+
+    Args:
+      gaps_N: [N] of the chosen answer over the rejected one, N > 0.
+    """
+
+    def slope(share: float) -> float:
+        return -float(np.mean(gaps_N * expit(-share * gaps_N)))
+
+    if slope(0.0) >= 0:
+        return 0.0
+    return 1.0 if slope(1.0) <= 0 else float(brentq(slope, 0.0, 1.0))
 
 
 def differences(pairs: Sequence[Triple]) -> sparse.csr_matrix:

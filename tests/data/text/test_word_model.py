@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.label_noise import flipped as with_flipped_labels
 from pit_jax.batch import Triple
-from pit_jax.data.text.word_model import BUCKETS, WordModel, counted, differences, features, fitted
+from pit_jax.data.text.word_model import BUCKETS, WordModel, calibration, counted, differences, features, fitted
 from pit_jax.data.worlds.builtin import WORLDS
 from pit_jax.data.worlds.world import pairs
 from pit_jax.errors import UserError
@@ -70,6 +71,37 @@ def test_an_answer_has_a_score_of_its_own_and_two_answers_a_gap(model: WordModel
     np.testing.assert_allclose(gaps_N, differences(asked) @ model.weights_F.astype(float), atol=1e-9)
     assert np.mean(gaps_N > 0) > 0.8, "fitted to 400 other pairs, with no word of theirs in common but the kind"
     assert model.scores([], []).shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("gaps", "share"),
+    [
+        ([2, 2, 2, -2], np.log(3) / 2),  # right on three of four: odds of 3
+        ([9, 9, 9, -9], np.log(3) / 9),
+        ([0.5, 0.5, 0.5, -0.5], 1.0),  # less sure than it might be
+        ([3, 1, 2], 1.0),  # always right
+        ([3, -3], 0.0),
+        ([-3, -1, 1], 0.0),
+        ([0, 0], 0.0),
+    ],
+)
+def test_so_much_of_a_gap_holds_on_held_out_pairs(gaps: list[float], share: float) -> None:
+    assert calibration(np.array(gaps, float)) == pytest.approx(share)
+
+
+def test_a_share_of_a_model_is_that_share_of_its_scores(model: WordModel) -> None:
+    texts = ["ann at nine"], ["ann at nine , the gym"]
+    np.testing.assert_allclose(model.scaled(0.25).scores(*texts), model.scores(*texts) / 4, rtol=1e-6)
+    assert model.scaled(1.0).digest == model.digest != model.scaled(0.5).digest
+
+
+def test_what_knows_nothing_counts_for_nothing() -> None:
+    """Of labels that are drawn by lot little is left: fitted to 300 pairs, it is sure of what it has not seen."""
+    triples = with_flipped_labels(pairs(WORLDS["notes"], 600, 0), 0.5)
+    model, asked = WordModel.of(triples[:300]), triples[300:]
+    columns = ([getattr(pair, name) for pair in asked] for name in ("prompt", "chosen", "rejected"))
+    gaps_N = model.gaps(*columns)
+    assert gaps_N.std() > 1 and calibration(gaps_N) < 0.2
 
 
 def test_the_same_pairs_are_the_same_model(model: WordModel) -> None:
