@@ -10,7 +10,7 @@ import numpy as np
 
 from pit_jax.batch import Triple
 from pit_jax.data.folds import PAIR_FOLDS
-from pit_jax.data.text.word_model import WordModel, calibration
+from pit_jax.data.text.word_model import WordModel, calibration, columns
 from pit_jax.errors import UserError
 from pit_jax.rl.roles import WORD_MODEL
 from pit_jax.run.code import package_code
@@ -33,8 +33,7 @@ def run(context: Context) -> None:
     context.folder.begin(context.config, data_fingerprint=context.data.fingerprint, package=package_code())
     pairs, heldout = list(pairs_read(context)), list(context.data.triples("heldout")[:HELDOUT_PAIRS])
     model = WordModel.of(pairs)
-    columns = ([getattr(pair, name) for pair in heldout] for name in ("prompt", "chosen", "rejected"))
-    gaps_N = model.gaps(*columns)
+    gaps_N = model.gaps(*columns(heldout))
     right, share = float(np.mean((gaps_N > 0) + (gaps_N == 0) / 2)), calibration(gaps_N)
     model = model.scaled(share)
     model.write(context.folder.path / WEIGHTS)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pit_jax.config import Config
-from pit_jax.data.text.word_model import WordModel, calibration
+from pit_jax.data.text.word_model import WordModel, calibration, columns
 from pit_jax.errors import UserError
 from pit_jax.recipes import word_model
 from pit_jax.recipes.facts import WORD_MODEL
@@ -37,7 +37,7 @@ def test_it_is_fitted_asked_and_kept(place: MakeContext) -> None:
     assert done is not None and model is not None
     heldout, read = context.data.triples("heldout"), list(pairs_read(context))
     fitted = WordModel.of(read)
-    gaps_N = fitted.gaps(*([getattr(pair, name) for pair in heldout] for name in ("prompt", "chosen", "rejected")))
+    gaps_N = fitted.gaps(*columns(heldout))
     right, share = float(np.mean(np.where(gaps_N == 0, 0.5, gaps_N > 0))), calibration(gaps_N)
     counts = {"read": 24, "heldout": len(heldout), "right": pytest.approx(right), "share": share}
     assert done == {"round": 0, "digest": model.digest, **counts}

@@ -108,9 +108,14 @@ def calibration(gaps_N: np.ndarray) -> float:
     return 1.0 if slope(1.0) <= 0 else float(brentq(slope, 0.0, 1.0))
 
 
+def columns(pairs: Sequence[Triple]) -> tuple[list[str], list[str], list[str]]:
+    """Prompts, chosen and rejected answers, as `gaps` takes them."""
+    return [p.prompt for p in pairs], [p.chosen for p in pairs], [p.rejected for p in pairs]
+
+
 def differences(pairs: Sequence[Triple]) -> sparse.csr_matrix:
     """Features of the chosen answer less those of the rejected one, [N, BUCKETS]."""
-    prompts, chosen, rejected = zip(*((pair.prompt, pair.chosen, pair.rejected) for pair in pairs), strict=True)
+    prompts, chosen, rejected = columns(pairs)
     return counted(prompts, chosen) - counted(prompts, rejected)
 
 

@@ -10,7 +10,16 @@ import pytest
 
 from benchmarks.label_noise import flipped as with_flipped_labels
 from pit_jax.batch import Triple
-from pit_jax.data.text.word_model import BUCKETS, WordModel, calibration, counted, differences, features, fitted
+from pit_jax.data.text.word_model import (
+    BUCKETS,
+    WordModel,
+    calibration,
+    columns,
+    counted,
+    differences,
+    features,
+    fitted,
+)
 from pit_jax.data.worlds.builtin import WORLDS
 from pit_jax.data.worlds.world import pairs
 from pit_jax.errors import UserError
@@ -63,7 +72,7 @@ def test_a_fit_prefers_what_is_chosen() -> None:
 def test_an_answer_has_a_score_of_its_own_and_two_answers_a_gap(model: WordModel) -> None:
     """Whatever stands beside it; a copy gains 0, and two that change places the opposite."""
     asked = pairs(WORLDS["notes"], 40, 1)
-    prompts, chosen, rejected = ([getattr(pair, name) for pair in asked] for name in ("prompt", "chosen", "rejected"))
+    prompts, chosen, rejected = columns(asked)
     gaps_N = model.gaps(prompts, chosen, rejected)
     np.testing.assert_array_equal(gaps_N, -model.gaps(prompts, rejected, chosen))
     np.testing.assert_array_equal(model.gaps(prompts, chosen, chosen), 0)
@@ -99,8 +108,7 @@ def test_what_knows_nothing_counts_for_nothing() -> None:
     """Of labels that are drawn by lot little is left: fitted to 300 pairs, it is sure of what it has not seen."""
     triples = with_flipped_labels(pairs(WORLDS["notes"], 600, 0), 0.5)
     model, asked = WordModel.of(triples[:300]), triples[300:]
-    columns = ([getattr(pair, name) for pair in asked] for name in ("prompt", "chosen", "rejected"))
-    gaps_N = model.gaps(*columns)
+    gaps_N = model.gaps(*columns(asked))
     assert gaps_N.std() > 1 and calibration(gaps_N) < 0.2
 
 
