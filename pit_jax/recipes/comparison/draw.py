@@ -27,6 +27,7 @@ from pit_jax.inference.texts import Chunk, TextEngine, written
 from pit_jax.model.networks import Params
 from pit_jax.parallel.preemption import check
 from pit_jax.recipes.word_model import word_model_of
+from pit_jax.rl.roles import WORD_MODEL
 from pit_jax.run.context import Context
 from pit_jax.run.params import Models
 from pit_jax.run.provenance import StageId
@@ -241,8 +242,9 @@ class Answering:
 
     @property
     def _worded(self) -> tuple[str, ...]:
-        """What names the word model's part in a score; nothing without one."""
-        return () if self._word_model is None else (f"{self.context.config.rm.word_model:g} {self._word_model.digest}",)
+        """What names the word model's part in a score; nothing without one. Its weights are not read."""
+        weight = self.context.config.rm.word_model
+        return (f"{weight:g} {self.context.folder_of(WORD_MODEL).digest}",) if weight else ()
 
     def _answers(self, system: SystemId, temperature: float, source: Source, *names: str) -> Output:
         """One answer a prompt; given ones are tokenised and no more."""
