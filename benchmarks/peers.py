@@ -18,15 +18,17 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def environment(name: str, *packages: str, without: Sequence[str] = ()) -> str:
+def environment(name: str, *packages: str, without: Sequence[str] = (), alone: Sequence[str] = ()) -> str:
     """The Python of .venv-<name>, an environment beside the checkout's own that is made where it is not there yet, of
-    packages and what they need `without` some of it."""
+    packages and what they need `without` some of it, and of packages `alone`."""
     python = ROOT / f".venv-{name}" / "bin" / "python"
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", str(python.parent.parent)], check=True)
         subprocess.run([str(python), "-m", "pip", "install", "--quiet", *packages], check=True)
         if without:
             subprocess.run([str(python), "-m", "pip", "uninstall", "--quiet", "--yes", *without], check=True)
+        if alone:
+            subprocess.run([str(python), "-m", "pip", "install", "--quiet", "--no-deps", *alone], check=True)
     return str(python)
 
 
