@@ -72,6 +72,7 @@ setup(
             "mypy>=1.18",
             "jsonschema>=4.23",
             "pyyaml>=6",
+            "vaderSentiment>=3.3.2",  # of examples/forks/sentiment_judge.py
         ],
     },
 )
