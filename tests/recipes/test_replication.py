@@ -44,7 +44,7 @@ def slice_of(fsdp: int, tensor: int) -> Mesh:
 
 def mesh_for(config: Config) -> Mesh:
     """Of 256 chips, or as many fewer as the batches of a config can be shared by."""
-    for fsdp in (32, 16, 8):
+    for fsdp in (32, 16, 8, 4):
         try:
             check_stages(STAGES, config, slice_of(fsdp, 8))
         except UserError:
