@@ -33,7 +33,7 @@ class Engine:
 
         Without one, on the mesh that is set, if any.
         """
-        self.spec = spec
+        self.model, self.spec = model, spec
         parts = 1
         placed: Callable[..., Any] = unplaced
 

@@ -6,6 +6,7 @@ from functools import cached_property, partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -16,7 +17,7 @@ from pit_jax.inference.engine import Engine, improver_prompt
 from pit_jax.inference.prompts import prompt_arrays, response_arrays
 from pit_jax.inference.sampling import Sampling
 from pit_jax.model.networks import Params, ScalarModel
-from pit_jax.model.scoring import response_scores
+from pit_jax.model.scoring import behind, response_logprobs, response_scores
 from pit_jax.parallel.hosts import whole
 from pit_jax.parallel.sharding import batch_sharding, put, put_rows, row_shards
 
@@ -137,6 +138,46 @@ class TextEngine:
     def scores(self, params: Params, prompts: Sequence[str], answers: Sequence[Answer]) -> np.ndarray:
         """score_N [N] float32 of each answer by the pointwise reward model."""
         return self.scored(prompts, {"answers": answers}, partial(self._score, params))
+
+    def logprobs(
+        self,
+        params: Params,
+        prompts: Sequence[str],
+        answers: Sequence[Answer],
+        references: Sequence[Answer] = (),
+        *,
+        temperature: float,
+    ) -> np.ndarray:
+        """logprob_N [N] float32, nats: log M(y | x) of each answer, or with references log M(y | x, y_ref).
+
+        An EOS counts where the answer ended, and not where it filled its slot.
+        """
+        sides = {"answers": answers, **({"references": references} if references else {})}
+        return self.scored(prompts, sides, partial(self._logprob, params, temperature=temperature))
+
+    @cached_property
+    def _logprob(self) -> Any:
+        spec, model = self.engine.spec, self.engine.model
+
+        def logprob(
+            params: Params,
+            rows: PromptBatch,
+            answers: Responses,
+            references: Responses | None = None,
+            *,
+            temperature: float,
+        ) -> jax.Array:
+            prompt = rows.prompt_BP, rows.prompt_mask_BP
+            if references is not None:
+                prompt = improver_prompt(rows, references, spec=spec)
+            slot = answers.tokens_BT.shape[1]
+            sequences = behind(*prompt, answers)
+            logprobs_BT = response_logprobs(model, params, *sequences, slot=slot, temperature=temperature)
+            # Behind a slot that is full stands an EOS that nobody drew, which a score would be read at.
+            drawn_BT = answers.mask_BT & (jnp.arange(slot) < spec.response_slot)[None]
+            return jnp.sum(jnp.where(drawn_BT, logprobs_BT, 0.0), axis=1)
+
+        return jax.jit(logprob, static_argnames="temperature")
 
     @cached_property
     def _gap(self) -> Any:

@@ -84,6 +84,20 @@ def test_an_export_is_made_and_served(environment: dict[str, str], tmp_path: Pat
     sizes = [(workdir / "export" / name / "adapter_model.safetensors").stat().st_size for name in models]
     assert max(sizes) < whole / 2
 
+    flags = "--workdir=runs/llama --results=measured"
+    output = run_lines([f"PYTHONPATH={ROOT} python -m benchmarks.drift {flags}"], environment, tmp_path)
+    assert "drift from checkpoints/llama" in output
+    figures = json.loads((tmp_path / "measured" / "drift.jsonl").read_text())["figures"]
+    drift = {row["system"]: row for row in figures["rows"]}
+    assert {name for name, row in drift.items() if "KL, nats" in row} == {
+        "policy",
+        "pit@1",
+        "policy-sft",
+        "sft-improver@1",
+    }
+    # The untouched model is as good as random: hundreds of tokens are as likely; a few updates leave it near.
+    assert all(100 < row["perplexity"] < 1000 and abs(row.get("KL, nats", 0)) < 20 for row in drift.values())
+
 
 def test_the_commands_for_a_real_checkpoint_can_be_given(tmp_path: Path) -> None:
     """Every flag is one, and every benchmark has those that it is given."""

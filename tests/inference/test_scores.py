@@ -12,7 +12,7 @@ import pytest
 from pit_jax.batch import Answer, Responses
 from pit_jax.inference.engine import Engine
 from pit_jax.inference.texts import TextEngine, written
-from pit_jax.model.scoring import end_scores
+from pit_jax.model.scoring import end_scores, response_logprobs
 from pit_jax.parallel.sharding import param_sharding
 
 
@@ -70,6 +70,27 @@ def test_gaps_are_those_of_the_gap_models_rows(bench: Any, texts: TextEngine, pa
         rows.append([3, *ids(x), *y_ref, 4, 5, *y.ids, *[1] * (not y.ended)])
     np.testing.assert_allclose(found_N, plain(params, rows), rtol=1e-5, atol=1e-5)
     assert np.ptp(found_N) > 0.5
+
+
+def test_log_probs_are_those_of_the_drawn_tokens(bench: Any, texts: TextEngine) -> None:
+    """[prompt | y EOS] and [prefix, reference, suffix | y EOS]; of a full slot what was drawn, without an EOS."""
+    params, slot = bench.policy(), bench.world.slot
+    new, old = [*answers(texts, 3, 0), drawn_full(texts, 9)], [drawn_full(texts, 8), *answers(texts, 3, 1)]
+    prompts = bench.prompts[:4]
+    read = jax.jit(partial(response_logprobs, bench.world.language, slot=slot, temperature=0.7))
+
+    def alone(prompt: list[int], answer: Answer) -> float:
+        row = [*prompt, *answer.ids]
+        tokens_BL = np.array([[0] * (48 - len(row)) + row], np.int32)
+        segments_BL = (np.arange(48)[None] >= 48 - len(row)).astype(np.int32)
+        return float(np.asarray(read(params, tokens_BL, segments_BL))[0, slot - len(answer.ids) :].sum())
+
+    found_N = texts.logprobs(params, prompts, new, temperature=0.7)
+    rewritten_N = texts.logprobs(params, prompts, new, old, temperature=0.7)
+    for row, (x, y, reference) in enumerate(zip(prompts, new, old, strict=True)):
+        y_ref = [token for token in reference.ids if token != 1]
+        assert found_N[row] == pytest.approx(alone(ids(x), y), rel=1e-5)
+        assert rewritten_N[row] == pytest.approx(alone([3, *ids(x), *y_ref, 4, 5], y), rel=1e-5)
 
 
 def test_a_pair_asked_in_both_orders_meets_one_program(bench: Any, params: Any) -> None:
