@@ -61,12 +61,13 @@ def get_config() -> Config:
         ),
         rm=replace(
             base.rm,
-            policy_steps=40,
-            improver_steps=60,
-            batch_size=8,
+            pairs="all",
+            policy_steps=120,
+            improver_steps=160,
+            batch_size=4,
             word_model=1.0,
             negatives=0.3,  # the truth knows neither the prompt nor an end; the gates ask for both
-            optimizer=replace(base.rm.optimizer, learning_rate=5e-4),  # ours: a head from nothing, in few updates
+            optimizer=replace(base.rm.optimizer, learning_rate=3e-4),
         ),
         rl=replace(
             base.rl,
@@ -88,5 +89,8 @@ def get_config() -> Config:
         ),
         improve=replace(base.improve, rounds=2, temperature=1.0, batch_size=32, stop="best"),
         evaluate=replace(base.evaluate, prompts=320, judges=("sentiment",), temperatures=(1.0,)),
-        checkpoint=replace(base.checkpoint, every=60),
+        # Self-Refine's own words are 300 tokens.
+        paper=replace(base.paper, ablations=(), temperatures=(1.0,), rounds=2, refine_length=512),
+        dpo=replace(base.dpo, steps=60, batch_size=8, optimizer=replace(base.dpo.optimizer, learning_rate=1e-4)),
+        checkpoint=replace(base.checkpoint, every=160),
     )
