@@ -148,7 +148,7 @@ class TextEngine:
         *,
         temperature: float,
     ) -> np.ndarray:
-        """logprob_N [N] float32, nats: log M(y | x) of each answer, or with references log M(y | x, y_ref).
+        """logprob_N [N] float32, nats: log M(y | x) of each drawn answer, or with references log M(y | x, y_ref).
 
         An EOS counts where the answer ended, and not where it filled its slot.
         """
