@@ -33,8 +33,8 @@ from pit_jax.recipes.comparison.evaluate import (
     headline_temperature,
     outputs_at,
 )
-from pit_jax.run.base import load_base
 from pit_jax.run.context import Context
+from pit_jax.run.params import Models
 from pit_jax.run.provenance import StageId
 
 COLUMNS = ("system", "tokens", "perplexity", "KL, nats")
@@ -57,8 +57,7 @@ def figures_of(context: Context) -> list[dict[str, Any]]:
     }
     rows = []
     with jax.set_mesh(context.mesh):
-        sizes = {"ids": context.data.tokenizer.vocab_size, "rows": context.vocab_size}
-        base = load_base(config, context.mesh, context.key("new tokens"), **sizes)
+        base = Models(context).root()
         for system, output in outputs.items():
             row: dict[str, Any] = {"system": str(system), "tokens": float(output.lengths_N.mean())}
             nats = -float(logprobs(base, answers=output.answers, temperature=1.0).sum())
@@ -79,14 +78,13 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--workdir", type=Path, required=True)
     given = parser.parse_args(argv)
     context = opened(given.workdir, EVALUATE)
-    rows = figures_of(context)
-    title = f"drift from {context.config.base}, n = {len(heldout_prompts(context).texts):,}"
-    table = Table(*COLUMNS, title=title, title_justify="left")
+    rows, count = figures_of(context), len(heldout_prompts(context).texts)
+    table = Table(*COLUMNS, title=f"drift from {context.config.base}, n = {count:,}", title_justify="left")
     for row in rows:
         values = (row.get(name) for name in COLUMNS[1:])
         table.add_row(row["system"], *("–" if value is None else f"{value:.2f}" for value in values))
     Console().print(table)
-    keep(given.results, "drift", {"n": len(heldout_prompts(context).texts), "rows": rows})
+    keep(given.results, "drift", {"n": count, "rows": rows})
 
 
 if __name__ == "__main__":
