@@ -16,6 +16,7 @@ from pit_jax.errors import UserError
 from pit_jax.parallel.mesh import AXES
 from pit_jax.parallel.sharding import replicated
 from pit_jax.recipes.catalogue import catalogue
+from pit_jax.recipes.choices import open_knobs, with_knob
 from pit_jax.recipes.plan.walk import check_stages, layout_of, vocabulary, with_model
 from pit_jax.run.programs import Program, Shapes
 from pit_jax.run.stage import Stage
@@ -76,6 +77,8 @@ def results(shapes: Shapes, program: Program) -> Any:
 
 def shapes_of(name: str) -> Shapes:
     config = load_config(name)
+    for knob in open_knobs(config):  # what pairs would decide: any lengths, rates and updates will do
+        config = with_knob(config, knob, 32)
     config = with_model(replace(config, plan=replace(config.plan, model="llama-3-8b")))
     rows = vocabulary(config) + 3  # with the tokens that PIT adds, which divide by nothing
     return Shapes(config, layout_of(config, Path("nowhere")), rows, mesh_for(config))
