@@ -5,7 +5,9 @@
 Each world and seed is a run of its own, from the pairs to the comparison. `matches` is for the end: it is not among the
 worlds that are run unless it is named. By the truth, at T 1.0: the policy's score, PIT x1 and more against the policy,
 flaws that x1 mends and makes, on how many rewrites the gap is right, what keeping those with a gap above 0 gives; by
-the gap: x1 against the policy, and the control that says a sentence twice. What is finished is only read.
+the gap: x1 against the policy, and the control that says a sentence twice. At every temperature: for how many of x1,
+x2 and x3 the gap and the truth agree on who wins; and the gates that the gap model missed. Of several seeds, the mean
+of x1 and its lowest interval too. What is finished is only read.
 """
 
 import sys
@@ -23,11 +25,12 @@ from pit_jax.data.worlds.builtin import WORLDS
 from pit_jax.data.worlds.matches import MATCHES
 from pit_jax.errors import UserError
 from pit_jax.evaluation.results import ComparisonRow, Results, read_results
+from pit_jax.evaluation.stats.comparison import Comparison
 from pit_jax.evaluation.systems import POLICY, SystemId, pit
 from pit_jax.files import read_json
 
 TEMPERATURE = 1.0
-WIDTH = 250  # of the table, which a terminal may fold
+WIDTH = 280  # of the table, which a terminal may fold
 COLUMNS = (
     "world",
     "seed",
@@ -39,6 +42,8 @@ COLUMNS = (
     "x2",
     "x3",
     "mended/made/of",
+    "signs",
+    "gates missed",
 )
 MORE = ("gap right, rewrites", "x1 where gap > 0", "longest, gap")
 
@@ -51,35 +56,48 @@ def figures_of(workdir: Path) -> dict[str, Any]:
     if results is None or quality is None or "rubric" not in results.judges:
         raise UserError(f"{workdir}: asked for a finished run on a world, found no comparison by its truth")
 
-    def row(judge: str, left: SystemId) -> ComparisonRow:
-        found = (results.rows, [control.row for control in results.controls])
+    def row(judge: str, left: SystemId, temperature: float = TEMPERATURE) -> ComparisonRow:
         return next(
             row
-            for row in (*found[0], *found[1])
-            if (row.judge, row.left, row.right, row.temperature) == (judge, left, POLICY, TEMPERATURE)
+            for row in (*results.rows, *(control.row for control in results.controls))
+            if (row.judge, row.left, row.right, row.temperature) == (judge, left, POLICY, temperature)
         )
 
     (first,) = [row for row in results.rewrites if (row.system, row.temperature) == (pit(1), TEMPERATURE)]
     (policy,) = [row for row in results.systems if (row.system, row.temperature) == (POLICY, TEMPERATURE)]
     assert first.flaws is not None and first.gap is not None, "a world names its flaws"
+    asked = [(pit(k), row.temperature) for k in (1, 2, 3) for row in results.systems if row.system == POLICY]
+    agree = [row("gap", *one).delta * row("rubric", *one).delta > 0 for one in asked]
     return {
         "gap right, pairs": float(np.mean(list(quality["quality"]["accuracies"].values()))),
         "words right, pairs": words and words["right"],
         "policy": policy.score_mean,
-        "x1, truth": _told(row("rubric", pit(1))),
-        "x1, gap": _told(row("gap", pit(1))),
-        "x2": _told(row("rubric", pit(2))),
-        "x3": _told(row("rubric", pit(3))),
+        "x1, truth": _interval(row("rubric", pit(1))),
+        "x1, gap": _interval(row("gap", pit(1))),
+        "x2": _interval(row("rubric", pit(2))),
+        "x3": _interval(row("rubric", pit(3))),
         "mended/made/of": f"{first.flaws.mended}/{first.flaws.made}/{first.flaws.of}",
+        "signs": f"{sum(agree)} of {len(agree)}",
+        "gates missed": " ".join(gate["name"] for gate in quality["gates"] if not gate["passed"]) or "none",
         "gap right, rewrites": first.gap.accuracy,
-        "x1 where gap > 0": _told(first.gap.above_zero),
-        "longest, gap": _told(row("gap", SystemId("control", source="longest"))),
+        "x1 where gap > 0": _interval(first.gap.above_zero),
+        "longest, gap": _interval(row("gap", SystemId("control", source="longest"))),
         "n": row("rubric", pit(1)).n,
     }
 
 
-def _told(row: Any) -> str:
-    return f"{row.delta:+.1f} [{row.low:+.1f}, {row.high:+.1f}]"
+def _interval(row: Comparison) -> list[float]:
+    return [row.delta, row.low, row.high]
+
+
+def _told(figure: Any) -> str:
+    match figure:
+        case [delta, low, high]:
+            return f"{delta:+.1f} [{low:+.1f}, {high:+.1f}]"
+        case float():
+            return f"{figure:.3f}"
+        case _:
+            return str(figure)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -98,14 +116,14 @@ def main(argv: Sequence[str]) -> None:
             if not (workdir / "evaluate" / "done.json").exists():
                 source = ("--data.sources", f"world:{world}")
                 execute(["--stage=all", "--config=own", f"--workdir={workdir}", f"--seed={seed}", *source, *flags])
-            found = figures_of(workdir)
-            rows.append({"world": world, "seed": seed, **found})
-            shown = {
-                name: f"{value:.3f}" if isinstance(value, float) else str(value) for name, value in rows[-1].items()
-            }
-            table.add_row(*(shown[name] for name in (*COLUMNS, *MORE)))
+            rows.append({"world": world, "seed": seed, **figures_of(workdir)})
+            table.add_row(*(_told(rows[-1][name]) for name in (*COLUMNS, *MORE)))
             Console().print(rows[-1])
     Console(width=WIDTH).print(table)
+    for world in given.worlds if len(given.seeds) > 1 else ():
+        deltas, lows, _ = zip(*(row["x1, truth"] for row in rows if row["world"] == world), strict=True)
+        told = f"{np.mean(deltas):+.1f} over {len(deltas)} seeds, lowest interval from {min(lows):+.1f}"
+        Console().print(f"{world}: x1 by the truth {told}")
     keep(given.results, "transfer", {"flags": list(flags), "rows": rows})
 
 
