@@ -5,8 +5,8 @@ where it can make none. `other` is an answer to another prompt, or "" where ther
 white space around it.
 What stands between sentences stays: a negative must not be told by its line breaks.
 
-A sentence ends with . ! ? before white space, or with its line; a text without such an end is one sentence. A text
-without white space, such as one in a language that writes none, has its characters for words.
+Words and sentences are those of data/text/segments.py; a sentence also ends with its line, and a text of a single word
+has its characters for words.
 """
 
 import random
@@ -16,20 +16,19 @@ from dataclasses import dataclass
 from itertools import chain, zip_longest
 
 from pit_jax.batch import Triple
+from pit_jax.data.text.segments import BETWEEN_SENTENCES_OR_LINES, BETWEEN_WORDS, behind
 from pit_jax.data.worlds.words import broken
 from pit_jax.table import Table
 
-_SENTENCES = re.compile(r"(?<=[.!?])\s+|\s*\n\s*")  # what stands between them
-_WORDS = re.compile(r"\s+")
 _PIECES = re.compile(r"\w+|\W")
 
 
 def repeated(prompt: str, answer: str, other: str, rng: random.Random) -> str:
     """A sentence is said twice, the second time anywhere."""
-    sentences, gaps = _split(answer, _SENTENCES)
+    sentences, gaps = _split(answer, BETWEEN_SENTENCES_OR_LINES)
     place = rng.randrange(len(sentences) + 1)
     sentences.insert(place, rng.choice(sentences))
-    gaps.insert(place, rng.choice(gaps or [" "]))
+    gaps.insert(place, rng.choice(gaps or [behind(answer)]))
     return _joined(sentences, gaps)
 
 
@@ -43,7 +42,7 @@ def cut(prompt: str, answer: str, other: str, rng: random.Random) -> str:
 
 def shuffled(prompt: str, answer: str, other: str, rng: random.Random) -> str:
     """The sentences stand in another order; of a single one, the words of a span."""
-    pieces, gaps = _split(answer, _SENTENCES)
+    pieces, gaps = _split(answer, BETWEEN_SENTENCES_OR_LINES)
     first, stop = 0, len(pieces)
     if stop == 1:
         pieces, gaps = _words(answer)
@@ -62,7 +61,7 @@ def another(prompt: str, answer: str, other: str, rng: random.Random) -> str:
 
 def noisy(prompt: str, answer: str, other: str, rng: random.Random) -> str:
     """A word of a sentence is lost, doubled, swapped with the next one, or taken from `other`."""
-    sentences, gaps = _split(answer, _SENTENCES)
+    sentences, gaps = _split(answer, BETWEEN_SENTENCES_OR_LINES)
     place = rng.randrange(len(sentences))
     sentences[place] = broken(sentences[place], [other or answer], rng)
     return _joined(sentences, gaps)
@@ -130,7 +129,7 @@ def _split(text: str, between: re.Pattern[str]) -> tuple[list[str], list[str]]:
 
 
 def _words(text: str) -> tuple[list[str], list[str]]:
-    words, gaps = _split(text, _WORDS)
+    words, gaps = _split(text, BETWEEN_WORDS)
     return (words, gaps) if gaps else (list(text), [""] * (len(text) - 1))
 
 

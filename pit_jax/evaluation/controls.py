@@ -1,11 +1,11 @@
 """Systems nobody trained, whose verdicts are known beforehand: what a judge says of them is about the judge."""
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from pit_jax.data.text.segments import BETWEEN_SENTENCES, WORDS, behind
 from pit_jax.evaluation.stats.comparison import Comparison
 
 
@@ -41,13 +41,13 @@ def standing(scores_N: np.ndarray) -> Standing:
 
 def said_twice(text: str) -> str:
     """The text with its longest sentence said twice in a row; the whole text where no mark ends a sentence."""
-    longest = max(re.split(r"(?<=[.!?])\s+", text.strip()), key=len)
-    return text.replace(longest, f"{longest} {longest}", 1) if longest else text
+    longest = max(BETWEEN_SENTENCES.split(text.strip()), key=len)
+    return text.replace(longest, longest + behind(longest) + longest, 1) if longest else text
 
 
 def without_end(text: str) -> str:
     """The text without the last quarter of its words, at least one; fewer than two words have no end to lose."""
-    ends = [word.end() for word in re.finditer(r"\S+", text)]
+    ends = [word.end() for word in WORDS.finditer(text)]
     kept = len(ends) - max(1, len(ends) // 4)
     return text[: ends[kept - 1]] if kept > 0 else text
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from pit_jax.data.text.segments import WORDS
 from pit_jax.errors import UserError
 
 
@@ -16,7 +17,7 @@ def copy_rate(texts: Sequence[str], references: Sequence[str]) -> float:
 def edit_distances(texts: Sequence[str], references: Sequence[str]) -> np.ndarray:
     """[N] Levenshtein distance of every text to its reference over words, divided by the longer one's words.
 
-    0 is the same words, 1 nothing in common. Words are what white space separates; each is put in, taken out or
+    0 is the same words, 1 nothing in common. Words are those of data/text/segments.py; each is put in, taken out or
     replaced at a cost of 1. "bring a cake" to "please bring two cakes": put in "please", replace "a" and "cake": 3 / 4.
 
     Raises:
@@ -70,7 +71,7 @@ def _distances(
 
 def _numbered(texts: Sequence[str], vocabulary: dict[str, int]) -> tuple[np.ndarray, np.ndarray]:
     """(words [N, W] as numbers, right-padded; how many words each text has). New words join the vocabulary."""
-    rows = [[vocabulary.setdefault(word, len(vocabulary)) for word in text.split()] for text in texts]
+    rows = [[vocabulary.setdefault(word, len(vocabulary)) for word in WORDS.findall(text)] for text in texts]
     lengths_N = np.array([len(row) for row in rows])
     words_NW = np.full((len(rows), int(lengths_N.max())), -1)
     for padded_W, row in zip(words_NW, rows, strict=True):

@@ -10,6 +10,7 @@ import numpy as np
 
 from pit_jax.batch import Triple
 from pit_jax.data.folds import PAIR_FOLDS
+from pit_jax.data.text.segments import WORDS
 from pit_jax.data.text.word_model import WordModel, calibration, columns
 from pit_jax.errors import UserError
 from pit_jax.rl.roles import WORD_MODEL
@@ -51,7 +52,7 @@ def pairs_read(context: Context) -> Iterator[Triple]:
     for number in np.random.default_rng(context.config.seed).permutation(len(triples))[:MOST_READ].tolist():
         pair = triples[number]
         yield pair
-        words += sum(len(text.split()) for text in (pair.prompt, pair.chosen, pair.rejected))
+        words += sum(len(WORDS.findall(text)) for text in (pair.prompt, pair.chosen, pair.rejected))
         if words > MOST_WORDS:
             return
 

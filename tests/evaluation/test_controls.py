@@ -36,6 +36,8 @@ def verdict(judge: Judge, control: Control) -> Comparison:
         ("it costs 3.50 today. ok", "it costs 3.50 today. it costs 3.50 today. ok"),
         ("", ""),
         (" \n", " \n"),
+        ("好。「明天见面！」再见。", "好。「明天见面！」「明天见面！」再见。"),
+        ("明天见", "明天见明天见"),
     ],
 )
 def test_the_longest_sentence_is_said_twice(text: str, expected: str) -> None:
@@ -53,6 +55,7 @@ def test_the_longest_sentence_is_said_twice(text: str, expected: str) -> None:
         (" one\n", " one\n"),
         ("", ""),
         (" \n", " \n"),
+        ("我们明天见面。好", "我们明天见面"),
     ],
 )
 def test_the_last_quarter_of_the_words_is_cut(text: str, expected: str) -> None:

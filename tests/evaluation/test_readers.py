@@ -39,6 +39,21 @@ def test_readers_that_know_nothing_say_nothing() -> None:
     assert wrong_labels(right_N, np.ones(100, bool)) is None and wrong_labels(~right_N, right_N) is None
 
 
+def test_a_language_without_spaces_is_read() -> None:
+    """The chosen answer names the day of the prompt, the other one another day, each in one run of characters."""
+    days = "一二三四五六日"
+    triples = [
+        Triple(
+            f"我们星期{days[i % 7]}下午{days[i // 7 % 5]}点见面吗",
+            f"好的星期{days[i % 7]}见",
+            f"好的星期{days[(i + 1 + i // 35 % 6) % 7]}见",
+        )
+        for i in range(600)
+    ]
+    found = reading({"sft": triples[:200], "rm": triples[200:400]}, triples[400:])
+    assert found is not None and found.right > 0.95
+
+
 @pytest.mark.parametrize("flipped", [0.0, 0.2])
 def test_noise_of_a_world_is_found_and_never_denied(flipped: float) -> None:
     """2% of the labels of `notes` are wrong, and flipping 20% of them makes 21%."""

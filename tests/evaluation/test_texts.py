@@ -34,6 +34,7 @@ def plain_distance(left: list[str], right: list[str]) -> int:
         ("one two", "", 1.0),
         ("", "", 0.0),
         ("x y", "a b c", 1.0),
+        ("我们明天见。", "我们今天见", 2 / 6),  # a character is a word where no spaces are written
     ],
 )
 def test_known_numbers(text: str, reference: str, expected: float) -> None:

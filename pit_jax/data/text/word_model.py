@@ -5,7 +5,6 @@ it says near each other that were apart in the prompt, and what it repeats. It i
 elsewhere than a network that was trained on the same pairs.
 """
 
-import re
 import zlib
 from array import array
 from collections import Counter
@@ -20,6 +19,7 @@ from scipy.optimize import brentq, minimize
 from scipy.special import expit
 
 from pit_jax.batch import Triple
+from pit_jax.data.text.segments import WORDS_AND_MARKS
 from pit_jax.errors import UserError
 from pit_jax.files import digest_of, read_json, write_json
 
@@ -28,7 +28,6 @@ NEAR = 4  # words, within which two belong together: with 8 nearly all do, and w
 RIDGE = 1.0  # weight of sum(w^2) / 2 beside the summed loss of a thousand pairs; 10 and 30 read worse
 ITERATIONS = 100
 LARGEST = float(np.finfo(np.float32).max)
-_WORDS = re.compile(r"\w+|[^\w\s]")
 
 
 class _File(TypedDict):
@@ -132,7 +131,7 @@ def counted(prompts: Sequence[str], answers: Sequence[str]) -> sparse.csr_matrix
 
 def features(prompt: str, answer: str) -> Iterable[str]:
     """What is counted in an answer, each as often as it is there."""
-    asked, said = (_WORDS.findall(text.lower()) for text in (prompt, answer))
+    asked, said = (WORDS_AND_MARKS.findall(text.lower()) for text in (prompt, answer))
     known, there = set(asked), set(said)
     neighbours = list(zip(said, said[1:], strict=False))
     yield from (f"word {word}" for word in said)
