@@ -95,6 +95,9 @@ class RmConfig:
     """Terms of the gap loss: the five of the paper, or wl > lw alone (an ablation)."""
     label_smoothing: ranges.ShareBelowHalf = 0.0
     """How often the five-term gap loss takes a label to be wrong; 0 = never, the paper's."""
+    fit_head: bool = False
+    """Fit the heads of reward and gap model to their trunks as they are before the first update, by a logistic
+    regression on features (LP-FT, arXiv 2202.10054): for a pretrained base and few pairs."""
     negatives: ranges.ShareBelowOne = 0.0
     """Share of the gap models' training pairs whose worse answer is made from the better one by a fault; 0 = the
     paper's. Held-out pairs are never made."""

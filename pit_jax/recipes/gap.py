@@ -39,6 +39,7 @@ from pit_jax.run.programs import Program, Shapes
 from pit_jax.run.provenance import StageId
 from pit_jax.run.stage import Batch, Recipe
 from pit_jax.run.supervised import Task, train, with_head
+from pit_jax.training.head import Head
 from pit_jax.training.optimizer import make_optimizer
 from pit_jax.training.step import Loss
 
@@ -61,8 +62,10 @@ def run(context: Context) -> None:
     """
     config, models, second = context.config.rm, Models(context), context.stage.role == SECOND
     rows, objective = training_rows(context), objective_of(context.config, context.stage.role)
+    slots, fits = tree_slots(rows.layout), config.fit_head and not second
     task = Task(
-        loss=make_loss(context.scalar_model, objective, tree_slots(rows.layout)),
+        loss=make_loss(context.scalar_model, objective, slots),
+        head=Head(partial(tree_gaps, context.scalar_model, slots=slots), partial(over, objective)) if fits else None,
         make_batch=GapBatch,
         rows=rows,
         heldout=context.data.rows("heldout", "gap"),
@@ -107,10 +110,14 @@ def objective_of(config: Config, role: str) -> Objective:
 
 def make_loss(model: ScalarModel, objective: Objective = gap_loss, slots: TreeSlots | None = None) -> Loss:
     def loss(params: Params, batch: GapBatch, key: jax.Array) -> tuple[jax.Array, dict[str, Mean]]:
-        gaps = tree_gaps(model, params, batch, slots)
-        return objective(gaps["wl"], gaps["ww"], gaps["ll"], gaps["lw"])
+        return over(objective, tree_gaps(model, params, batch, slots))
 
     return loss
+
+
+def over(objective: Objective, gaps: dict[str, jax.Array]) -> tuple[jax.Array, dict[str, Mean]]:
+    """The objective of the four gaps by their names."""
+    return objective(gaps["wl"], gaps["ww"], gaps["ll"], gaps["lw"])
 
 
 def mean_accuracy(metrics: dict[str, float]) -> float:

@@ -1,6 +1,7 @@
 """The policy's reward model: Bradley-Terry on pairs, over the SFT weights of the policy."""
 
 from collections.abc import Iterator
+from functools import partial
 
 import jax
 
@@ -16,14 +17,19 @@ from pit_jax.run.params import Models
 from pit_jax.run.programs import Program, Shapes
 from pit_jax.run.stage import Batch, Recipe
 from pit_jax.run.supervised import Task, by, fit, with_head
+from pit_jax.training.head import Head
 from pit_jax.training.optimizer import make_optimizer
 from pit_jax.training.step import Loss
+
+Scores = tuple[jax.Array, jax.Array, jax.Array | None]
+"""chosen_B, rejected_B and the margins."""
 
 
 def run(context: Context) -> None:
     config, models = context.config.rm, Models(context)
     task = Task(
         loss=make_loss(context.scalar_model),
+        head=Head(partial(scores, context.scalar_model), objective) if config.fit_head else None,
         make_batch=RewardBatch,
         rows=context.data.pairs("reward", config.pairs),
         heldout=context.data.rows("heldout", "reward"),
@@ -40,9 +46,18 @@ def run(context: Context) -> None:
 
 def make_loss(model: ScalarModel) -> Loss:
     def loss(params: Params, batch: RewardBatch, key: jax.Array) -> tuple[jax.Array, dict[str, Mean]]:
-        return bradley_terry_loss(*pair_scores(model, params, batch), margin=batch.margin_B)
+        return objective(scores(model, params, batch))
 
     return loss
+
+
+def scores(model: ScalarModel, params: Params, batch: RewardBatch) -> Scores:
+    return *pair_scores(model, params, batch), batch.margin_B
+
+
+def objective(scores: Scores) -> tuple[jax.Array, dict[str, Mean]]:
+    chosen_B, rejected_B, margin_B = scores
+    return bradley_terry_loss(chosen_B, rejected_B, margin=margin_B)
 
 
 def programs(shapes: Shapes, role: str) -> Iterator[Program]:

@@ -1,7 +1,7 @@
 """What SFT, reward models, DPO and SPA share: one network, one stream of rows, one loop."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,7 @@ from pit_jax.run.frozen import as_trained, trains_fully
 from pit_jax.run.params import Models
 from pit_jax.run.programs import Shapes
 from pit_jax.run.stage import Stage
+from pit_jax.training.head import Head, fitted
 from pit_jax.training.optimizer import make_optimizer
 from pit_jax.training.session import Session
 from pit_jax.training.state import Partition, plan_state
@@ -30,6 +31,7 @@ from pit_jax.training.step import Loss, Remembering, alone, compile_step, make_t
 from pit_jax.training.trace import asked_rounds
 
 LOG_EVERY = 20  # updates a row of metrics
+MOST_READ = 4096  # rows that a head is fitted to: 300 MB at most for four scores of a width of 4,096
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Task:
     patience: int = 0  # evaluations without a better score that end the training; 0 = it goes on to the last update
     beside: Mapping[str, Params] = field(default_factory=dict)
     """Frozen models that the loss finds in the parameters by these names."""
+    head: Head | None = None  # how it is fitted before the first update; None = the given one is trained as it is
     phase: str = ""  # of the stage: the folder in its own
 
 
@@ -96,7 +99,7 @@ def train(context: Context, task: Task, models: Models, start: Callable[[], Para
     session = Session(
         folder.path,
         plan.abstract,
-        lambda: plan.begin((begun or models.partition(name, start())).trainable, extras),
+        lambda: plan.begin(before(begun or models.partition(name, start()), context, task), extras),
         rounds=task.steps,
         keep=config.checkpoint.keep,
         log_every=LOG_EVERY,
@@ -130,6 +133,26 @@ def train(context: Context, task: Task, models: Models, start: Callable[[], Para
         best = session.best()
     assert best is not None, "a supervised checkpoint always has a score"
     return best
+
+
+def before(partition: Partition, context: Context, task: Task) -> Params:
+    """What is trained, as it is before the first update: with a head that is fitted first where the task has one."""
+    trainable: Params = partition.trainable
+    if task.head is None:
+        return trainable
+    rows, size, name = as_rows(task.rows), task.batch_size // task.accumulate, str(context.stage.id)
+    stream, count = Stream(rows, batch_size=size, seed=task.seed), min(len(rows), MOST_READ)
+    bar = context.screen.bar(f"{name} head", count)
+
+    def batches() -> Iterator[Any]:
+        for index in range(-(-count // size)):
+            yield put_rows(context.mesh, task.make_batch, stream.batch(index))
+            bar.show(min((index + 1) * size, count))
+
+    head, figures = fitted(task.head, partition.combine(trainable), batches())
+    told = ", ".join(f"{name} {figure:.3f}" for name, figure in figures.items())
+    context.screen.say(f"{name}: the head is fitted to {count:,} rows over the trunk as it is: {told}")
+    return {**trainable, "head": head}
 
 
 def flops_per_token(context: Context) -> float:
