@@ -79,7 +79,7 @@ def least(rows: Linear, objective: Objective) -> tuple[np.ndarray, float]:
 
         def asked(weights_D: np.ndarray) -> tuple[float, np.ndarray]:
             value, slope_D = value_and_slope(jnp.asarray(weights_D, jnp.float32), *given)
-            return float(value), np.asarray(slope_D, np.float64)
+            return float(value), whole(slope_D).astype(np.float64)
 
         found = minimize(asked, np.zeros(width), jac=True, method="L-BFGS-B", options={"maxiter": ITERATIONS})
         return jnp.asarray(found.x, jnp.float32)
@@ -91,7 +91,7 @@ def least(rows: Linear, objective: Objective) -> tuple[np.ndarray, float]:
     kept, others = rows.picked(slice(held_back, None)), rows.picked(slice(held_back))
     losses = {ridge: float(objective(others.scores(fitted(kept, ridge)))[0]) for ridge in RIDGES}
     ridge = min(losses, key=lambda ridge: losses[ridge])
-    return np.asarray(fitted(rows, ridge)) / scale_D, ridge
+    return whole(fitted(rows, ridge)) / scale_D, ridge
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,14 @@
 
 import contextlib
 import ctypes
+import gc
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
 
 T = TypeVar("T")
+TRIES, PAUSE = 10, 0.1  # seconds: a program that is in one long step of its own is left behind after a second
 
 
 class _Ended(BaseException):
@@ -30,5 +32,20 @@ def bounded(run: Callable[[], T], seconds: float) -> T:
     try:
         return result.result(seconds)
     finally:
-        if thread.ident is not None and not result.done():
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(_Ended))
+        if not result.done():
+            _end(thread)
+
+
+def _end(thread: threading.Thread) -> None:
+    """Raise _Ended in the thread until it ends, or does not heed it: what reaches it in a callback of the garbage
+    collector is lost, so that there is none meanwhile, and it is raised again."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        for _ in range(TRIES):
+            if thread.ident is not None and thread.is_alive():
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(_Ended))
+                thread.join(PAUSE)
+    finally:
+        if collecting:
+            gc.enable()
