@@ -26,6 +26,7 @@ from pit_jax.data.worlds.matches import MATCHES
 from pit_jax.errors import UserError
 from pit_jax.evaluation.results import ComparisonRow, Results, read_results
 from pit_jax.evaluation.stats.comparison import Comparison
+from pit_jax.evaluation.stats.seeds import spread
 from pit_jax.evaluation.systems import POLICY, SystemId, pit
 from pit_jax.files import read_json
 
@@ -122,7 +123,7 @@ def main(argv: Sequence[str]) -> None:
     Console(width=WIDTH).print(table)
     for world in given.worlds if len(given.seeds) > 1 else ():
         deltas, lows, _ = zip(*(row["x1, truth"] for row in rows if row["world"] == world), strict=True)
-        told = f"{np.mean(deltas):+.1f} over {len(deltas)} seeds, lowest interval from {min(lows):+.1f}"
+        told = f"{spread(deltas).mean:+.1f} over {len(deltas)} seeds, lowest interval from {min(lows):+.1f}"
         Console().print(f"{world}: x1 by the truth {told}")
     keep(given.results, "transfer", {"flags": list(flags), "rows": rows})
 

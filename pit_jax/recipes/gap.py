@@ -39,7 +39,7 @@ from pit_jax.run.programs import Program, Shapes
 from pit_jax.run.provenance import StageId
 from pit_jax.run.stage import Batch, Recipe
 from pit_jax.run.supervised import Task, train, with_head
-from pit_jax.training.head import Head
+from pit_jax.training.head import HeadFit
 from pit_jax.training.optimizer import make_optimizer
 from pit_jax.training.step import Loss
 
@@ -62,10 +62,11 @@ def run(context: Context) -> None:
     """
     config, models, second = context.config.rm, Models(context), context.stage.role == SECOND
     rows, objective = training_rows(context), objective_of(context.config, context.stage.role)
-    slots, fits = tree_slots(rows.layout), config.fit_head and not second
+    slots = tree_slots(rows.layout)
+    head_fit = HeadFit(partial(tree_gaps, context.scalar_model, slots=slots), partial(over, objective))
     task = Task(
         loss=make_loss(context.scalar_model, objective, slots),
-        head=Head(partial(tree_gaps, context.scalar_model, slots=slots), partial(over, objective)) if fits else None,
+        head_fit=head_fit if config.fit_head and not second else None,
         make_batch=GapBatch,
         rows=rows,
         heldout=context.data.rows("heldout", "gap"),

@@ -17,7 +17,7 @@ from pit_jax.run.params import Models
 from pit_jax.run.programs import Program, Shapes
 from pit_jax.run.stage import Batch, Recipe
 from pit_jax.run.supervised import Task, by, fit, with_head
-from pit_jax.training.head import Head
+from pit_jax.training.head import HeadFit
 from pit_jax.training.optimizer import make_optimizer
 from pit_jax.training.step import Loss
 
@@ -29,7 +29,7 @@ def run(context: Context) -> None:
     config, models = context.config.rm, Models(context)
     task = Task(
         loss=make_loss(context.scalar_model),
-        head=Head(partial(scores, context.scalar_model), objective) if config.fit_head else None,
+        head_fit=HeadFit(partial(scores, context.scalar_model), objective) if config.fit_head else None,
         make_batch=RewardBatch,
         rows=context.data.pairs("reward", config.pairs),
         heldout=context.data.rows("heldout", "reward"),

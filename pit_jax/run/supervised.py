@@ -23,7 +23,7 @@ from pit_jax.run.frozen import as_trained, trains_fully
 from pit_jax.run.params import Models
 from pit_jax.run.programs import Shapes
 from pit_jax.run.stage import Stage
-from pit_jax.training.head import Head, fitted
+from pit_jax.training.head import HeadFit, fitted
 from pit_jax.training.optimizer import make_optimizer
 from pit_jax.training.session import Session
 from pit_jax.training.state import Partition, plan_state
@@ -51,7 +51,8 @@ class Task:
     patience: int = 0  # evaluations without a better score that end the training; 0 = it goes on to the last update
     beside: Mapping[str, Params] = field(default_factory=dict)
     """Frozen models that the loss finds in the parameters by these names."""
-    head: Head | None = None  # how it is fitted before the first update; None = the given one is trained as it is
+    head_fit: HeadFit | None = None
+    """How the head is fitted before the first update; None = the given one is trained as it is."""
     phase: str = ""  # of the stage: the folder in its own
 
 
@@ -138,7 +139,7 @@ def train(context: Context, task: Task, models: Models, start: Callable[[], Para
 def before(partition: Partition, context: Context, task: Task) -> Params:
     """What is trained, as it is before the first update: with a head that is fitted first where the task has one."""
     trainable: Params = partition.trainable
-    if task.head is None:
+    if task.head_fit is None:
         return trainable
     rows, size, name = as_rows(task.rows), task.batch_size // task.accumulate, str(context.stage.id)
     stream, count = Stream(rows, batch_size=size, seed=task.seed), min(len(rows), MOST_READ)
@@ -149,7 +150,7 @@ def before(partition: Partition, context: Context, task: Task) -> Params:
             yield put_rows(context.mesh, task.make_batch, stream.batch(index))
             bar.show(min((index + 1) * size, count))
 
-    head, figures = fitted(task.head, partition.combine(trainable), batches())
+    head, figures = fitted(task.head_fit, partition.combine(trainable), batches())
     told = ", ".join(f"{name} {figure:.3f}" for name, figure in figures.items())
     context.screen.say(f"{name}: the head is fitted to {count:,} rows over the trunk as it is: {told}")
     return {**trainable, "head": head}

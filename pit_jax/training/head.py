@@ -68,17 +68,16 @@ def least(rows: Linear, objective: Objective) -> tuple[np.ndarray, float]:
     with which weights that are fitted to four fifths of the rows have the least loss on the others.
     """
 
-    def loss(weights_D: jax.Array, offsets: Any, slopes: Any, ridge: jax.Array) -> jax.Array:
-        return objective(Linear(offsets, slopes).scores(weights_D))[0] + ridge * jnp.sum(jnp.square(weights_D)) / 2
+    def loss(weights_D: jax.Array, rows: Linear, ridge: jax.Array) -> jax.Array:
+        return objective(rows.scores(weights_D))[0] + ridge * jnp.sum(jnp.square(weights_D)) / 2
 
     value_and_slope = jax.jit(jax.value_and_grad(loss))
 
     def fitted(rows: Linear, ridge: float) -> jax.Array:
         count, width = jax.tree.leaves(rows.slopes)[0].shape
-        given = *jax.tree.map(jnp.asarray, (rows.offsets, rows.slopes)), jnp.float32(ridge / count)
 
         def asked(weights_D: np.ndarray) -> tuple[float, np.ndarray]:
-            value, slope_D = value_and_slope(jnp.asarray(weights_D, jnp.float32), *given)
+            value, slope_D = value_and_slope(jnp.asarray(weights_D, jnp.float32), rows, jnp.float32(ridge / count))
             return float(value), whole(slope_D).astype(np.float64)
 
         found = minimize(asked, np.zeros(width), jac=True, method="L-BFGS-B", options={"maxiter": ITERATIONS})
@@ -86,7 +85,7 @@ def least(rows: Linear, objective: Objective) -> tuple[np.ndarray, float]:
 
     scale_D = np.sqrt(np.mean([np.var(x_ND, axis=0) for x_ND in jax.tree.leaves(rows.slopes)], axis=0))
     scale_D = np.where(scale_D > 0, scale_D, 1.0).astype(np.float32)
-    rows = Linear(rows.offsets, jax.tree.map(lambda x_ND: x_ND / scale_D, rows.slopes))
+    rows = jax.tree.map(jnp.asarray, Linear(rows.offsets, jax.tree.map(lambda x_ND: x_ND / scale_D, rows.slopes)))
     held_back = len(jax.tree.leaves(rows.slopes)[0]) // HELD_BACK
     kept, others = rows.picked(slice(held_back, None)), rows.picked(slice(held_back))
     losses = {ridge: float(objective(others.scores(fitted(kept, ridge)))[0]) for ridge in RIDGES}
@@ -95,14 +94,14 @@ def least(rows: Linear, objective: Objective) -> tuple[np.ndarray, float]:
 
 
 @dataclass(frozen=True)
-class Head:
+class HeadFit:
     """`scores`(params, batch) -> a tree of [B], linear in params["head"], and the objective over such a tree."""
 
     scores: Callable[[Any, Any], Any]
     objective: Objective
 
 
-def fitted(head: Head, params: Any, batches: Iterable[Any]) -> tuple[Any, dict[str, float]]:
+def fitted(fit: HeadFit, params: Any, batches: Iterable[Any]) -> tuple[Any, dict[str, float]]:
     """(params["head"] with the least loss on the batches over the trunk of `params`, the ridge and metrics on them).
 
     Every host reads and fits, and takes the weights that the first one has found.
@@ -110,12 +109,12 @@ def fitted(head: Head, params: Any, batches: Iterable[Any]) -> tuple[Any, dict[s
 
     @jax.jit
     def read(params: Any, batch: Any) -> Linear:
-        return linear(lambda own: head.scores({**params, "head": own}, batch), params["head"])
+        return linear(lambda own: fit.scores({**params, "head": own}, batch), params["head"])
 
     rows = stacked([whole(read(params, batch)) for batch in batches])
-    weights_D, ridge = least(rows, head.objective)
+    weights_D, ridge = least(rows, fit.objective)
     weights_D = from_main(lambda: weights_D).astype(np.float32)
-    _, metrics = head.objective(rows.scores(weights_D))
+    _, metrics = fit.objective(rows.scores(weights_D))
     _, shaped = ravel_pytree(whole(params["head"]))
     placed = jax.tree.map(lambda x, drawn: put(x, drawn.sharding), shaped(jnp.asarray(weights_D)), params["head"])
     return placed, {"ridge": ridge} | {name: mean.value for name, mean in metrics.items()}

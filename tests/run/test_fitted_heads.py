@@ -24,7 +24,7 @@ from pit_jax.run.context import Context
 from pit_jax.run.params import Models
 from pit_jax.run.provenance import StageId
 from pit_jax.run.supervised import Task, before, by, heldout_metrics, train, with_head
-from pit_jax.training.head import Head, fitted, linear
+from pit_jax.training.head import HeadFit, fitted, linear
 from tests.world import MakeContext, World, finish_parents
 
 
@@ -72,7 +72,7 @@ def task_of(context: Context, **changes: Any) -> Task:
         accumulate=1,
         seed=0,
         score=by("loss", sign=-1.0),
-        head=Head(words, reward.objective),
+        head_fit=HeadFit(words, reward.objective),
     )
     return replace(task, **changes)
 
@@ -145,5 +145,5 @@ def test_reward_and_gap_model_fit_their_heads_where_they_are_asked_to(
             context = finish_parents(place(config, stage))
             context.folder.path.mkdir(exist_ok=True)
             (reward if stage == REWARD else gap).run(context)
-        fits = {name: task.head is not None for name, task in begun.items()}
+        fits = {name: task.head_fit is not None for name, task in begun.items()}
         assert fits == {"rm-policy": fit_head, "rm-improver": fit_head, "rm-second-gap": False}
