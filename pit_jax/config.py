@@ -97,7 +97,8 @@ class RmConfig:
     """How often the five-term gap loss takes a label to be wrong; 0 = never, the paper's."""
     fit_head: bool = False
     """Fit the heads of reward and gap model to their trunks as they are before the first update, by a logistic
-    regression on features (LP-FT, arXiv 2202.10054): for a pretrained base and few pairs."""
+    regression on features (LP-FT, arXiv 2202.10054): for a pretrained base and few pairs. As it is then, the model is
+    the first checkpoint to choose from."""
     negatives: ranges.ShareBelowOne = 0.0
     """Share of the gap models' training pairs whose worse answer is made from the better one by a fault; 0 = the
     paper's. Held-out pairs are never made."""
@@ -183,7 +184,8 @@ class RlConfig:
     missing_eos_penalty: ranges.NotNegative = 1.0
     """Subtracted from the score of an answer that did not end, which counts as 0 if it is above."""
     reward: Literal["gap", "difference"] = "gap"
-    """The improver's reward: the gap model, or r(x, y) - r(x, y_ref) of the policy's reward model (an ablation)."""
+    """The improver's reward, and what chooses among its drafts under improve.stop: the gap model, or r(x, y) -
+    r(x, y_ref) of the policy's reward model (an ablation)."""
     gap: Literal["centred", "both-orders", "plain"] = "centred"
     """The gap that is the reward: less r(x, y_ref, y_ref), so that copying the reference earns 0; the mean of both
     orders, (r(x, y, y_ref) - r(x, y_ref, y)) / 2, where it does, too; or r(x, y, y_ref), the paper's."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from pit_jax.config import Config
 from pit_jax.errors import UserError, did_you_mean
-from pit_jax.recipes.facts import WORD_MODEL, compared, has_second_gap, has_word_model, knobs, of, scored, spa_phases
+from pit_jax.recipes.facts import WORD_MODEL, chosen, compared, has_second_gap, has_word_model, knobs, of, spa_phases
 from pit_jax.run.provenance import SHARED, StageId, section
 from pit_jax.run.stage import Recipe, Stage, built_in, in_order, never
 from pit_jax.table import Table
@@ -237,7 +237,7 @@ STAGES: Table[Stage] = Table(
         _improve,
         name="improve",
         help="improve the policy's answers, or those of --improve.prompts, K times",
-        parents=scored(RL_POLICY, RL_IMPROVER, GAP),
+        parents=chosen(RL_POLICY, RL_IMPROVER),
         knobs=(*knobs("improve", "prompts", "batch_size", "queue"), "evaluate.prompts", "rm.word_model"),
     ),
     built_in(

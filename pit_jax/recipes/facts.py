@@ -19,6 +19,17 @@ def scored(*parents: StageId) -> Callable[[Config], tuple[StageId, ...]]:
     return lambda config: (*parents, *((WORD_MODEL,) if has_word_model(config) else ()))
 
 
+def chosen(*parents: StageId) -> Callable[[Config], tuple[StageId, ...]]:
+    """As `scored`, and the model that rewards the improver, which chooses among its drafts too."""
+
+    def all_parents(config: Config) -> tuple[StageId, ...]:
+        from pit_jax.rl.rewards import scorer_of
+
+        return scored(*parents, scorer_of(config, "improver"))(config)
+
+    return all_parents
+
+
 def compared(*parents: StageId) -> Callable[[Config], tuple[StageId, ...]]:
     """As `scored`, and the policies of --evaluate.policies."""
 

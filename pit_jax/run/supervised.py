@@ -111,7 +111,8 @@ def train(context: Context, task: Task, models: Models, start: Callable[[], Para
     with session:
         bar.show(session.start)
         for done in session.rounds():
-            if done and (done % config.checkpoint.every == 0 or done == session.last):
+            # Before the first update there is nothing to choose, unless the head is fitted.
+            if (done or task.head_fit) and (done % config.checkpoint.every == 0 or done == session.last):
                 session.settle()
                 metrics = measure(partition.combine(session.state.params))
                 session.evaluated(done, metrics, score=task.score(metrics) if task.score else float(done))

@@ -24,6 +24,7 @@ from pit_jax.run.context import Context
 from pit_jax.run.params import Models
 from pit_jax.run.provenance import StageId
 from pit_jax.run.supervised import Task, before, by, heldout_metrics, train, with_head
+from pit_jax.training import head
 from pit_jax.training.head import HeadFit, fitted, linear
 from tests.world import MakeContext, World, finish_parents
 
@@ -84,8 +85,12 @@ def start_of(place: MakeContext, config: Config, **where: Any) -> tuple[Context,
     return context, models, with_head(context, models, "reward")
 
 
-def test_the_head_of_the_least_loss_on_every_mesh(place: MakeContext) -> None:
-    """It is a better one than none, which has ln 2, on the pairs that it was fitted to; the trunk stays."""
+def test_the_head_of_the_least_loss_on_every_mesh(place: MakeContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is a better one than none, which has ln 2, on the pairs that it was fitted to; the trunk stays.
+
+    A weak ridge is given: held-out pairs would ask for the strongest, since these few say nothing of each other.
+    """
+    monkeypatch.setattr(head, "RIDGES", (1.0,))
     heads = []
     for mesh in ((1, 1, 1), (2, 2, 2)):
         context, models, drawn = start_of(place, Config(), mesh=mesh)
@@ -122,8 +127,19 @@ def test_a_resumed_training_fits_no_head_again(place: MakeContext, monkeypatch: 
         assert train(context, task, models, lambda: drawn) == ended
     lines = (context.folder.path / "metrics.jsonl").read_text().splitlines()
     losses = [row["loss"] for row in map(json.loads, lines) if row["phase"] == "eval"]
-    np.testing.assert_allclose(losses, [loss, loss], rtol=1e-5)
+    np.testing.assert_allclose(losses, [loss, loss, loss], rtol=1e-5)
     assert len(asked) == 1
+
+
+def test_updates_that_help_no_fitted_head_are_not_kept(place: MakeContext) -> None:
+    """As it was fitted it is one of the checkpoints, and here the best: far too large updates follow."""
+    context, models, drawn = start_of(place, Config())
+    optimizer = replace(context.config.rm.optimizer, learning_rate=1e3)
+    for phase, head_fit in {"drawn": None, "fitted": HeadFit(words, reward.objective)}.items():
+        task = task_of(context, optimizer=optimizer, head_fit=head_fit, phase=phase)
+        with jax.set_mesh(context.mesh):
+            round, _ = train(context, task, models, lambda: drawn)
+        assert (round == 0) == (phase == "fitted")
 
 
 def test_reward_and_gap_model_fit_their_heads_where_they_are_asked_to(

@@ -27,15 +27,14 @@ from pit_jax.inference.texts import Chunk, TextEngine, written
 from pit_jax.model.networks import Params
 from pit_jax.parallel.preemption import check
 from pit_jax.recipes.word_model import word_model_of
+from pit_jax.rl.rewards import scorer_of
 from pit_jax.rl.roles import WORD_MODEL
 from pit_jax.run.context import Context
 from pit_jax.run.params import Models
 from pit_jax.run.provenance import StageId
 from pit_jax.run.screen import Bar
 
-POLICY_RL, IMPROVER_RL, GAP, REWARD = (
-    StageId(*names) for names in (("rl", "policy"), ("rl", "improver"), ("rm", "improver"), ("rm", "policy"))
-)
+POLICY_RL, IMPROVER_RL, REWARD = StageId("rl", "policy"), StageId("rl", "improver"), StageId("rm", "policy")
 
 
 class Source:
@@ -171,7 +170,8 @@ class Answering:
         threshold: float = -np.inf,
     ) -> list[AnswerRow]:
         """The drafts of an improver; a trail whose last gap is below `threshold` may have fewer than `rounds`."""
-        original, scorer = self.policy(temperature), self.source(GAP) if gaps else None
+        scored_by = scorer_of(self.context.config, "improver")
+        original, scorer = self.policy(temperature), self.source(scored_by) if gaps else None
         made_by = improver.digest, scorer.digest if scorer else "", *(self._worded if scorer else ())
         keys = self._keys(system.trail, temperature, *made_by, each=original.keys)
 
@@ -212,14 +212,20 @@ class Answering:
 
         return self._output(self._drawn(system, temperature, keys, _has_one, draw, "best"))
 
-    def _gap(self, gap_model: Source) -> Gap:
-        """The gap model's, and what the word model adds to it in either order."""
+    def _gap(self, scorer: Source) -> Gap:
+        """What the improver is rewarded with, in either order: a gap and what the word model adds, or a difference."""
+        reward = self._reward(scorer)
 
         def gap(prompts: Sequence[str], candidates: Sequence[Answer], references: Sequence[Answer]) -> np.ndarray:
-            gap_N = self.texts.gaps(gap_model.params, prompts, candidates, references)
+            gap_N = self.texts.gaps(scorer.params, prompts, candidates, references)
             return gap_N + self._by_words(prompts, candidates) - self._by_words(prompts, references)
 
-        return gap
+        def difference(
+            prompts: Sequence[str], candidates: Sequence[Answer], references: Sequence[Answer]
+        ) -> np.ndarray:
+            return reward(prompts, candidates) - reward(prompts, references)
+
+        return difference if self.context.config.rl.reward == "difference" else gap
 
     def _reward(self, reward_model: Source) -> Reward:
         """The reward model's, and what the word model adds to it."""

@@ -16,6 +16,7 @@ from pit_jax.evaluation.systems import DPO, POLICY_SFT, SFT_IMPROVER, Output, Sy
 from pit_jax.files import read_jsonl
 from pit_jax.inference.best_of_n import n_for_budget
 from pit_jax.inference.stopping import chosen_round
+from pit_jax.recipes.catalogue import GAP, catalogue
 from pit_jax.recipes.comparison import draw
 from pit_jax.recipes.comparison.draw import IMPROVER_RL, Answering, heldout_prompts
 from pit_jax.run.params import Models
@@ -189,6 +190,20 @@ def test_a_word_model_counts_in_gaps_and_in_the_best_of_n(
         answering(PROMPTS, config=config).trail(1.0, 2)
     with pytest.raises(ValueError, match=r"best-of-n-x3@1.jsonl holds answers"):
         answering(PROMPTS, config=config).best_of_n(BEST, 1.0)
+
+
+def test_a_difference_of_scores_chooses_among_drafts_where_it_rewards_the_improver(answering: Make, mesh: Any) -> None:
+    """The reward model's; of the gap model, which nothing else there needs, improving asks nothing."""
+    config = replace(CONFIG, rl=replace(CONFIG.rl, reward="difference"))
+    asked = answering(PROMPTS, config=config)
+    rows, reward = asked.trail_rows(pit(0), 1.0, 2, asked.source(IMPROVER_RL), gaps=True), asked.source(draw.REWARD)
+    for row, original in zip(rows, asked.policy(1.0).answers, strict=True):
+        scores_N = asked.texts.scores(reward.params, [row.prompt] * 3, [original, *row.drafts])
+        np.testing.assert_allclose(row.gaps, np.diff(scores_N), rtol=1e-4, atol=1e-5)
+    assert np.std([row.gaps for row in rows]) > 0
+    for reads, scorer in ((CONFIG, GAP), (config, draw.REWARD)):
+        scorers = {GAP, draw.REWARD} & set(catalogue()[StageId("improve")].parents(reads))
+        assert scorers == {scorer}
 
 
 def test_given_answers_begin_the_trails(answering: Make, mesh: Any, tmp_path: Path) -> None:
